@@ -1,0 +1,493 @@
+"""Sample-wise, class-wise and uniform accuracy, exact, in O(n log n) and without an [n, N] array.
+
+A sample X of class y is summed up by two numbers, p(X) = c_y(X), its positive, and n(X) = max over
+j ≠ y of c_j(X), its hardest negative. A threshold t judges X right where n(X) < t < p(X), so the
+best threshold is the point that most of the open intervals (n, p) cover.
+
+The streaming half, `score_pairs`, gives the two numbers of each sample. With the label they are
+all that has to be kept: parts are merged by concatenation, in any order, and across devices by
+`axis_name`. The final half, `uniform_accuracy_from_pairs`, sorts them once.
+
+Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289, §3.
+"""
+
+import contextlib
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from bce_jax import checks
+
+
+class UniformAccuracy(NamedTuple):
+  """The three accuracies of a data set and its best single threshold.
+
+  Python floats outside a trace, scalars inside one. A_Uni ≤ A_CW ≤ A_SW.
+
+  Attributes:
+    sample_wise: A_SW = mean of 1[n < p], ordinary top-1 accuracy with ties counted as wrong.
+    class_wise: A_CW, one threshold a class: the sum over classes of the most samples of the class
+      that one threshold judges right, over the number of samples.
+    uniform: A_Uni, one threshold for the data set.
+    threshold: t*, strictly inside (threshold_low, threshold_high).
+    threshold_low: lower end of the widest optimal interval (the lowest one of equals); the end
+      itself is not optimal, the interval is open. −inf where there is but one class.
+    threshold_high: its upper end.
+
+  With no sample in the mask all six are nan; with no sample judged right by any threshold the
+  accuracies are 0 and the thresholds nan.
+  """
+
+  sample_wise: float | jax.Array
+  class_wise: float | jax.Array
+  uniform: float | jax.Array
+  threshold: float | jax.Array
+  threshold_low: float | jax.Array
+  threshold_high: float | jax.Array
+
+
+class AccuracyAt(NamedTuple):
+  """What one fixed threshold makes of a data set; the three shares sum to 1.
+
+  Attributes:
+    accepted_right: share of samples with exactly their own class above the threshold.
+    none_above: share with no class above it (rejected).
+    several_or_wrong: share with several classes or a wrong one above it.
+  """
+
+  accepted_right: float | jax.Array
+  none_above: float | jax.Array
+  several_or_wrong: float | jax.Array
+
+
+def score_pairs(
+    logits: Float[Array, "*batch N"], labels: Int[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+  """Returns each sample's positive and hardest negative score, the streaming half.
+
+    p = c_y,   n = max_{j≠y} c_j   (−inf where N = 1)
+
+  Args:
+    logits: scores, any floating dtype.
+    labels: class ids in [0, N). One out of range raises where its value is known; inside a trace
+      both numbers of that sample are nan.
+
+  Returns:
+    (positive, hardest_negative), float32 at least. A nan among a sample's scores gives nan.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, or a known label out of range.
+
+  >>> import jax.numpy as jnp
+  >>> score_pairs(jnp.array([[0.1, 0.7, 0.4]]), jnp.array([1]))
+  (Array([0.7], dtype=float32), Array([0.4], dtype=float32))
+  """
+  return _masked_pairs(logits, labels, None)
+
+
+def uniform_accuracy(
+    logits: Float[Array, "*batch N"],
+    labels: Int[Array, "*batch"],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> UniformAccuracy:
+  """The three accuracies and the best threshold of scores that are at hand as one array.
+
+  Equal to `uniform_accuracy_from_pairs` of `score_pairs`; see there.
+
+  Args:
+    logits: scores, any floating dtype: [*batch, N].
+    labels: class ids in [0, N).
+    where: samples that count; all for None. What stands under False is not looked at.
+    axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over: every
+      device gets the figures of all samples together.
+
+  Returns:
+    `UniformAccuracy`.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, a label out of range or a nan score (outside a trace;
+      inside one, either makes all figures nan).
+
+  >>> import jax.numpy as jnp
+  >>> logits = jnp.array([[3.0, 1.0], [0.5, 2.5], [0.2, 0.8]])
+  >>> uniform_accuracy(logits, jnp.array([0, 1, 1]))
+  UniformAccuracy(sample_wise=1.0, class_wise=1.0, uniform=0.666..., threshold=1.75,
+  threshold_low=1.0, threshold_high=2.5)
+  """
+  with _precision(_is_eager(logits, labels, where), logits):
+    positive, negative = _masked_pairs(logits, labels, where)
+    return uniform_accuracy_from_pairs(
+        positive,
+        negative,
+        labels,
+        num_classes=np.shape(logits)[-1],
+        where=where,
+        axis_name=axis_name,
+    )
+
+
+def uniform_accuracy_from_pairs(
+    positive: Float[Array, "*batch"],
+    hardest_negative: Float[Array, "*batch"],
+    labels: Int[Array, "*batch"],
+    *,
+    num_classes: int,
+    where: Bool[Array, "*batch"] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> UniformAccuracy:
+  r"""The three accuracies and the best threshold from (positive, hardest negative, label) alone.
+
+    A_SW = mean 1[n < p]
+    A_CW = 1/|D| Σ_i max_t #{X in class i: n(X) < t < p(X)}
+    A_Uni = 1/|D| max_t #{X: n(X) < t < p(X)}
+
+  The maximum overlap of the open intervals (n, p), found by sorting their end points; at equal
+  values an interval closes before the next opens. Exact: integer counts, divided once. The result
+  does not depend on the order of the samples or on how they were split.
+
+  Outside a trace numpy float64 scores are judged in float64 and the threshold is a float64
+  strictly inside its interval even between float32 neighbours. Inside a trace it is float32, and
+  equals threshold_low where no float32 lies inside.
+
+  Args:
+    positive: p, the score of the own class.
+    hardest_negative: n, the largest score of another class; −inf where there is none.
+    labels: class ids in [0, num_classes).
+    num_classes: N ≥ 1.
+    where: samples that count; all for None. What stands under False is not looked at.
+    axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over.
+
+  Returns:
+    `UniformAccuracy`.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, a label out of range or a nan score (outside a trace;
+      inside one, either makes all figures nan).
+
+  >>> import jax.numpy as jnp
+  >>> p, n = jnp.array([3.0, 2.5, 0.8]), jnp.array([1.0, 0.5, 0.2])
+  >>> uniform_accuracy_from_pairs(p, n, jnp.array([0, 1, 1]), num_classes=2).uniform
+  0.666...
+  """
+  num_classes = checks.integer("num_classes", num_classes, low=1)
+  eager = axis_name is None and _is_eager(positive, hardest_negative, labels, where)
+  with _precision(eager, positive, hardest_negative):
+    p, n = _pairs(positive, hardest_negative)
+    mask = checks.example_mask(where, p.shape)
+    ids, valid = checks.int_labels(labels, p.shape, num_classes, where=where)
+    flat = [x.reshape(-1) for x in (p, n, ids, mask, valid)]
+    if axis_name is not None:
+      flat = [lax.all_gather(x, axis_name, tiled=True) for x in flat]
+    counts = _count(*flat, num_classes=num_classes)
+  return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
+
+
+def accuracy_at(
+    logits: Float[Array, "*batch N"],
+    labels: Int[Array, "*batch"],
+    threshold: float | Float[Array, ""],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> AccuracyAt:
+  """Judges one FIXED threshold, which is what a user deploys.
+
+  t* of `uniform_accuracy` is chosen on the data it is judged on; a learned bias, or a threshold
+  chosen on another split, is not. A class is above the threshold when its score is > t.
+
+  Args:
+    logits: scores, any floating dtype: [*batch, N].
+    labels: class ids in [0, N).
+    threshold: t, on the logits' scale. A Python float is compared in float64.
+    where: samples that count; all for None. What stands under False is not looked at.
+    axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over.
+
+  Returns:
+    `AccuracyAt`: three shares that sum to 1; nan where no sample counts.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, a label out of range or a nan (outside a trace; inside
+      one, either makes the three nan).
+
+  >>> import jax.numpy as jnp
+  >>> logits = jnp.array([[3.0, 1.0], [0.5, 2.5], [0.2, 0.8], [3.0, 3.0]])
+  >>> accuracy_at(logits, jnp.array([0, 1, 1, 0]), 1.75)
+  AccuracyAt(accepted_right=0.5, none_above=0.25, several_or_wrong=0.25)
+  """
+  with _precision(_is_eager(logits, labels, where), logits):
+    positive, negative = _masked_pairs(logits, labels, where)
+    return accuracy_at_from_pairs(positive, negative, threshold, where=where, axis_name=axis_name)
+
+
+def accuracy_at_from_pairs(
+    positive: Float[Array, "*batch"],
+    hardest_negative: Float[Array, "*batch"],
+    threshold: float | Float[Array, ""],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> AccuracyAt:
+  """`accuracy_at` from the streamed pairs: p and n say all that a threshold decides.
+
+  Args:
+    positive: p, the score of the own class.
+    hardest_negative: n, the largest score of another class.
+    threshold: t, on the scores' scale. A Python float is compared in float64.
+    where: samples that count; all for None. What stands under False is not looked at.
+    axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over.
+
+  Returns:
+    `AccuracyAt`: three shares that sum to 1; nan where no sample counts.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, or a nan (outside a trace).
+
+  >>> import jax.numpy as jnp
+  >>> accuracy_at_from_pairs(jnp.array([3.0, 0.8]), jnp.array([1.0, 0.2]), 1.75)
+  AccuracyAt(accepted_right=0.5, none_above=0.5, several_or_wrong=0.0)
+  """
+  if np.shape(threshold):
+    raise ValueError(f"threshold must be a scalar, got shape {np.shape(threshold)}")
+  eager = axis_name is None and _is_eager(positive, hardest_negative, threshold, where)
+  with _precision(eager, positive, hardest_negative):
+    p, n = _pairs(positive, hardest_negative)
+    mask = checks.example_mask(where, p.shape)
+    value = checks.known(threshold)
+    if value is None:
+      t = jnp.asarray(threshold).astype(p.dtype)
+    elif np.isnan(value.astype(np.float64)):
+      raise ValueError("threshold is nan")
+    else:
+      t = jnp.asarray(_largest_not_above(float(value), np.dtype(p.dtype)))
+    right, none, total, bad = _count_at(p, n, mask, t)
+    if axis_name is not None:
+      right, none, total, bad = lax.psum((right, none, total, bad), axis_name)
+  if not eager:
+    total = jnp.where(bad > 0, 0, total)  # 0/0 below: nan
+    return AccuracyAt(*(c.astype(p.dtype) / total for c in (right, none, total - right - none)))
+  right, none, total, bad = (int(c) for c in (right, none, total, bad))
+  if bad:
+    raise ValueError(f"{bad} of {total} samples have a nan score")
+  if not total:
+    return AccuracyAt(math.nan, math.nan, math.nan)
+  return AccuracyAt(right / total, none / total, (total - right - none) / total)
+
+
+def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.Array]:
+  """`score_pairs` that looks at the labels under `where` only."""
+  scores = checks.float_array("logits", logits)
+  if scores.ndim == 0 or scores.shape[-1] == 0:
+    raise ValueError(f"logits must have shape [..., classes] with classes ≥ 1, got {scores.shape}")
+  if where is not None:
+    checks.example_mask(where, scores.shape[:-1])
+  ids, valid = checks.int_labels(labels, scores.shape[:-1], scores.shape[-1], where=where)
+  positive, negative = _split(scores, ids)
+  return jnp.where(valid, positive, jnp.nan), jnp.where(valid, negative, jnp.nan)
+
+
+def _group_size(num_classes: int) -> int:
+  """The divisor of N nearest to √N: how many neighbouring classes are reduced at once."""
+  root = math.isqrt(num_classes)
+  return next(d for d in range(root, 0, -1) if num_classes % d == 0)
+
+
+@jax.jit
+def _split(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """p = scores[label] and n = the maximum without it, reading the scores once.
+
+  A maximum over a masked copy makes XLA write that copy on CPU (13 times the time of a plain
+  maximum for 50,000 × 1,000). So groups of about √N neighbouring classes are reduced plainly, and
+  only the label's own group is looked at again.
+  """
+  num_classes = scores.shape[-1]
+  size = _group_size(num_classes)
+  if size == 1:  # a prime number of classes has no groups
+    size = num_classes
+  groups = scores.reshape(*scores.shape[:-1], num_classes // size, size)
+  group, place = labels // size, labels % size
+  own = jnp.take_along_axis(groups, group[..., None, None], axis=-2)[..., 0, :]
+  positive = jnp.take_along_axis(own, place[..., None], axis=-1)[..., 0]
+  in_group = _max_without(own, place)
+  if groups.shape[-2] == 1:
+    return positive, in_group
+  return positive, jnp.maximum(in_group, _max_without(jnp.max(groups, -1), group))
+
+
+def _max_without(x: jax.Array, index: jax.Array) -> jax.Array:
+  ids = jnp.expand_dims(jnp.arange(x.shape[-1], dtype=jnp.int32), tuple(range(x.ndim - 1)))
+  return jnp.max(jnp.where(ids == index[..., None], -jnp.inf, x), -1, initial=-jnp.inf)
+
+
+class _Counts(NamedTuple):
+  total: Any  # samples that count
+  bad: Any  # of these, with a nan score or a label out of range
+  sample_wise: Any
+  class_wise: Any
+  uniform: Any
+  low: Any
+  high: Any
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _count(
+    p: jax.Array,
+    n: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    valid: jax.Array,
+    *,
+    num_classes: int,
+) -> _Counts:
+  """Everything but the divisions: integer counts and the ends of the best interval."""
+  size = p.size
+  bad = mask & (jnp.isnan(p) | jnp.isnan(n) | ~valid)
+  # End points are sorted as integers of the same order: exact, and several times faster on CPU.
+  opens, closes = _ordered(n), _ordered(p)
+  right = mask & ~bad & (opens < closes)
+  totals = [jnp.sum(x, dtype=jnp.int32) for x in (mask, bad, right)]
+  if size == 0:
+    nan = jnp.full((), jnp.nan, p.dtype)
+    return _Counts(*totals, jnp.int32(0), jnp.int32(0), nan, nan)
+
+  # What is not right goes to the far end, above +inf, as an interval that opens where it closes.
+  far = jnp.iinfo(opens.dtype).max
+  opens, closes = jnp.where(right, opens, far), jnp.where(right, closes, far)
+  starts, ends = jnp.sort(opens), jnp.sort(closes)
+  # Just above starts[i], i + 1 intervals have opened, and closed[i] of them have closed. Where
+  # equal starts follow, i + 1 is too few, and the last of the equals has the true number.
+  closed = jnp.searchsorted(ends, starts, side="right").astype(jnp.int32)
+  cover = jnp.where(starts == far, 0, jnp.arange(1, size + 1, dtype=jnp.int32) - closed)
+  uniform = jnp.max(cover)
+  # At the best cover the next end point closes an interval: an opening one would cover more.
+  low, high = _unordered(starts, p.dtype), _unordered(ends[jnp.minimum(closed, size - 1)], p.dtype)
+  widest = _argmax_difference(high, low, where=(cover == uniform) & (uniform > 0))
+  low, high = (jnp.where(uniform > 0, x[widest], jnp.nan) for x in (low, high))
+
+  # A_CW: the end points ordered by (class, place in the common order). A class's running cover
+  # starts at 0, because every class before it has closed what it opened.
+  open_place = jnp.searchsorted(starts, opens) + jnp.searchsorted(ends, opens, side="right")
+  close_place = jnp.searchsorted(starts, closes) + jnp.searchsorted(ends, closes)
+  place = jnp.concatenate([open_place, close_place]).astype(jnp.uint32)
+  is_open = (jnp.arange(2 * size) < size).astype(jnp.uint32)
+  ids = jnp.concatenate([labels, labels]).astype(jnp.uint32)
+  if num_classes * 4 * size <= 2**32:  # one integer holds class, place and kind: a plain sort
+    span = np.uint32(2 * size)
+    key = jnp.sort((ids * span + place) * np.uint32(2) + is_open)
+    ids, is_open = key // np.uint32(2) // span, key % np.uint32(2)
+  else:
+    ids, _, is_open = lax.sort((ids, place, is_open), num_keys=2)
+  class_cover = jnp.cumsum(2 * is_open.astype(jnp.int32) - 1)
+  best = jax.ops.segment_max(
+      class_cover, ids.astype(jnp.int32), num_segments=num_classes, indices_are_sorted=True
+  )
+  return _Counts(*totals, jnp.sum(jnp.maximum(best, 0), dtype=jnp.int32), uniform, low, high)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+  """Floats as integers of the same order; −0 and 0 become one."""
+  integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+  bits = lax.bitcast_convert_type(x, integer)
+  bits = jnp.where(bits == jnp.iinfo(integer).min, 0, bits)
+  return jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+
+
+def _unordered(keys: jax.Array, dtype: Any) -> jax.Array:
+  return lax.bitcast_convert_type(
+      jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys), dtype
+  )
+
+
+def _argmax_difference(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
+  """Index of the largest exact a − b, the first of equals.
+
+  The rounded difference alone would tie, or order wrongly, what differs by less than a rounding;
+  Knuth's two-sum recovers that rounding error.
+  """
+  rounded = a - b
+  virtual = rounded - a
+  error = (a - (rounded - virtual)) - (b + virtual)
+  error = jnp.where(jnp.isfinite(rounded), error, 0.0)
+  rounded = jnp.where(where, rounded, -1.0)
+  largest = rounded == jnp.max(rounded)
+  return jnp.argmax(jnp.where(largest, error, -jnp.inf))
+
+
+def _figures_eager(counts: _Counts) -> UniformAccuracy:
+  if counts.bad:
+    raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
+  if not counts.total:
+    return UniformAccuracy(*[math.nan] * 6)
+  shares = (float(c / counts.total) for c in (counts.sample_wise, counts.class_wise, counts.uniform))
+  low, high = float(counts.low), float(counts.high)
+  return UniformAccuracy(*shares, _inside(low, high), low, high)
+
+
+def _inside(low: float, high: float) -> float:
+  """A number strictly between two ends, either of which may be infinite."""
+  if math.isinf(low) and math.isinf(high):
+    return 0.0
+  if math.isinf(low):
+    return high - max(1.0, abs(high))
+  if math.isinf(high):
+    return low + max(1.0, abs(low))
+  middle = 0.5 * low + 0.5 * high
+  return middle if low < middle < high else low
+
+
+def _figures(counts: _Counts) -> UniformAccuracy:
+  """`_figures_eager` inside a trace: nan instead of an exception."""
+  low, high = counts.low, counts.high
+  total = jnp.where(counts.bad > 0, 0, counts.total).astype(low.dtype)  # 0/0 below: nan
+  shares = (c / total for c in (counts.sample_wise, counts.class_wise, counts.uniform))
+  middle = 0.5 * low + 0.5 * high
+  middle = jnp.where((low < middle) & (middle < high), middle, low)
+  middle = jnp.where(jnp.isinf(low), high - jnp.maximum(1.0, jnp.abs(high)), middle)
+  middle = jnp.where(jnp.isinf(high), low + jnp.maximum(1.0, jnp.abs(low)), middle)
+  middle = jnp.where(jnp.isinf(low) & jnp.isinf(high), 0.0, middle)
+  poisoned = (jnp.where(counts.bad > 0, jnp.nan, x) for x in (middle, low, high))
+  return UniformAccuracy(*shares, *poisoned)
+
+
+@jax.jit
+def _count_at(p: jax.Array, n: jax.Array, mask: jax.Array, t: jax.Array):
+  right = mask & (p > t) & (n <= t)
+  none = mask & (p <= t) & (n <= t)
+  bad = mask & (jnp.isnan(p) | jnp.isnan(n) | jnp.isnan(t))
+  return tuple(jnp.sum(x, dtype=jnp.int32) for x in (right, none, mask, bad))
+
+
+def _largest_not_above(value: float, dtype: np.dtype) -> np.ndarray:
+  """The largest number of `dtype` that is ≤ value: scores compare with it as with value itself."""
+  with np.errstate(over="ignore"):
+    rounded = np.asarray(value, dtype)
+  return np.nextafter(rounded, -np.inf, dtype=dtype) if rounded > value else rounded
+
+
+def _is_eager(*arrays: Any) -> bool:
+  """Whether all values are known and what is computed now has a value too."""
+  # Inside jit even `jnp` on constants gives a tracer.
+  tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+  return not tracing and all(x is None or checks.known(x) is not None for x in arrays)
+
+
+def _precision(eager: bool, *arrays: Any):
+  """float64 while numpy float64 scores are judged: as float32 they would tie where they do not."""
+  wide = eager and any(checks.dtype_of(x) == np.float64 for x in arrays)
+  return jax.enable_x64(True) if wide else contextlib.nullcontext()
+
+
+def _pairs(positive: Any, hardest_negative: Any) -> tuple[jax.Array, jax.Array]:
+  p = checks.float_array("positive", positive)
+  n = checks.float_array("hardest_negative", hardest_negative)
+  if n.shape != p.shape:
+    raise ValueError(f"hardest_negative must have positive's shape {p.shape}, got {n.shape}")
+  dtype = jnp.promote_types(p.dtype, n.dtype)
+  return p.astype(dtype), n.astype(dtype)
