@@ -35,7 +35,7 @@ def float_array(name: str, x: Any) -> jax.Array:
 
 
 def scalar(
-    name: str, x: Any, dtype: Any, *, low: float = -math.inf, high: float = math.inf
+  name: str, x: Any, dtype: Any, *, low: float = -math.inf, high: float = math.inf
 ) -> jax.Array:
   """Returns the number `x` as a scalar array of `dtype`; low ≤ x ≤ high is checked where known.
 
@@ -64,7 +64,7 @@ def integer(name: str, x: Any, *, low: int) -> int:
 
 
 def int_labels(
-    labels: Any, shape: tuple[int, ...], num_classes: int, *, where: Any = None
+  labels: Any, shape: tuple[int, ...], num_classes: int, *, where: Any = None
 ) -> tuple[jax.Array, jax.Array]:
   """Checks integer class labels against the examples' shape and the number of classes.
 
@@ -92,8 +92,8 @@ def int_labels(
       wrong &= mask
     if wrong.any():
       raise ValueError(
-          f"labels must lie in [0, {num_classes}), got {value[wrong].flat[0]}"
-          f" ({wrong.sum()} of {wrong.size} out of range)"
+        f"labels must lie in [0, {num_classes}), got {value[wrong].flat[0]}"
+        f" ({wrong.sum()} of {wrong.size} out of range)"
       )
   if value is not None:  # a wide integer must not wrap into the range when it becomes int32
     labels = np.where((value < 0) | (value >= num_classes), -1, value).astype(np.int32)

@@ -39,13 +39,13 @@ class _Terms(NamedTuple):
 
 
 def _terms(
-    logits: Any,
-    labels: Any,
-    *,
-    bias: Any = 0.0,
-    scale: Any = 1.0,
-    margin: Any = 0.0,
-    class_mask: Any = None,
+  logits: Any,
+  labels: Any,
+  *,
+  bias: Any = 0.0,
+  scale: Any = 1.0,
+  margin: Any = 0.0,
+  class_mask: Any = None,
 ) -> _Terms:
   """Checks the arguments that the losses share and applies scale and margin."""
   c = checks.float_array("logits", logits)
@@ -57,8 +57,8 @@ def _terms(
   if soft:
     if np.shape(labels) != c.shape:
       raise ValueError(
-          f"float targets must have the logits' shape {c.shape}, got {np.shape(labels)};"
-          " only integer labels name one class an example"
+        f"float targets must have the logits' shape {c.shape}, got {np.shape(labels)};"
+        " only integer labels name one class an example"
       )
     value = checks.known(labels)
     if value is not None and value.size and not (value.min() >= 0 and value.max() <= 1):
@@ -70,8 +70,8 @@ def _terms(
 
   if np.shape(bias) not in ((), (num_classes,)):
     raise ValueError(
-        f"bias must be a scalar (unified) or of shape ({num_classes},) (diverse),"
-        f" got shape {np.shape(bias)}"
+      f"bias must be a scalar (unified) or of shape ({num_classes},) (diverse),"
+      f" got shape {np.shape(bias)}"
     )
   bias = jnp.asarray(bias).astype(c.dtype)
   scale = checks.scalar("scale", scale, c.dtype, low=0.0)
@@ -87,8 +87,8 @@ def _terms(
     mask_dtype = checks.dtype_of(class_mask)
     if mask_dtype != np.bool_ or np.shape(class_mask) not in ((num_classes,), c.shape):
       raise ValueError(
-          f"class_mask must be bool of shape ({num_classes},) or {c.shape},"
-          f" got {mask_dtype} of shape {np.shape(class_mask)}"
+        f"class_mask must be bool of shape ({num_classes},) or {c.shape},"
+        f" got {mask_dtype} of shape {np.shape(class_mask)}"
       )
     kept = jnp.asarray(class_mask)
     kept = jnp.expand_dims(kept, tuple(range(c.ndim - kept.ndim)))
@@ -113,15 +113,15 @@ def _hinge_or_softplus(penalty, z: jax.Array, targets: jax.Array, negative_weigh
 
 
 def bce(
-    logits: Float[Array, "*batch N"],
-    labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
-    *,
-    bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
-    scale: float | Float[Array, ""] = 1.0,
-    margin: float | Float[Array, ""] = 0.0,
-    negative_weight: float | Float[Array, ""] = 1.0,
-    smoothing: float | Float[Array, ""] = 0.0,
-    class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
+  logits: Float[Array, "*batch N"],
+  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  *,
+  bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
+  scale: float | Float[Array, ""] = 1.0,
+  margin: float | Float[Array, ""] = 0.0,
+  negative_weight: float | Float[Array, ""] = 1.0,
+  smoothing: float | Float[Array, ""] = 0.0,
+  class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Binary cross-entropy of every class, summed over the classes.
 
@@ -174,14 +174,14 @@ def bce(
 
 
 def softmax_cross_entropy(
-    logits: Float[Array, "*batch N"],
-    labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
-    *,
-    bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
-    scale: float | Float[Array, ""] = 1.0,
-    margin: float | Float[Array, ""] = 0.0,
-    smoothing: float | Float[Array, ""] = 0.0,
-    class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
+  logits: Float[Array, "*batch N"],
+  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  *,
+  bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
+  scale: float | Float[Array, ""] = 1.0,
+  margin: float | Float[Array, ""] = 0.0,
+  smoothing: float | Float[Array, ""] = 0.0,
+  class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Softmax cross-entropy, the twin of `bce` with the same arguments.
 
@@ -238,10 +238,10 @@ def softmax_cross_entropy(
 
 
 def naive(
-    logits: Float[Array, "*batch N"],
-    labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
-    *,
-    threshold: float | Float[Array, ""],
+  logits: Float[Array, "*batch N"],
+  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  *,
+  threshold: float | Float[Array, ""],
 ) -> Float[Array, "*batch"]:
   r"""The hinge around one threshold whose smooth upper bound is `bce`.
 
@@ -274,10 +274,10 @@ def naive(
 
 
 def cosine(
-    features: Float[Array, "*batch D"],
-    weights: Float[Array, "N D"],
-    *,
-    precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+  features: Float[Array, "*batch D"],
+  weights: Float[Array, "N D"],
+  *,
+  precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "*batch N"]:
   r"""Cosine of every feature vector and every class's weight vector.
 
@@ -307,13 +307,26 @@ def cosine(
   x, w = checks.float_array("features", features), checks.float_array("weights", weights)
   if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[-1]:
     raise ValueError(
-        f"features must have shape [..., D] and weights [N, D], got {x.shape} and {w.shape}"
+      f"features must have shape [..., D] and weights [N, D], got {x.shape} and {w.shape}"
     )
   dtype = jnp.promote_types(x.dtype, w.dtype)
-  return jnp.matmul(_unit(x.astype(dtype)), _unit(w.astype(dtype)).T, precision=precision)
+  return jnp.matmul(unit(x.astype(dtype)), unit(w.astype(dtype)).T, precision=precision)
 
 
-def _unit(v: jax.Array) -> jax.Array:
+def unit(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+  """Vectors of length 1: v / max(‖v‖, 1e-5), in float32 at least.
+
+  Args:
+    vectors: v, any floating dtype.
+
+  Returns:
+    v̂, and for a zero vector zeros with a finite gradient: [*batch, D].
+
+  >>> import jax.numpy as jnp
+  >>> unit(jnp.array([3.0, 4.0]))
+  Array([0.6, 0.8], dtype=float32)
+  """
+  v = checks.float_array("vectors", vectors)
   # v / max(‖v‖, ε) has a nan gradient at v = 0; this form has 1/ε.
   squared = jnp.sum(v * v, -1, keepdims=True)
   return v * jax.lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))

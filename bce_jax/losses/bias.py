@@ -80,9 +80,9 @@ def prior_bias(num_classes: int, *, share: float = 1.0) -> Float[Array, ""]:
 
 
 def converged_bias(
-    lower: float | Float[Array, "*shape"],
-    upper: float | Float[Array, "*shape"],
-    num_classes: int,
+  lower: float | Float[Array, "*shape"],
+  upper: float | Float[Array, "*shape"],
+  num_classes: int,
 ) -> Float[Array, "*shape"]:
   r"""The unified bias of perfect training: all negatives at A, all positives at B.
 
@@ -112,7 +112,7 @@ def converged_bias(
   n = checks.integer("num_classes", num_classes, low=2)
   if np.shape(lower) != np.shape(upper):
     raise ValueError(
-        f"lower and upper must have one shape, got {np.shape(lower)} and {np.shape(upper)}"
+      f"lower and upper must have one shape, got {np.shape(lower)} and {np.shape(upper)}"
     )
   low, high = checks.known(lower), checks.known(upper)
   if low is not None and high is not None:

@@ -67,7 +67,7 @@ class AccuracyAt(NamedTuple):
 
 
 def score_pairs(
-    logits: Float[Array, "*batch N"], labels: Int[Array, "*batch"]
+  logits: Float[Array, "*batch N"], labels: Int[Array, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
   """Returns each sample's positive and hardest negative score, the streaming half.
 
@@ -92,11 +92,11 @@ def score_pairs(
 
 
 def uniform_accuracy(
-    logits: Float[Array, "*batch N"],
-    labels: Int[Array, "*batch"],
-    *,
-    where: Bool[Array, "*batch"] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+  logits: Float[Array, "*batch N"],
+  labels: Int[Array, "*batch"],
+  *,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> UniformAccuracy:
   """The three accuracies and the best threshold of scores that are at hand as one array.
 
@@ -125,23 +125,23 @@ def uniform_accuracy(
   with _precision(_is_eager(logits, labels, where), logits):
     positive, negative = _masked_pairs(logits, labels, where)
     return uniform_accuracy_from_pairs(
-        positive,
-        negative,
-        labels,
-        num_classes=np.shape(logits)[-1],
-        where=where,
-        axis_name=axis_name,
+      positive,
+      negative,
+      labels,
+      num_classes=np.shape(logits)[-1],
+      where=where,
+      axis_name=axis_name,
     )
 
 
 def uniform_accuracy_from_pairs(
-    positive: Float[Array, "*batch"],
-    hardest_negative: Float[Array, "*batch"],
-    labels: Int[Array, "*batch"],
-    *,
-    num_classes: int,
-    where: Bool[Array, "*batch"] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+  positive: Float[Array, "*batch"],
+  hardest_negative: Float[Array, "*batch"],
+  labels: Int[Array, "*batch"],
+  *,
+  num_classes: int,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> UniformAccuracy:
   r"""The three accuracies and the best threshold from (positive, hardest negative, label) alone.
 
@@ -191,12 +191,12 @@ def uniform_accuracy_from_pairs(
 
 
 def accuracy_at(
-    logits: Float[Array, "*batch N"],
-    labels: Int[Array, "*batch"],
-    threshold: float | Float[Array, ""],
-    *,
-    where: Bool[Array, "*batch"] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+  logits: Float[Array, "*batch N"],
+  labels: Int[Array, "*batch"],
+  threshold: float | Float[Array, ""],
+  *,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> AccuracyAt:
   """Judges one FIXED threshold, which is what a user deploys.
 
@@ -228,12 +228,12 @@ def accuracy_at(
 
 
 def accuracy_at_from_pairs(
-    positive: Float[Array, "*batch"],
-    hardest_negative: Float[Array, "*batch"],
-    threshold: float | Float[Array, ""],
-    *,
-    where: Bool[Array, "*batch"] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+  positive: Float[Array, "*batch"],
+  hardest_negative: Float[Array, "*batch"],
+  threshold: float | Float[Array, ""],
+  *,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> AccuracyAt:
   """`accuracy_at` from the streamed pairs: p and n say all that a threshold decides.
 
@@ -338,13 +338,13 @@ class _Counts(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _count(
-    p: jax.Array,
-    n: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    valid: jax.Array,
-    *,
-    num_classes: int,
+  p: jax.Array,
+  n: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  valid: jax.Array,
+  *,
+  num_classes: int,
 ) -> _Counts:
   """Everything but the divisions: integer counts and the ends of the best interval."""
   size = p.size
@@ -386,7 +386,7 @@ def _count(
     ids, _, is_open = lax.sort((ids, place, is_open), num_keys=2)
   class_cover = jnp.cumsum(2 * is_open.astype(jnp.int32) - 1)
   best = jax.ops.segment_max(
-      class_cover, ids.astype(jnp.int32), num_segments=num_classes, indices_are_sorted=True
+    class_cover, ids.astype(jnp.int32), num_segments=num_classes, indices_are_sorted=True
   )
   return _Counts(*totals, jnp.sum(jnp.maximum(best, 0), dtype=jnp.int32), uniform, low, high)
 
@@ -401,7 +401,7 @@ def _ordered(x: jax.Array) -> jax.Array:
 
 def _unordered(keys: jax.Array, dtype: Any) -> jax.Array:
   return lax.bitcast_convert_type(
-      jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys), dtype
+    jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys), dtype
   )
 
 
@@ -425,7 +425,9 @@ def _figures_eager(counts: _Counts) -> UniformAccuracy:
     raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
   if not counts.total:
     return UniformAccuracy(*[math.nan] * 6)
-  shares = (float(c / counts.total) for c in (counts.sample_wise, counts.class_wise, counts.uniform))
+  shares = (
+    float(c / counts.total) for c in (counts.sample_wise, counts.class_wise, counts.uniform)
+  )
   low, high = float(counts.low), float(counts.high)
   return UniformAccuracy(*shares, _inside(low, high), low, high)
 

@@ -1,0 +1,1 @@
+"""Command lines: thin mains over bce_jax.training."""

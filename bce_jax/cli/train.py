@@ -1,0 +1,233 @@
+"""bce-train: trains from a config file, or judges what was trained.
+
+  bce-train --workdir runs/digits
+  bce-train --config configs/cifar10.py:bce-nu --config.data.folder=DIR --workdir runs/cifar10
+  bce-train --evaluate-only --workdir runs/digits
+
+--config takes a file with get_config(), or the name of a config that comes with the package (the
+default is digits); behind a colon, an argument for get_config. Run again on the same folder it goes
+on from the newest checkpoint. Exit codes: 0 done, 1 training failed, 2 something given is wrong.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import bce_jax
+
+_CONFIG_FOLDERS = (
+  pathlib.Path(bce_jax.__file__).parent / "configs",  # in a wheel
+  pathlib.Path(bce_jax.__file__).parent.parent / "configs",  # in a checkout
+)
+
+
+def config_path(name: str) -> pathlib.Path:
+  """Finds a config: a file, or the name of one that comes with the package.
+
+  Raises:
+    ValueError: when there is none, with the nearest name.
+  """
+  from bce_jax.training import config as config_lib
+
+  path = pathlib.Path(name)
+  if path.is_file():
+    return path
+  shipped = {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
+  if path.stem in shipped and path.name in (path.stem, f"{path.stem}.py"):
+    return shipped[path.stem]
+  near = config_lib.nearest(path.stem, shipped)
+  raise ValueError(
+    f"no config file {name!r}; did you mean {near!r}? with the package come {', '.join(shipped)}"
+  )
+
+
+def load_config(reference: str) -> ConfigDict:
+  """Loads FILE, FILE:argument, NAME or NAME:argument.
+
+  Raises:
+    ValueError: for a missing file, or one that makes no config; one line.
+  """
+  name, colon, argument = reference.partition(":")
+  path = config_path(name)
+  spec = importlib.util.spec_from_file_location(f"bce_jax_config_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"{path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if colon else module.get_config()
+  except Exception as error:  # the file is the user's: whatever it raises is told in one line
+    reason = " ".join(str(error).split())
+    raise ValueError(f"config {path}: {type(error).__name__}: {reason}") from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(f"config {path}: get_config() must return a ConfigDict, got {config!r}")
+  return config
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+  """Sets config.key to what `text` says, in the key's own type.
+
+  Raises:
+    ValueError: for an unknown key, or text that is not of the key's type.
+  """
+  from bce_jax.training import config as config_lib
+
+  config_lib.refuse_unknown_keys([key])
+  group, _, name = key.rpartition(".")
+  target = config[group] if group else config
+  kind = target.get_type(name)
+  value: Any = text
+  if kind is not str:
+    words = {"true": "True", "false": "False", "none": "None"}
+    with contextlib.suppress(ValueError, SyntaxError):
+      value = ast.literal_eval(words.get(text.lower(), text))
+  optional = config_lib.flatten(config_lib.default())[key] is None
+  fits = (
+    (value is None and optional)
+    or (kind is float and isinstance(value, int | float) and not isinstance(value, bool))
+    or (kind is int and isinstance(value, int) and not isinstance(value, bool))
+    or (kind in (bool, str) and isinstance(value, kind))
+  )
+  if not fits:
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    wanted = names[kind] + (" or none" if optional else "")
+    raise ValueError(f"--config.{key}={text}: expected {wanted}")
+  target[name] = float(value) if kind is float and value is not None else value
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """Takes --config.key=value and --config.key value out of the arguments."""
+  rest, overrides, words = [], [], iter(argv)
+  for word in words:
+    key = word.lstrip("-")
+    if not (word.startswith("-") and key.startswith("config.")):
+      rest.append(word)
+      continue
+    key, equals, value = key.removeprefix("config.").partition("=")
+    if not equals:
+      try:
+        value = next(words)
+      except StopIteration:
+        raise ValueError(f"--config.{key} needs a value") from None
+    overrides.append((key, value))
+  return rest, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> Any:
+    raise ValueError(message)
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  summary, _, details = (__doc__ or "").partition("\n\n")
+  parser = _Parser(
+    prog="bce-train",
+    description=summary.removeprefix("bce-train: "),
+    epilog=details,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="config file or name (digits)")
+  parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder")
+  parser.add_argument(
+    "--evaluate-only", action="store_true", help="judge the run folder's checkpoint, train nothing"
+  )
+  parser.add_argument(
+    "--checkpoint",
+    choices=("latest", "best"),
+    default="latest",
+    help="which one --evaluate-only judges; best is by the validation split",
+  )
+  parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
+  rest, overrides = _split_overrides(argv)
+  return parser.parse_args(rest), overrides
+
+
+def run(argv: Sequence[str]) -> int:
+  """Does what the arguments say; returns the exit code.
+
+  Raises:
+    ValueError: one line, for anything given that is wrong.
+  """
+  args, overrides = _parse(argv)
+  workdir = pathlib.Path(args.workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"--workdir {workdir} is a file: expected a folder")
+  if args.evaluate_only and not workdir.is_dir():
+    raise ValueError(f"--workdir {workdir} does not exist: expected a run folder")
+
+  # Here, since `--help` and a mistyped option need not wait for them.
+  from tqdm import tqdm
+
+  from bce_jax.training import config as config_lib
+  from bce_jax.training import evaluate, experiment, loop, records
+
+  _cache_compilations()
+  if args.evaluate_only and args.config is None:
+    config = config_lib.from_dict(records.read_json(workdir / records.CONFIG))
+  else:
+    config = load_config(args.config or "digits")
+  for key, value in overrides:
+    override(config, key, value)
+  config_lib.check(config)
+  if not args.evaluate_only:
+    loop.refuse_other_config(workdir, config)
+    results = loop.finished(workdir)
+    if results is not None:
+      print(f"{workdir} holds a finished run; nothing is trained twice")
+      print(evaluate.table("test", results))
+      return 0
+
+  def progress(items, total, desc):
+    return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
+
+  parts = experiment.build(config, progress=progress)
+  if args.evaluate_only:
+    figures = loop.evaluate_only(parts, workdir, which=args.checkpoint)
+    print(f"{workdir}, {args.checkpoint} checkpoint, step {figures['step']}")
+    print(evaluate.table("test", figures))
+    return 0
+  try:
+    results = loop.train(parts, workdir)
+  except loop.NonFiniteLossError as error:
+    print(f"bce-train: {error}", file=sys.stderr)
+    return 1
+  print(evaluate.table("test", results))
+  seconds, rate = results["seconds"], results["images_per_second"]
+  print(f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}")
+  return 0
+
+
+def _cache_compilations() -> None:
+  """Keeps compiled programs, so that a second start takes seconds; JAX's own settings win."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "bce_jax" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The console script: errors of the user's making become one line and exit code 2."""
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except (ValueError, OSError) as error:
+    print(f"bce-train: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("bce-train: interrupted; run the same command again to go on", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,6 @@
+"""Images and labels: where they come from, in which order, and how they are varied.
+
+`sources` and `loader` run in NumPy, on the host and in Grain's worker processes; `augment` runs in
+JAX, on the device. Import the module you need: nothing is imported here, so that a worker process
+loads no more than it runs.
+"""

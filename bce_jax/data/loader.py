@@ -1,0 +1,255 @@
+"""Batches of a `Source`, read ahead by Grain.
+
+The order is a function of (seed, step) alone: a run resumed at step k sees the batches that an
+uninterrupted run would have seen, with any number of worker processes.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int64
+
+from bce_jax.data import sources
+
+Batch = dict[str, np.ndarray]
+
+
+def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
+  """Returns the order in which an epoch visits n images: a function of seed, epoch and n only.
+
+  Args:
+    seed: of the run, ≥ 0.
+    epoch: ≥ 0.
+    n: number of training images.
+
+  Returns:
+    A permutation of 0 … n − 1.
+
+  Raises:
+    ValueError: for a negative seed or epoch.
+  """
+  if seed < 0 or epoch < 0:
+    raise ValueError(f"seed is {seed} and epoch is {epoch}; expected 0 or more")
+  return sources.permutation((seed, epoch), n)
+
+
+# Two, since batches are read ahead across the end of an epoch.
+_recent_order = functools.lru_cache(maxsize=2)(order)
+
+
+def batch_indices(step: int, *, seed: int, n: int, batch_size: int) -> Int64[np.ndarray, "b"]:
+  """Returns which images the global step `step` trains on.
+
+  It belongs to epoch ⌊step / ⌊n / batch_size⌋⌋. The images that do not fill a batch at the end of
+  an epoch are dropped; they are others in every epoch.
+
+  Args:
+    step: ≥ 0, counted from the start of the run.
+    seed: of the run, ≥ 0.
+    n: number of training images.
+    batch_size: images a step, 1 ≤ batch_size ≤ n.
+
+  Returns:
+    Indices, [batch_size].
+
+  Raises:
+    ValueError: when there are fewer images than a batch holds, or for a negative number.
+
+  >>> sorted(int(i) for k in range(3) for i in batch_indices(k, seed=0, n=6, batch_size=2))
+  [0, 1, 2, 3, 4, 5]
+  """
+  _check_batch_size(batch_size, n)
+  if step < 0:
+    raise ValueError(f"step is {step}; expected 0 or more")
+  epoch, batch = divmod(step, n // batch_size)
+  return _recent_order(seed, epoch, n)[batch * batch_size : (batch + 1) * batch_size].copy()
+
+
+def train_batches(
+  source: sources.Source,
+  *,
+  seed: int,
+  batch_size: int,
+  first_step: int,
+  last_step: int,
+  workers: int = 0,
+  prefetch: int = 2,
+) -> Iterator[Batch]:
+  """Yields the batches of the steps first_step … last_step − 1.
+
+  Args:
+    source: the training images.
+    seed: of the run, ≥ 0.
+    batch_size: images a step, at most len(source).
+    first_step: the first step to yield: 0, or the one at which a run is resumed.
+    last_step: the step to stop before.
+    workers: processes that decode; 0 decodes in threads of this one. An `ArraySource` has nothing
+      to decode, and starts none.
+    prefetch: batches read ahead, by each worker if there are any; 0 reads a batch when asked for.
+
+  Returns:
+    An iterator of {"images": uint8 [B, H, W, C], "labels": int32 [B]}.
+
+  Raises:
+    ValueError: at once for an option out of range; from the iterator for an image that cannot be
+      read, by name.
+  """
+  _check_batch_size(batch_size, len(source))
+  if not 0 <= first_step <= last_step:
+    raise ValueError(
+      f"first_step is {first_step} and last_step is {last_step}; expected 0 ≤ first ≤ last"
+    )
+  if seed < 0:
+    raise ValueError(f"seed is {seed}; expected 0 or more")
+  steps = range(first_step, last_step)
+  return _read(_TrainBatches(source, seed, batch_size, steps), workers, prefetch)
+
+
+def evaluation_batches(
+  source: sources.Source, *, batch_size: int, workers: int = 0, prefetch: int = 2
+) -> Iterator[Batch]:
+  """Yields every image once, in order; copies of image 0 fill up the last batch.
+
+  Args:
+    source: the images, 1 or more.
+    batch_size: images a batch, ≥ 1; it may exceed len(source).
+    workers: as in `train_batches`.
+    prefetch: as in `train_batches`.
+
+  Returns:
+    An iterator of {"images": uint8 [B, H, W, C], "labels": int32 [B], "where": bool [B]}, where
+    `where` is False for the copies.
+
+  Raises:
+    ValueError: at once for an option out of range; from the iterator for an image that cannot be
+      read, by name.
+  """
+  if batch_size < 1 or not len(source):
+    raise ValueError(f"batch_size is {batch_size} with {len(source)} images; expected 1 or more")
+  return _read(_EvaluationBatches(source, batch_size), workers, prefetch)
+
+
+def _check_batch_size(batch_size: int, n: int) -> None:
+  if not 1 <= batch_size <= n:
+    raise ValueError(f"batch_size is {batch_size} with {n} training images; expected 1 … {n}")
+
+
+class _TrainBatches:
+  """Random access for Grain: element k is the batch of step steps[k]."""
+
+  def __init__(self, source: sources.Source, seed: int, batch_size: int, steps: range):
+    self.source = source
+    self._seed = seed
+    self._batch_size = batch_size
+    self._steps = steps
+
+  def __len__(self) -> int:
+    return len(self._steps)
+
+  def __getitem__(self, k: int) -> Batch:
+    indices = batch_indices(
+      self._steps[k], seed=self._seed, n=len(self.source), batch_size=self._batch_size
+    )
+    return {"images": self.source.images(indices), "labels": self.source.labels[indices]}
+
+
+class _EvaluationBatches:
+  """Random access for Grain: element k is the batch that starts at image k · batch_size."""
+
+  def __init__(self, source: sources.Source, batch_size: int):
+    self.source = source
+    self._batch_size = batch_size
+
+  def __len__(self) -> int:
+    return -(-len(self.source) // self._batch_size)
+
+  def __getitem__(self, k: int) -> Batch:
+    indices = np.arange(k * self._batch_size, (k + 1) * self._batch_size)
+    where = indices < len(self.source)
+    images = self.source.images(indices[where])
+    if not where.all():
+      first = self.source.images(np.zeros(1, np.int64))
+      images = np.concatenate([images, np.repeat(first, np.sum(~where), axis=0)])
+    labels = self.source.labels[np.where(where, indices, 0)]
+    return {"images": images, "labels": labels, "where": where}
+
+
+def _read(
+  batches: _TrainBatches | _EvaluationBatches, workers: int, prefetch: int
+) -> Iterator[Batch]:
+  """Checks the options at once, unlike a generator, and starts reading when the first is asked."""
+  if workers < 0 or prefetch < 0:
+    raise ValueError(f"workers is {workers} and prefetch is {prefetch}; expected 0 or more")
+  if not len(batches):
+    return iter(())
+  if isinstance(batches.source, sources.ArraySource):
+    workers = 0  # each would be sent a copy of all images, to save no work
+  if workers:
+    return _read_in_processes(batches, workers, prefetch)
+  return _read_in_threads(batches, prefetch)
+
+
+def _read_in_threads(batches: _TrainBatches | _EvaluationBatches, prefetch: int) -> Iterator[Batch]:
+  options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+  yield from _drain(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+
+def _read_in_processes(
+  batches: _TrainBatches | _EvaluationBatches, workers: int, prefetch: int
+) -> Iterator[Batch]:
+  # Grain asks absl for its flags, and absl gives them only once it has parsed a command line: not
+  # under pytest, in a notebook, or in a program with a parser of its own.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
+  dataset = grain.MapDataset.source(batches).to_iter_dataset(
+    grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  )
+  dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+  try:
+    with contextlib.closing(_drain(dataset)) as shared:
+      for batch in shared:
+        # A worker's arrays lie in shared memory and hold a file open: a caller who kept many would
+        # run out of both.
+        yield {name: np.array(array) for name, array in batch.items()}
+  except RuntimeError as error:
+    if "Worker process" not in str(error):
+      raise
+    raise ValueError(
+      f"a process that reads images has died: {' '.join(str(error).split())} If there is none,"
+      " memory or /dev/shm is full; with data.workers=0 this process reads them"
+    ) from error
+
+
+def _drain(dataset: grain.IterDataset) -> Generator[Batch, None, None]:
+  iterator = iter(dataset)
+  try:
+    yield from iterator
+  except ValueError as error:
+    # Anew, since Grain adds notes about tracebacks to what is to be one line.
+    raise ValueError(str(error)) from error
+  finally:
+    iterator.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+  del index, count  # Grain passes them
+  # Ctrl-C reaches the whole group of processes; the main one answers it, and ends its workers.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  # A main process that is killed cannot tell its workers, which would wait for it forever.
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)

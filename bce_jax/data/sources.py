@@ -1,0 +1,552 @@
+"""Labelled images: scikit-learn's digits, or a folder of image files.
+
+A `Source` gives uint8 images by index. Small sets are decoded once and held in memory
+(`ArraySource`), large ones are decoded when asked (`FolderSource`). Every split made here is
+fixed: the same files give the same split on every machine and in every run.
+"""
+
+import collections
+import concurrent.futures
+import difflib
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import PIL
+from jaxtyping import Float32, Int, Int32, Int64, UInt8
+from PIL import Image
+
+MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
+SPLIT_SEED = 20240731  # of every split made here; with another, results could not be compared
+
+# By the endings people use. What a file really holds is told by its first bytes, and only these
+# decoders may open it: Pillow's others are not meant for strangers' files (EPS runs Ghostscript).
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
+
+Progress = Callable[..., Iterable[Any]]  # called like tqdm: progress(iterable, total=n, desc="…")
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Labelled images of one shape, by index."""
+
+  labels: Int32[np.ndarray, "n"]
+  image_shape: tuple[int, int, int]  # height, width, channels
+
+  def __len__(self) -> int: ...
+
+  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+    """Returns the images at `indices`, uint8 [k, H, W, C]."""
+    ...
+
+
+class Dataset(NamedTuple):
+  """The splits of one set; a label is an index into `class_names`."""
+
+  train: Source
+  validation: Source | None
+  test: Source
+  class_names: tuple[str, ...]
+
+
+class ArraySource:
+  """Images held in memory.
+
+  Args:
+    images: uint8 [n, H, W, C].
+    labels: integers ≥ 0, [n].
+
+  Raises:
+    ValueError: for another dtype or rank, or when the two lengths differ.
+  """
+
+  def __init__(self, images: np.ndarray, labels: np.ndarray):
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 [n, H, W, C]")
+    self.labels = _checked_labels(labels, len(images))
+    self.image_shape: tuple[int, int, int] = images.shape[1:]
+    self._images = images
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+    """Returns the images at `indices`, uint8 [k, H, W, C]."""
+    return self._images[indices]
+
+
+class FolderSource:
+  """Image files, decoded when asked; small to pickle, so that worker processes can be sent one.
+
+  Args:
+    paths: the files, n ≥ 1 of them.
+    labels: integers ≥ 0, [n].
+    image_size: side in pixels of the square every image becomes (see `decode`); None leaves them
+      as they are, and they must all have the size of the first.
+    channels: 3 for colour, 1 for gray.
+
+  Raises:
+    ValueError: for no files, not one label a file, or a first file that is no image.
+  """
+
+  def __init__(
+    self,
+    paths: Sequence[str | os.PathLike[str]],
+    labels: np.ndarray,
+    image_size: int | None = None,
+    channels: int = 3,
+  ):
+    if not paths:
+      raise ValueError("there are no image files; expected 1 or more")
+    if channels not in (1, 3):
+      raise ValueError(f"data.channels is {channels}; expected 3 (colour) or 1 (gray)")
+    if image_size is not None and image_size < 1:
+      raise ValueError(f"data.image_size is {image_size}; expected 1 or more pixels, or None")
+    self.labels = _checked_labels(labels, len(paths))
+    self._paths = tuple(os.fspath(path) for path in paths)
+    self._image_size = image_size
+    height, width = (image_size, image_size) if image_size else header(self._paths[0])
+    self.image_shape: tuple[int, int, int] = (height, width, channels)
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+    """Decodes the images at `indices`, uint8 [k, H, W, C]; a ValueError names a bad file."""
+    images = np.empty((len(indices), *self.image_shape), np.uint8)
+    for row, index in enumerate(indices):
+      images[row] = self.read(int(index))
+    return images
+
+  def read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes one image, uint8 [H, W, C]."""
+    path = self._paths[index]
+    image = decode(path, image_size=self._image_size, channels=self.image_shape[2])
+    self._check_size(path, image.shape[0], image.shape[1])
+    return image
+
+  def check(self, index: int) -> None:
+    """Refuses a file whose header is no image's, or gives another size, without decoding it."""
+    height, width = header(self._paths[index])
+    if self._image_size is None:
+      self._check_size(self._paths[index], height, width)
+
+  def _check_size(self, path: str, height: int, width: int) -> None:
+    first = self.image_shape[:2]
+    if (height, width) != first:
+      raise ValueError(
+        f"{path} is {height} x {width} (height x width) but the first image, {self._paths[0]}, is"
+        f" {first[0]} x {first[1]}; set data.image_size to bring all images to one size"
+      )
+
+
+def _checked_labels(labels: np.ndarray, count: int) -> np.ndarray:
+  labels = np.asarray(labels)
+  if labels.dtype.kind not in "iu" or labels.shape != (count,):
+    raise ValueError(f"labels are {labels.dtype} {labels.shape}; expected {count} integers")
+  if count and labels.min() < 0:
+    raise ValueError(f"a label is {labels.min()}; expected 0 or more")
+  return labels.astype(np.int32)
+
+
+def header(path: str) -> tuple[int, int]:
+  """Returns (height, width) in pixels as the file's header gives them.
+
+  Raises:
+    ValueError: when the file is missing or its header is no image's.
+  """
+  return _read_image(path, lambda image: (image.height, image.width))
+
+
+def decode(
+  path: str, *, image_size: int | None = None, channels: int = 3
+) -> UInt8[np.ndarray, "h w c"]:
+  """Decodes one image file.
+
+  Palette, bilevel and CMYK images become plain colour or gray; what is transparent is laid on
+  white; of 16 bits the high 8 are kept; of an animation, the first frame. With `image_size`, the
+  centred square as wide as the short side is cut out and resized (bilinear, antialiased): that is
+  resizing the short side and cutting then, without making the long side first.
+
+  Args:
+    path: the file.
+    image_size: side of the square in pixels, or None for the image as it is.
+    channels: 3 for colour, 1 for gray.
+
+  Returns:
+    uint8 [H, W, channels], 0 … 255.
+
+  Raises:
+    ValueError: naming the file and Pillow's reason, when it cannot be read as an image.
+  """
+
+  def pixels(image: Image.Image) -> np.ndarray:
+    plain = _eight_bits(image, "RGB" if channels == 3 else "L")
+    if image_size:
+      plain = _centre_square(plain, image_size)
+    return np.array(plain).reshape(plain.height, plain.width, channels)
+
+  return _read_image(path, pixels)
+
+
+def _read_image(path: str, function: Callable[[Image.Image], Any]) -> Any:
+  try:
+    with Image.open(path, formats=_FORMATS) as image:
+      return function(image)
+  except PIL.UnidentifiedImageError as error:
+    raise ValueError(
+      f"{path} cannot be read as an image: its content is none of {', '.join(_FORMATS)}"
+    ) from error
+  # By format and damage Pillow raises OSError, SyntaxError, ValueError, EOFError, struct.error,
+  # zlib.error, IndexError, DecompressionBombError, …: the reader of the message needs none of it.
+  except Exception as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
+  if image.mode == "F":
+    raise ValueError("its pixels are floating-point, of unknown range; save it with 8 or 16 bits")
+  if image.mode.startswith("I"):  # convert() would clip 16 bits at 255: a white image
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+      raise ValueError(f"its pixels are {low} … {high}; save it with 8 or 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert(mode)
+  if image.has_transparency_data:
+    # The colour under a transparent pixel is arbitrary, mostly black: to drop alpha would blacken
+    # a drawing on a clear ground.
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(white, image)
+  return image.convert(mode)
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+  short = min(image.size)
+  left, top = (image.width - short) // 2, (image.height - short) // 2
+  box = (left, top, left + short, top + short)
+  return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def digits(*, validation_fraction: float = 0.0) -> Dataset:
+  """scikit-learn's handwritten digits: 1,797 gray images of 8 x 8 pixels, 10 classes.
+
+  Args:
+    validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1.
+
+  Returns:
+    A `Dataset` with 360 test images, the same in every run; grays 0 … 16 become 0 … 255.
+
+  Raises:
+    ValueError: for a fraction out of range.
+  """
+  # Not at the top: scikit-learn takes a second to import, and worker processes don't need it.
+  from sklearn.datasets import load_digits
+  from sklearn.model_selection import train_test_split
+
+  grays, labels = load_digits(return_X_y=True)
+  images = np.rint(grays * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+  train, test = train_test_split(
+    np.arange(len(labels)), test_size=0.2, random_state=SPLIT_SEED, stratify=labels
+  )
+  train, test = np.sort(train), np.sort(test)
+  kept, taken = _held_out(labels[train], validation_fraction, "data.validation_fraction")
+
+  def source(indices: np.ndarray) -> ArraySource:
+    return ArraySource(images[indices], labels[indices])
+
+  validation = source(train[taken]) if len(taken) else None
+  return Dataset(source(train[kept]), validation, source(test), tuple("0123456789"))
+
+
+def folder(
+  path: str | os.PathLike[str],
+  *,
+  image_size: int | None = None,
+  channels: int = 3,
+  in_memory: bool | None = None,
+  validation_fraction: float = 0.0,
+  test_fraction: float = 0.2,
+  threads: int | None = None,
+  progress: Progress | None = None,
+) -> Dataset:
+  """Reads a folder of images, one folder a class.
+
+  Three layouts: `path/train/<class>/…` with `path/test/<class>/…`; the same with `val` or
+  `validation`, which is the test split where there is no `test` and the validation split where
+  there is one; or `path/<class>/…`, of which `test_fraction` becomes the test split. Folders
+  within a class are searched too; hidden files are passed over. Class ids follow the sorted names
+  of the training classes, images their sorted names.
+
+  Args:
+    path: the folder.
+    image_size: side in pixels of the square every image becomes (see `decode`); None when all
+      have one size already.
+    channels: 3 for colour, 1 for gray.
+    in_memory: True decodes every image now; False checks every file's header now, and decodes
+      when asked; None decides by `MEMORY_LIMIT`.
+    validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1;
+      every class keeps an image for training.
+    test_fraction: the same for the test split, 0 < f < 1, where the folder has none.
+    threads: how many read files now; None for one a core.
+    progress: wraps the reading; called like tqdm: `progress(iterable, total=n, desc="…")`.
+
+  Returns:
+    A `Dataset`.
+
+  Raises:
+    ValueError: for another layout; for a file that cannot be read or has another size, by name.
+  """
+  *splits, class_names = _list_splits(pathlib.Path(path), validation_fraction, test_fraction)
+  paths = [file for split in splits for file in split.paths]
+  labels = np.concatenate([split.labels for split in splits])
+  # One source over all splits, so that a size that differs between two of them is found as well.
+  everything = FolderSource(paths, labels, image_size, channels)
+  if in_memory is None:
+    in_memory = len(paths) * math.prod(everything.image_shape) <= MEMORY_LIMIT
+
+  sources: list[Any]
+  rows = range(len(paths))
+  if in_memory:
+    images = np.empty((len(paths), *everything.image_shape), np.uint8)
+    decoded = _in_threads(everything.read, rows, threads, progress, "decoding images")
+    for row, image in enumerate(decoded):
+      images[row] = image
+    parts = np.split(images, np.cumsum([len(split.paths) for split in splits])[:-1])
+    sources = [ArraySource(part, split.labels) for part, split in zip(parts, splits, strict=True)]
+  else:
+    checked = _in_threads(everything.check, rows, threads, progress, "checking images")
+    collections.deque(checked, maxlen=0)
+    sources = [
+      FolderSource(split.paths, split.labels, image_size, channels) if split.paths else ()
+      for split in splits
+    ]
+  train, validation, test = sources
+  return Dataset(train, validation if len(validation) else None, test, class_names)
+
+
+class _Files(NamedTuple):
+  paths: list[str]
+  labels: np.ndarray
+
+  def at(self, indices: np.ndarray) -> "_Files":
+    return _Files([self.paths[i] for i in indices], self.labels[indices])
+
+
+def _list_splits(
+  path: pathlib.Path, validation_fraction: float, test_fraction: float
+) -> tuple[_Files, _Files, _Files, tuple[str, ...]]:
+  """Returns the files of train, validation (none, perhaps) and test, and the class names."""
+  if not path.is_dir():
+    hint = _nearest(path.name, _folders(path.parent)) if path.parent.is_dir() else ""
+    raise ValueError(f"data.path {path} is not a folder; expected a folder of images{hint}")
+  names = _folders(path)
+  validation = None
+  if "train" in names:
+    test_name, validation_name = _split_names(path, names)
+    class_names = _class_names(path / "train")
+    train = _list_files(path / "train", class_names)
+    test = _list_files(path / test_name, class_names)
+    if validation_name:
+      validation = _list_files(path / validation_name, class_names)
+  else:
+    if names and {name.lower() for name in names} <= _SPLIT_NAMES:
+      raise ValueError(
+        f"{path} holds {', '.join(names)}; expected 'train' and 'test', or one folder a class"
+      )
+    if test_fraction == 0:
+      raise ValueError(f"data.test_fraction is 0 and {path} has no test split; expected 0 < f < 1")
+    class_names = _class_names(path)
+    everything = _list_files(path, class_names)
+    kept, taken = _held_out(everything.labels, test_fraction, "data.test_fraction")
+    train, test = everything.at(kept), everything.at(taken)
+  if validation is None:
+    kept, taken = _held_out(train.labels, validation_fraction, "data.validation_fraction")
+    train, validation = train.at(kept), train.at(taken)
+  elif validation_fraction:
+    raise ValueError(
+      f"data.validation_fraction is {validation_fraction}; expected 0, since {path} has a"
+      " validation folder of its own"
+    )
+  return train, validation, test, class_names
+
+
+def _split_names(path: pathlib.Path, names: Sequence[str]) -> tuple[str, str | None]:
+  """Returns which folders hold the test split and, perhaps, the validation split."""
+  validation = [name for name in ("val", "validation") if name in names]
+  if len(validation) == 2:
+    raise ValueError(f"{path} holds both 'val' and 'validation'; expected one of them")
+  if "test" in names:
+    return "test", validation[0] if validation else None
+  if not validation:
+    raise ValueError(
+      f"{path} holds 'train' but no 'test', 'val' or 'validation'; expected one of them, or"
+      f" data.path {path / 'train'}, of which data.test_fraction is held out"
+    )
+  return validation[0], None
+
+
+def _folders(path: pathlib.Path) -> list[str]:
+  entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+  return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _class_names(path: pathlib.Path) -> tuple[str, ...]:
+  names = _folders(path)
+  if len(names) < 2:
+    found = f"only {names[0]!r}" if names else "none"
+    raise ValueError(f"{path} has {found}; expected two or more folders of images, one a class")
+  return tuple(names)
+
+
+def _list_files(path: pathlib.Path, class_names: tuple[str, ...]) -> _Files:
+  """Lists the images of a split, class by class, in the order of their names."""
+  ids = {name: index for index, name in enumerate(class_names)}
+  names = _folders(path)
+  if not names:
+    raise ValueError(f"{path} has no folders; expected a folder of images for each class")
+  paths: list[str] = []
+  labels: list[int] = []
+  for name in names:
+    if name not in ids:
+      raise ValueError(
+        f"{path / name} is no class of the training images; expected one of their"
+        f" {len(ids)} classes{_nearest(name, class_names)}"
+      )
+    files = sorted(_walk(path / name))
+    if not files:
+      raise ValueError(f"{path / name} holds no images; expected files {' '.join(_ENDINGS)}")
+    paths += [str(path / name / file) for file in files]
+    labels += [ids[name]] * len(files)
+  return _Files(paths, np.asarray(labels, np.int32))
+
+
+def _walk(path: pathlib.Path) -> Iterator[str]:
+  """Yields the images below `path`, named from there with '/', which sorts alike everywhere."""
+  for parent, folders, files in os.walk(path):
+    folders[:] = [name for name in folders if not name.startswith(".")]
+    for name in files:
+      if name.lower().endswith(_ENDINGS) and not name.startswith("."):
+        yield (pathlib.Path(parent) / name).relative_to(path).as_posix()
+
+
+def _nearest(name: str, choices: Sequence[str]) -> str:
+  matches = difflib.get_close_matches(name, choices, n=1)
+  return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _held_out(labels: np.ndarray, fraction: float, option: str) -> tuple[np.ndarray, np.ndarray]:
+  """`stratified_split`, refusing a fraction out of range or too small to take anything."""
+  if not 0 <= fraction < 1:
+    raise ValueError(f"{option} is {fraction}; expected 0 ≤ fraction < 1")
+  kept, taken = stratified_split(labels, fraction=fraction)
+  if fraction and not len(taken):
+    raise ValueError(
+      f"{option} is {fraction}, which takes no image: the largest class has"
+      f" {np.bincount(labels).max()}; expected a larger fraction, or larger classes"
+    )
+  return kept, taken
+
+
+def stratified_split(
+  labels: Int[np.ndarray, "n"], *, fraction: float, seed: int = SPLIT_SEED
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "taken"]]:
+  """Splits a set class by class: of c images min(⌊fraction · c + ½⌋, c − 1) are taken.
+
+  Args:
+    labels: integers ≥ 0, [n].
+    fraction: share to take, 0 ≤ f < 1.
+    seed: the choice within a class is a function of this, the label and the class' size only.
+
+  Returns:
+    (kept, taken): indices, ascending, [n] in all.
+
+  >>> kept, taken = stratified_split(np.array([0, 0, 0, 0, 1]), fraction=0.5)
+  >>> len(kept), len(taken)
+  (3, 2)
+  """
+  classes, counts = np.unique(labels, return_counts=True)
+  by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+  is_taken = np.zeros(len(labels), bool)
+  for label, members in zip(classes, by_class, strict=True):
+    count = min(math.floor(fraction * len(members) + 0.5), len(members) - 1)
+    is_taken[members[permutation((seed, int(label)), len(members))[:count]]] = True
+  return np.flatnonzero(~is_taken), np.flatnonzero(is_taken)
+
+
+def permutation(seed: Sequence[int], n: int) -> Int64[np.ndarray, "n"]:
+  """Returns a permutation of 0 … n − 1, a function of `seed` (integers ≥ 0) and n only.
+
+  >>> permutation((0, 2), 4).tolist()
+  [3, 2, 1, 0]
+  """
+  # By sorting raw bits: NumPy promises that later versions give the same ones, and promises
+  # nothing of the kind for Generator.permutation.
+  bits = np.random.Philox(np.random.SeedSequence(tuple(seed))).random_raw(n)
+  return np.argsort(bits, kind="stable")
+
+
+def _in_threads(
+  function: Callable[[int], Any],
+  items: Sequence[int],
+  threads: int | None = None,
+  progress: Progress | None = None,
+  title: str = "",
+) -> Iterator[Any]:
+  """Yields function(item) in the order of the items; the first error ends it."""
+  pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
+  # A window at a time, since map() asks for everything at once: gigabytes of requests, for a
+  # million files.
+  windows = (items[start : start + 4096] for start in range(0, len(items), 4096))
+  results: Iterable[Any] = itertools.chain.from_iterable(pool.map(function, w) for w in windows)
+  if progress is not None:
+    results = progress(results, total=len(items), desc=title)
+  try:
+    yield from results
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def channel_statistics(
+  source: Source, *, limit: int = 10_000
+) -> tuple[Float32[np.ndarray, "c"], Float32[np.ndarray, "c"]]:
+  """Mean and standard deviation of each channel, of pixels on a scale of 0 … 1.
+
+  Args:
+    source: the training images.
+    limit: how many of them to read at most, ≥ 1; a fixed random choice.
+
+  Returns:
+    (mean [C], std [C]), float32; a constant channel has std 1, so that it can be divided by.
+
+  Raises:
+    ValueError: for no images, or a limit below 1.
+  """
+  if limit < 1 or not len(source):
+    raise ValueError(f"there are {len(source)} images and the limit is {limit}; expected 1 or more")
+  chosen = np.sort(permutation((SPLIT_SEED,), len(source))[:limit])
+  per_chunk = max(1, 2**22 // math.prod(source.image_shape))
+
+  def histogram(start: int) -> np.ndarray:
+    images = source.images(chosen[start : start + per_chunk])
+    channels = images.reshape(-1, images.shape[-1]).T
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
+
+  # Integer counts are exact, in whatever chunks they are added up.
+  counts = np.zeros((source.image_shape[-1], 256), np.int64)
+  for part in _in_threads(histogram, range(0, len(chosen), per_chunk)):
+    counts += part
+  share = counts / counts.sum(axis=1, keepdims=True)
+  values = np.arange(256) / 255
+  mean = share @ values
+  variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
+  constant = (counts > 0).sum(axis=1) == 1
+  std = np.where(constant, 1.0, np.sqrt(variance))
+  return mean.astype(np.float32), std.astype(np.float32)

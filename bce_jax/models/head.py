@@ -1,0 +1,124 @@
+"""The classifier on top of the features: metrics c, their scale, and the bias that is a threshold."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bce_jax import losses
+from bce_jax.losses.bias import uniform_bias
+
+BIASES = ("none", "unified", "diverse")
+BIAS_INITS = ("prior", "zero", "0", "1", "2", "3", "4", "5", "6", "7")
+
+
+class Scores(NamedTuple):
+  """What the losses take: metrics, scale and bias of z = scale · c − bias.
+
+  Attributes:
+    metrics: c, wᵀx or with normalised features and weights the cosine: [batch, N], float32.
+    scale: γ.
+    bias: one number, or one a class: [] or [N], float32.
+  """
+
+  metrics: Float[Array, "batch N"]
+  scale: float
+  bias: Float[Array, ""] | Float[Array, "N"]
+
+  @property
+  def scaled(self) -> Float[Array, "batch N"]:
+    """The scores scale · c, on which the bias and a threshold can be compared."""
+    return self.scale * self.metrics
+
+  @property
+  def decision(self) -> Float[Array, "batch N"]:
+    """The decision scores z = scale · c − bias."""
+    return self.scaled - self.bias
+
+
+class Head(nn.Module):
+  r"""Linear or cosine classifier with a bias that is one number, one a class, or absent.
+
+    z_j = scale · c_j − b_j,   c_j = w_jᵀx, with x̂ and ŵ in place of x and w where normalised
+
+  Parameters: weights [N, features], started at U(±1/√features); bias [] or [N]. All in float32
+  whatever the backbone's dtype.
+
+  Attributes:
+    num_classes: N.
+    normalize_features: use x / ‖x‖.
+    normalize_weights: use w / ‖w‖. Both together give the cosine (the losses -nu and -nd).
+    scale: γ > 0, not learned.
+    bias: "none" (0, no parameter), "unified" (one number) or "diverse" (one a class).
+    bias_init: "prior", log(10 · N); "zero"; "0", U(±1/√features); "1" … "7", the deterministic
+      modes of `losses.bias_init`, for the diverse bias only.
+    bias_mean: constant added to the initial bias.
+    bias_learnable: False keeps the bias where it starts: its gradient is 0. (An optimiser must not
+      decay it either: see `training.optim`.)
+
+  Raises:
+    ValueError: for an unknown bias or bias_init, and for a mode "1" … "7" of a unified bias.
+
+  Source: Li et al., arXiv 2403.07289, §3 and figure 3; prior: UniFace, ICCV 2023, §3.4.
+  """
+
+  num_classes: int
+  normalize_features: bool = False
+  normalize_weights: bool = False
+  scale: float = 1.0
+  bias: str = "unified"
+  bias_init: str = "prior"
+  bias_mean: float = 0.0
+  bias_learnable: bool = True
+
+  @nn.compact
+  def __call__(self, features: Float[Array, "batch D"]) -> Scores:
+    """Scores the features of a batch, in float32."""
+    features = features.astype(jnp.float32)
+    weights = self.param(
+      "weights",
+      nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2),
+      (self.num_classes, features.shape[-1]),
+      jnp.float32,
+    )
+    if self.normalize_features and self.normalize_weights:
+      metrics = losses.cosine(features, weights)
+    else:
+      if self.normalize_features:
+        features = losses.unit(features)
+      if self.normalize_weights:
+        weights = losses.unit(weights)
+      metrics = jnp.matmul(features, weights.T, precision=jax.lax.Precision.HIGHEST)
+    return Scores(metrics, self.scale, self._bias(features.shape[-1]))
+
+  def _bias(self, num_features: int) -> jax.Array:
+    if self.bias not in BIASES:
+      raise ValueError(f"unknown bias {self.bias!r}: expected one of {', '.join(BIASES)}")
+    if self.bias_init not in BIAS_INITS:
+      raise ValueError(
+        f"unknown bias_init {self.bias_init!r}: expected one of {', '.join(BIAS_INITS)}"
+      )
+    if self.bias == "none":
+      return jnp.zeros(())
+    if self.bias == "unified" and self.bias_init in BIAS_INITS[3:]:
+      raise ValueError(
+        f"bias_init {self.bias_init!r} differs from class to class and needs a diverse bias;"
+        f" a unified one starts at {', '.join(BIAS_INITS[:3])}"
+      )
+    shape = () if self.bias == "unified" else (self.num_classes,)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+      if self.bias_init == "prior":
+        values = jnp.full(shape, losses.prior_bias(self.num_classes))
+      elif self.bias_init == "zero":
+        values = jnp.zeros(shape)
+      elif self.bias_init == "0":
+        values = uniform_bias(key, num_features, shape)
+      else:
+        values = losses.bias_init(int(self.bias_init), self.num_classes)
+      return (values + self.bias_mean).astype(dtype)
+
+    bias = self.param("bias", init, shape, jnp.float32)
+    return bias if self.bias_learnable else jax.lax.stop_gradient(bias)

@@ -1,0 +1,1 @@
+"""The train state, the one train step, the loop around it and its evaluation."""

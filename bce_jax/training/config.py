@@ -1,0 +1,226 @@
+"""Every key of a config, its default and what it may be.
+
+A config file starts from `default()` and sets what differs, so an unknown key is refused where it
+is written, and a file never lacks a key. `check` refuses what no run could use before anything is
+read or written; what depends on the data is checked when they are there.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from bce_jax import models, objectives
+
+DATASETS = ("digits", "folder")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "constant")
+STEMS = ("cifar", "imagenet")
+DTYPES = ("float32", "bfloat16")
+BEST_METRICS = ("sample_wise_accuracy", "class_wise_accuracy", "uniform_accuracy")
+
+
+def default() -> ConfigDict:
+  """Returns a config with every key there is, at its default.
+
+  >>> default().loss
+  'bce-nu'
+  """
+  config = ConfigDict()
+  # One key for the run: initial weights, data order and augmentation follow from it.
+  config.seed = 0
+
+  # The loss, by the uniform paper's name: {bce, soft}-{u, d, nu, nd}.
+  config.loss = "bce-nu"
+  # γ of the normalised losses (-nu, -nd); the plain ones score with wᵀx itself.
+  config.scale = 32.0
+  config.margin = 0.0
+  # λ, the weight of the negative terms of the BCE losses.
+  config.negative_weight = 1.0
+  config.smoothing = 0.0
+  # Where the bias starts: prior, zero, 0 (random), or for a diverse bias 1 … 7.
+  config.bias_init = "prior"
+  config.bias_mean = 0.0
+  config.bias_learnable = True
+
+  config.model = "resnet20"
+  # First layers: cifar (3×3, stride 1) or imagenet (7×7, stride 2, max pool; resnet18 and up).
+  config.stem = "cifar"
+  # Of the backbone's computation; parameters, logits and losses are float32.
+  config.dtype = "float32"
+  config.zero_init_last_norm = False
+
+  config.batch_size = 128
+  config.eval_batch_size = 256
+  # How long to train. Steps, where given, count instead of epochs.
+  config.epochs = 100
+  config.steps = config_dict.placeholder(int)
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "sgd"
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup_epochs = 0.0
+  # Of sgd.
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = False
+  # Decay is added to the gradient (sgd) or to the update (adamw), for four groups of parameters.
+  config.optimizer.weight_decay = 5e-4
+  config.optimizer.norm_weight_decay = 5e-4
+  config.optimizer.head_weight_decay = 5e-4
+  config.optimizer.bias_weight_decay = 0.0
+  # Gradients are scaled down to this global norm.
+  config.optimizer.clip_norm = config_dict.placeholder(float)
+
+  config.data = ConfigDict()
+  # digits (embedded) or folder.
+  config.data.name = "digits"
+  # Of the folder: FOLDER/train/<class>/* and FOLDER/test/<class>/*, or FOLDER/<class>/*.
+  config.data.folder = ""
+  # Side in pixels that images of a folder are resized and cropped to; none: they have one size.
+  config.data.image_size = config_dict.placeholder(int)
+  # 3 for colour, 1 for gray, of a folder.
+  config.data.channels = 3
+  # Whether a folder's images are held in memory; none: if they take 2 GiB at most.
+  config.data.in_memory = config_dict.placeholder(bool)
+  # Processes that read images which are not held in memory.
+  config.data.workers = 0
+  # Share of the training images held out to choose the best checkpoint and a threshold.
+  config.data.validation_fraction = 0.0
+  # Share of the images that becomes the test split of a folder that has none.
+  config.data.test_fraction = 0.2
+  # Augmentation: random shifts by up to so many pixels, mirror images.
+  config.data.crop_padding = 4
+  config.data.flip = True
+
+  config.log_every_steps = 50
+  config.eval_every_epochs = 1.0
+  # Checkpoints besides those after each evaluation.
+  config.checkpoint_every_steps = config_dict.placeholder(int)
+  # What makes a checkpoint the best, on the validation split.
+  config.best_metric = "uniform_accuracy"
+  return config
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+  """Returns the choice that looks most like `name`."""
+  return difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.0)[0]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns {"group.key": value} of a nested config."""
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, (ConfigDict, Mapping)):
+      flat.update(flatten(value, f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+  """Returns a config with the values of a config.json."""
+  config = default()
+  refuse_unknown_keys(flatten(values))
+  for key, value in flatten(values).items():
+    group, _, name = key.rpartition(".")
+    (config[group] if group else config)[name] = value
+  return config
+
+
+def refuse_unknown_keys(keys: Iterable[str]) -> None:
+  """Raises ValueError for the first key that no config has."""
+  known = flatten(default())
+  for key in keys:
+    if key not in known:
+      raise ValueError(f"unknown config key {key!r}; did you mean {nearest(key, known)!r}?")
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses a config that no run could use.
+
+  Args:
+    config: as `default()` makes it, with values changed.
+
+  Raises:
+    ValueError: one line: which key, its value, what was expected.
+  """
+  flat = flatten(config)
+  refuse_unknown_keys(flat)
+  missing = set(flatten(default())) - set(flat)
+  if missing:
+    raise ValueError(f"config lacks the key {min(missing)!r}")
+
+  for key, choices in {
+    "loss": objectives.LOSSES,
+    "model": models.names(),
+    "stem": STEMS,
+    "dtype": DTYPES,
+    "bias_init": models.BIAS_INITS,
+    "best_metric": BEST_METRICS,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "data.name": DATASETS,
+    "data.channels": (1, 3),
+  }.items():
+    if flat[key] not in choices:
+      near = nearest(flat[key], map(str, choices))
+      listed = ", ".join(map(str, choices))
+      raise ValueError(
+        f"unknown config.{key} {flat[key]!r}; did you mean {near!r}? expected one of {listed}"
+      )
+
+  whole = {  # the least each may be
+    "seed": 0,
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "steps": 1,
+    "data.image_size": 8,
+    "data.workers": 0,
+    "data.crop_padding": 0,
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 1,
+  }
+  for key, low in whole.items():
+    if flat[key] is not None and flat[key] < low:
+      raise ValueError(f"config.{key} must be a whole number of at least {low}, got {flat[key]}")
+  real = {  # (low, whether low itself is allowed, high)
+    "epochs": (0, False, math.inf),
+    "scale": (0, False, math.inf),
+    "margin": (0, True, math.inf),
+    "negative_weight": (0, True, math.inf),
+    "smoothing": (0, True, 1),
+    "bias_mean": (-math.inf, False, math.inf),
+    "optimizer.learning_rate": (0, False, math.inf),
+    "optimizer.warmup_epochs": (0, True, math.inf),
+    "optimizer.momentum": (0, True, 1),
+    "optimizer.weight_decay": (0, True, math.inf),
+    "optimizer.norm_weight_decay": (0, True, math.inf),
+    "optimizer.head_weight_decay": (0, True, math.inf),
+    "optimizer.bias_weight_decay": (0, True, math.inf),
+    "optimizer.clip_norm": (0, False, math.inf),
+    "data.validation_fraction": (0, True, 1),
+    "data.test_fraction": (0, False, 1),
+    "eval_every_epochs": (0, False, math.inf),
+  }
+  for key, (low, closed, high) in real.items():
+    value = flat[key]
+    if value is None:
+      continue
+    if not (low <= value <= high) or not math.isfinite(value) or (value == low and not closed):
+      raise ValueError(
+        f"config.{key} must be a finite number {'≥' if closed else '>'} {low}"
+        f"{f' and ≤ {high}' if math.isfinite(high) else ''}, got {value}"
+      )
+  for key in ("data.validation_fraction", "optimizer.momentum", "data.test_fraction"):
+    if flat[key] >= 1:
+      raise ValueError(f"config.{key} must be less than 1, got {flat[key]}")
+  if config.data.name == "folder" and not config.data.folder:
+    raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
+  if config.data.name != "folder" and config.data.folder:
+    raise ValueError(
+      f"config.data.folder is {config.data.folder!r}, but config.data.name is"
+      f" {config.data.name!r}: expected 'folder'"
+    )

@@ -1,0 +1,167 @@
+"""Exact evaluation: every image counts once, on any number of devices."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bce_jax import metrics
+from bce_jax.data import loader
+from bce_jax.data.sources import Source
+from bce_jax.training import parallel
+from bce_jax.training.state import TrainState
+from bce_jax.training.step import Judged
+
+Figures = dict[str, Any]
+
+
+def judge(
+  eval_step: Callable[[TrainState, Any], Judged],
+  state: TrainState,
+  source: Source,
+  *,
+  batch_size: int,
+  workers: int,
+  mesh: Mesh,
+) -> Judged:
+  """Runs the network over a split.
+
+  Args:
+    eval_step: as `jit_eval_step` returns it.
+    state: the train state.
+    source: the split.
+    batch_size: images at once; the last batch is filled up and its filling left out again.
+    workers: processes that read images.
+    mesh: the devices.
+
+  Returns:
+    The numbers of each image, in the split's order: numpy [n].
+  """
+  parts = []
+  for batch in loader.evaluation_batches(source, batch_size=batch_size, workers=workers):
+    where = batch.pop("where")
+    judged = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh)))
+    parts.append(Judged(*(x[where] for x in judged)))
+  return Judged(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes: int) -> Figures:
+  """Sums up a split: the three accuracies, the best threshold and the bias beside it.
+
+  Accuracies are on the decision scores z = scale · c − bias. `threshold` and `bias` are both on
+  scale · c: where the bias is one number, threshold = (best threshold on z) + bias, and the
+  paper's claim is that the two agree. A diverse bias is a threshold of its own for each class; its
+  mean, least and largest are given, and beside the accuracies on z those on scale · c ("raw_…"),
+  which `threshold` belongs to.
+
+  Args:
+    judged: of each image.
+    labels: [n].
+    bias: the head's, [] or [N].
+    num_classes: N.
+
+  Returns:
+    Named figures; shares in [0, 1].
+  """
+  pairs = (judged.positive, judged.hardest_negative)
+  on_z = metrics.uniform_accuracy_from_pairs(*pairs, labels, num_classes=num_classes)
+  at_bias = metrics.accuracy_at_from_pairs(*pairs, 0.0)
+  out: Figures = {
+    "images": len(labels),
+    "sample_wise_accuracy": on_z.sample_wise,
+    "class_wise_accuracy": on_z.class_wise,
+    "uniform_accuracy": on_z.uniform,
+    "uniform_accuracy_at_bias": at_bias.accepted_right,
+    "none_above_bias": at_bias.none_above,
+    "several_or_wrong_above_bias": at_bias.several_or_wrong,
+    "bias": float(np.mean(bias, dtype=np.float64)),
+  }
+  if bias.ndim == 0:
+    low, high = (float(x) + out["bias"] for x in (on_z.threshold_low, on_z.threshold_high))
+    best = on_z._replace(
+      threshold=on_z.threshold + out["bias"], threshold_low=low, threshold_high=high
+    )
+  else:
+    raw = (judged.scaled_positive, judged.scaled_hardest_negative)
+    best = metrics.uniform_accuracy_from_pairs(*raw, labels, num_classes=num_classes)
+    out |= {
+      "bias_min": float(bias.min()),
+      "bias_max": float(bias.max()),
+      "raw_sample_wise_accuracy": best.sample_wise,
+      "raw_class_wise_accuracy": best.class_wise,
+      "raw_uniform_accuracy": best.uniform,
+      "threshold_on_decision": on_z.threshold,
+    }
+  return out | {
+    "threshold": best.threshold,
+    "threshold_low": best.threshold_low,
+    "threshold_high": best.threshold_high,
+  }
+
+
+def at_validation_threshold(
+  judged: Judged, validation: Judged, labels: np.ndarray, n: int
+) -> float:
+  """A_Uni on one split at the threshold that is best on another: what a user would deploy.
+
+  Args:
+    judged: of the split that is judged.
+    validation: of the split that the threshold is chosen on.
+    labels: of the validation split.
+    n: number of classes.
+
+  Returns:
+    The share of samples with exactly their own class above that threshold; nan where no threshold
+    judges any validation sample right.
+  """
+  best = metrics.uniform_accuracy_from_pairs(
+    validation.positive, validation.hardest_negative, labels, num_classes=n
+  )
+  if math.isnan(best.threshold):
+    return math.nan
+  at = metrics.accuracy_at_from_pairs(judged.positive, judged.hardest_negative, best.threshold)
+  return float(at.accepted_right)
+
+
+def table(split: str, values: Figures) -> str:
+  """Lays the figures of a split out for reading."""
+
+  def percent(name: str) -> str:
+    value = values[name]
+    return "      –" if value is None or math.isnan(value) else f"{100 * value:6.2f} %"
+
+  def number(name: str) -> str:
+    value = values[name]
+    return "none" if value is None or math.isnan(value) else f"{value:.4g}"
+
+  diverse = "bias_min" in values
+  rows = [
+    ("A_SW   sample-wise accuracy (top-1)", percent("sample_wise_accuracy")),
+    ("A_CW   class-wise accuracy", percent("class_wise_accuracy")),
+    ("A_Uni  uniform accuracy, best threshold", percent("uniform_accuracy")),
+    ("       … at the learned bias", percent("uniform_accuracy_at_bias")),
+  ]
+  if "uniform_accuracy_at_validation_threshold" in values:
+    name = "uniform_accuracy_at_validation_threshold"
+    rows.append(("       … at the validation threshold", percent(name)))
+  rows += [
+    ("at the bias: no class above", percent("none_above_bias")),
+    ("             several or a wrong one", percent("several_or_wrong_above_bias")),
+  ]
+  if diverse:
+    spread = f"{number('bias')}  ({number('bias_min')} … {number('bias_max')})"
+    rows += [
+      ("A_Uni  on scale · c, without the bias", percent("raw_uniform_accuracy")),
+      ("b      learned bias, mean (least … largest)", spread),
+    ]
+  else:
+    rows.append(("b      learned bias", number("bias")))
+  interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
+  rows.append(("t*     best threshold (its interval)", interval))
+  width = max(len(name) for name, _ in rows)
+  title = f"{split}: {values['images']:,} images"
+  rule = "─" * (width + 26)
+  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])

@@ -1,0 +1,181 @@
+"""From a config to the parts of a run; everything that can be wrong with one is found here."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from bce_jax import models, objectives
+from bce_jax.data import sources
+from bce_jax.data.sources import Dataset
+from bce_jax.models import Classifier
+from bce_jax.objectives import Objective
+from bce_jax.training import config as config_lib
+from bce_jax.training import optim, parallel
+from bce_jax.training.state import TrainState, create_state
+from bce_jax.training.step import Preprocess
+
+
+class Experiment(NamedTuple):
+  """The parts of a run.
+
+  Attributes:
+    config: checked.
+    dataset: its splits.
+    mesh: the devices.
+    model: backbone and head.
+    objective: the method.
+    optimizer: an optax chain.
+    schedule: step → learning rate.
+    preprocess: augmentation and normalisation.
+    key: the run's.
+    steps_per_epoch: whole batches of the training split.
+    total_steps: of the run.
+  """
+
+  config: ConfigDict
+  dataset: Dataset
+  mesh: Mesh
+  model: Classifier
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  preprocess: Preprocess
+  key: jax.Array
+  steps_per_epoch: int
+  total_steps: int
+
+  @property
+  def init_state(self) -> Callable[[], TrainState]:
+    """The pure function that makes the state before the first step."""
+    shape = self.dataset.train.image_shape
+    return lambda: create_state(
+      jax.random.fold_in(self.key, 2**31 - 1), self.model, self.optimizer, self.objective, shape
+    )
+
+  def steps(self, epochs: float) -> int:
+    """A duration in epochs as a number of steps, at least 1."""
+    return max(1, round(epochs * self.steps_per_epoch))
+
+
+def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
+  """Reads the data that a config names.
+
+  Args:
+    config: checked.
+    progress: wraps the reading of a folder, called like tqdm.
+
+  Raises:
+    ValueError: one line, for a folder or an image that can't be read.
+  """
+  data = config.data
+  if data.name == "digits":
+    dataset = sources.digits(validation_fraction=data.validation_fraction)
+  else:
+    dataset = sources.folder(
+      data.folder,
+      image_size=data.image_size,
+      channels=data.channels,
+      in_memory=data.in_memory,
+      validation_fraction=data.validation_fraction,
+      test_fraction=data.test_fraction,
+      progress=progress,
+    )
+  if data.validation_fraction and dataset.validation is None:
+    raise ValueError(
+      f"config.data.validation_fraction {data.validation_fraction} holds no image of"
+      f" {len(dataset.train)} out: expected a larger share"
+    )
+  return dataset
+
+
+def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
+  """Builds the parts of a run, reading the data but writing nothing.
+
+  Args:
+    config: as `config.default()` makes it, with values changed.
+    progress: wraps the reading of a folder, called like tqdm.
+
+  Raises:
+    ValueError: one line, for anything that can't work.
+  """
+  config_lib.check(config)
+  mesh = parallel.make_mesh()
+  parallel.check_batch_size("batch_size", config.batch_size, mesh)
+  parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+  loss = objectives.parse(config.loss)
+  objective = objectives.joint(
+    config.loss,
+    margin=config.margin,
+    negative_weight=config.negative_weight,
+    smoothing=config.smoothing,
+  )
+  backbone = models.create(
+    config.model,
+    stem=config.stem,
+    dtype=jnp.dtype(config.dtype),
+    zero_init_last_norm=config.zero_init_last_norm,
+  )
+
+  dataset = load_dataset(config, progress)
+  steps_per_epoch = len(dataset.train) // config.batch_size
+  if not steps_per_epoch:
+    raise ValueError(
+      f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
+    )
+  total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
+  if warmup_steps >= total_steps:
+    raise ValueError(
+      f"config.optimizer.warmup_epochs {config.optimizer.warmup_epochs} takes {warmup_steps} of"
+      f" the run's {total_steps} steps: expected fewer"
+    )
+  height, width, _ = dataset.train.image_shape
+  if config.data.crop_padding >= min(height, width):
+    raise ValueError(
+      f"config.data.crop_padding {config.data.crop_padding} is too much for images of"
+      f" {height}×{width} pixels: expected less than {min(height, width)}"
+    )
+
+  model = Classifier(
+    backbone,
+    models.Head(
+      num_classes=len(dataset.class_names),
+      normalize_features=loss.normalized,
+      normalize_weights=loss.normalized,
+      scale=config.scale if loss.normalized else 1.0,
+      bias=loss.bias,
+      bias_init=config.bias_init,
+      bias_mean=config.bias_mean,
+      bias_learnable=config.bias_learnable,
+    ),
+  )
+  schedule = optim.learning_rate(
+    config.optimizer, total_steps=total_steps, warmup_steps=warmup_steps
+  )
+  optimizer = optim.create_optimizer(
+    config.optimizer, schedule, bias_learnable=config.bias_learnable
+  )
+  mean, std = sources.channel_statistics(dataset.train)
+  experiment = Experiment(
+    config=config,
+    dataset=dataset,
+    mesh=mesh,
+    model=model,
+    objective=objective,
+    optimizer=optimizer,
+    schedule=schedule,
+    preprocess=Preprocess(
+      np.asarray(mean), np.asarray(std), config.data.crop_padding, config.data.flip
+    ),
+    key=jax.random.key(config.seed),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+  jax.eval_shape(experiment.init_state)  # what the model refuses, it refuses here
+  return experiment

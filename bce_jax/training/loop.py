@@ -1,0 +1,303 @@
+"""The loop around the step: data in, records and checkpoints out, and on again after a kill."""
+
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from bce_jax.data import loader
+from bce_jax.training import config as config_lib
+from bce_jax.training import evaluate, parallel, records
+from bce_jax.training.checkpoint import Checkpoints, abstract
+from bce_jax.training.experiment import Experiment
+from bce_jax.training.progress import Progress
+from bce_jax.training.state import TrainState
+from bce_jax.training.step import Judged, jit_eval_step, jit_train_step, make_eval_step
+from bce_jax.training.step import make_train_step
+
+
+class NonFiniteLossError(RuntimeError):
+  """Training has left the finite numbers; the last checkpoint from before it is kept."""
+
+
+def finished(workdir: pathlib.Path) -> evaluate.Figures | None:
+  """Returns the results of a run folder whose run has ended, else None."""
+  path = workdir / records.RESULTS
+  return records.read_json(path) if path.exists() else None
+
+
+def refuse_other_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Refuses to go on with a run under another config than it was started with.
+
+  Raises:
+    ValueError: naming the keys that differ.
+  """
+  path = workdir / records.CONFIG
+  if not path.exists():
+    return
+  before = config_lib.flatten(records.read_json(path))
+  now = config_lib.flatten(config.to_dict())
+  changed = [
+    f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key)
+  ]
+  if changed:
+    raise ValueError(
+      f"{workdir} holds a run with another config: {'; '.join(changed)}."
+      " Take another --workdir, or the same config"
+    )
+
+
+def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
+  """Trains to the end, from the newest checkpoint in `workdir` if there is one.
+
+  Args:
+    experiment: as `experiment.build` returns it.
+    workdir: the run folder; made if it is missing.
+
+  Returns:
+    The final figures, as written to results.json.
+
+  Raises:
+    NonFiniteLossError: when a loss is nan or infinite.
+    ValueError: for an image that can't be read, by name.
+  """
+  config, mesh = experiment.config, experiment.mesh
+  workdir.mkdir(parents=True, exist_ok=True)
+  records.write_json(workdir / records.CONFIG, config.to_dict())
+  checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
+  state, loop = _start(experiment, checkpoints)
+  first_step = int(state.step)
+  writer = records.RecordWriter(workdir, first_step=first_step)
+  progress = Progress(
+    first=first_step, total=experiment.total_steps, images_per_step=config.batch_size
+  )
+  parameters = int(parameter_overview.count_parameters(state.params))
+  progress.say(
+    f"{config.loss} on {config.model}: {parameters:,} parameters,"
+    f" {len(experiment.dataset.train):,} training images of {len(experiment.dataset.class_names)}"
+    f" classes, {experiment.total_steps:,} steps on {mesh.size} {jax.default_backend()} device(s)"
+  )
+  if first_step:
+    progress.say(f"resumed from the checkpoint of step {first_step}")
+  try:
+    state, loop = _run(experiment, state, loop, checkpoints, writer, progress)
+    results = _final(experiment, state, loop)
+    checkpoints.close()
+    records.write_json(workdir / records.RESULTS, results)
+  finally:
+    progress.close()
+    writer.close()
+  return results
+
+
+def evaluate_only(
+  experiment: Experiment, workdir: pathlib.Path, *, which: str = "latest"
+) -> evaluate.Figures:
+  """Judges a checkpoint of a run folder on the test split; writes nothing.
+
+  Args:
+    experiment: built from the run folder's config.
+    workdir: the run folder.
+    which: "latest" or "best" (on the validation split).
+
+  Raises:
+    ValueError: when there is no such checkpoint.
+  """
+  best_metric = experiment.config.best_metric
+  if not (workdir / records.CONFIG).exists():
+    raise ValueError(f"{workdir} is not a run folder: it has no {records.CONFIG}")
+  checkpoints = Checkpoints(workdir, best_metric=best_metric, read_only=True)
+  step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
+  if step is None:
+    reason = "" if which == "latest" else "; one is chosen on the validation split"
+    raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
+  state, _ = checkpoints.restore(step, _abstract_state(experiment))
+  return _test_figures(experiment, state, jit_eval(experiment))
+
+
+def jit_eval(experiment: Experiment) -> Any:
+  """Compiles the experiment's evaluation step for its devices."""
+  eval_step = make_eval_step(experiment.model, experiment.preprocess)
+  return jit_eval_step(eval_step, experiment.mesh)
+
+
+def _abstract_state(experiment: Experiment) -> TrainState:
+  return abstract(jax.eval_shape(experiment.init_state), parallel.replicated(experiment.mesh))
+
+
+def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+  """The newest checkpoint, or the state before the first step."""
+  step = checkpoints.latest_step()
+  if step is not None:
+    return checkpoints.restore(step, _abstract_state(experiment))
+  sharding = parallel.replicated(experiment.mesh)
+  state = jax.jit(experiment.init_state, out_shardings=sharding)()
+  return state, {"pending": {}, "seconds": 0.0}
+
+
+def _run(
+  experiment: Experiment,
+  state: TrainState,
+  loop: dict[str, Any],
+  checkpoints: Checkpoints,
+  writer: records.RecordWriter,
+  progress: Progress,
+) -> tuple[TrainState, dict[str, Any]]:
+  """Trains from the state's step to the end.
+
+  `loop` is the part of a checkpoint that is not the train state: the figures of the steps since
+  the last record, so that the next record is the same whether or not a kill comes between, and the
+  seconds spent.
+  """
+  config, total = experiment.config, experiment.total_steps
+  train_step = jit_train_step(
+    make_train_step(
+      experiment.model,
+      experiment.objective,
+      experiment.optimizer,
+      experiment.preprocess,
+      experiment.key,
+    ),
+    experiment.mesh,
+  )
+  eval_step = jit_eval(experiment)
+  evaluate_every = experiment.steps(config.eval_every_epochs)
+  start, seconds_before = time.monotonic(), loop["seconds"]
+  since_record = time.monotonic()
+  pending: dict[str, list[float]] = loop["pending"]
+  on_device: list[dict[str, jax.Array]] = []
+  step = first_step = int(state.step)
+
+  def fetch() -> None:
+    """Brings the logs of the steps since the last time to the host, and looks at the loss."""
+    first = step - len(on_device) + 1
+    for offset, logs in enumerate(jax.device_get(on_device)):
+      if not np.isfinite(logs["loss"]):
+        kept = checkpoints.latest_step()
+        raise NonFiniteLossError(
+          f"the loss of step {first + offset} is {float(logs['loss'])}; training stops."
+          f" {'No checkpoint was made yet' if kept is None else f'The checkpoint of step {kept} is kept'}."
+          " Try a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm"
+        )
+      for name, value in logs.items():
+        pending.setdefault(name, []).append(float(value))
+    on_device.clear()
+
+  batches = loader.train_batches(
+    experiment.dataset.train,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    first_step=first_step,
+    last_step=total,
+    workers=config.data.workers,
+  )
+  for batch in batches:
+    state, logs = train_step(state, parallel.put_batch(batch, experiment.mesh))
+    on_device.append(logs)
+    step += 1
+    progress.advance()
+    epoch = step / experiment.steps_per_epoch
+    last = step == total
+    evaluating = step % evaluate_every == 0 or last
+    saving = evaluating or (
+      config.checkpoint_every_steps is not None and step % config.checkpoint_every_steps == 0
+    )
+    recording = step % config.log_every_steps == 0 or last
+    if recording or saving:
+      fetch()
+    if recording:
+      now = time.monotonic()
+      means = {name: math.fsum(values) / len(values) for name, values in pending.items()}
+      count = len(pending["loss"])
+      record = {
+        "step": step,
+        "epoch": epoch,
+        "split": "train",
+        **means,
+        "learning_rate": float(experiment.schedule(step - 1)),
+        "bias": float(_bias(state).mean(dtype=np.float64)),
+        "images_per_second": count * config.batch_size / (now - since_record),
+      }
+      writer.write(record)
+      shown = {k: record[k] for k in ("loss", "accuracy", "bias") if k in record}
+      progress.show(step, epoch, shown)
+      pending.clear()
+      since_record = now
+    validation = None
+    if evaluating:
+      before = time.monotonic()
+      figures = _monitor(experiment, state, eval_step)
+      split = "test" if experiment.dataset.validation is None else "validation"
+      writer.write({"step": step, "epoch": epoch, "split": split, **figures})
+      progress.say(
+        f"step {step:,} {split}: A_SW {100 * figures['sample_wise_accuracy']:.2f} %"
+        f"  A_Uni {100 * figures['uniform_accuracy']:.2f} %"
+        f" (at the bias {100 * figures['uniform_accuracy_at_bias']:.2f} %)"
+        f"  bias {figures['bias']:.3f}  t* {figures['threshold']:.3f}"
+      )
+      validation = None if split == "test" else figures
+      spent = time.monotonic() - before
+      since_record += spent
+      progress.pause(spent)
+    if saving:
+      loop = {"pending": pending, "seconds": seconds_before + time.monotonic() - start}
+      checkpoints.save(state, loop, validation)
+  return state, loop
+
+
+def _bias(state: TrainState) -> np.ndarray:
+  return np.asarray(jax.device_get(state.params["head"]["bias"]))
+
+
+def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str) -> Judged:
+  return evaluate.judge(
+    eval_step,
+    state,
+    getattr(experiment.dataset, split),
+    batch_size=experiment.config.eval_batch_size,
+    workers=experiment.config.data.workers,
+    mesh=experiment.mesh,
+  )
+
+
+def _figures(experiment: Experiment, state: TrainState, judged: Judged, split: str):
+  labels = getattr(experiment.dataset, split).labels
+  return evaluate.figures(
+    judged, labels, _bias(state), num_classes=len(experiment.dataset.class_names)
+  )
+
+
+def _monitor(experiment: Experiment, state: TrainState, eval_step: Any) -> evaluate.Figures:
+  """Figures during training: of the validation split, so that the test split stays unseen."""
+  split = "test" if experiment.dataset.validation is None else "validation"
+  return _figures(experiment, state, _judge(experiment, state, eval_step, split), split)
+
+
+def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> evaluate.Figures:
+  """Figures of the test split, and at the threshold that the validation split would choose."""
+  judged = _judge(experiment, state, eval_step, "test")
+  figures = _figures(experiment, state, judged, "test")
+  if experiment.dataset.validation is not None:
+    figures["uniform_accuracy_at_validation_threshold"] = evaluate.at_validation_threshold(
+      judged,
+      _judge(experiment, state, eval_step, "validation"),
+      experiment.dataset.validation.labels,
+      len(experiment.dataset.class_names),
+    )
+  return {"step": int(state.step), "split": "test", **figures}
+
+
+def _final(experiment: Experiment, state: TrainState, loop: dict[str, Any]) -> evaluate.Figures:
+  images = experiment.total_steps * experiment.config.batch_size
+  seconds = loop["seconds"]
+  return _test_figures(experiment, state, jit_eval(experiment)) | {
+    "seconds": seconds,
+    "images_per_second": images / seconds if seconds else math.nan,
+  }

@@ -1,0 +1,84 @@
+"""What a run writes for people and programs: config.json, metrics.jsonl, results.json, events."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+from tensorboard.summary import Writer
+
+CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
+
+Record = dict[str, Any]
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a JSON file whole or not at all."""
+  beside = path.with_name(path.name + ".tmp")
+  with open(beside, "w") as file:
+    json.dump(_finite(values), file, indent=2, allow_nan=False)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(beside, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    ValueError: when there is none, or it is not JSON.
+  """
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise ValueError(f"{path} can't be read: {error.strerror}") from None
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _finite(values: Any) -> Any:
+  """JSON has no nan and no infinity: null stands for them."""
+  if isinstance(values, dict):
+    return {key: _finite(value) for key, value in values.items()}
+  if isinstance(values, list | tuple):
+    return [_finite(value) for value in values]
+  return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+class RecordWriter:
+  """Appends records to metrics.jsonl, a line each, and to TensorBoard's events."""
+
+  def __init__(self, workdir: pathlib.Path, *, first_step: int):
+    """Opens the files; records of steps after `first_step`, which a resumed run repeats, go."""
+    path = workdir / METRICS
+    if path.exists():
+      kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
+      beside = path.with_name(path.name + ".tmp")
+      beside.write_text("".join(line + "\n" for line in kept))
+      os.replace(beside, path)
+    self._file = open(path, "a")  # noqa: SIM115 - closed by close()
+    self._events = Writer(str(workdir))
+
+  def write(self, record: Record) -> None:
+    """Writes one record: "step", "split" and named numbers."""
+    self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+    self._file.flush()
+    for name, value in record.items():
+      if isinstance(value, int | float) and name != "step" and math.isfinite(value):
+        self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+    self._events.flush()
+
+  def close(self) -> None:
+    """Closes both files."""
+    self._file.close()
+    self._events.close()
+
+
+def _step(line: str) -> float:
+  """The step of a line of metrics.jsonl; a line cut off by a kill belongs to no step."""
+  try:
+    return json.loads(line)["step"]
+  except (ValueError, KeyError, TypeError):
+    return math.inf
