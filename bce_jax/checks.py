@@ -26,12 +26,18 @@ def dtype_of(x: Any) -> np.dtype:
   return np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype
 
 
+def computing_dtype(*dtypes: Any) -> np.dtype:
+  """float32, or float64 where one of the dtypes is: losses are computed in no less."""
+  wide = any(dtype == np.float64 for dtype in dtypes) and jax.config.jax_enable_x64
+  return np.dtype(np.float64 if wide else np.float32)
+
+
 def float_array(name: str, x: Any) -> jax.Array:
   """Returns `x` as a floating array of at least float32; other kinds are refused."""
   dtype = dtype_of(x)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(f"{name} must be floating point, got dtype {dtype}")
-  return jnp.asarray(x, jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32))
+  return jnp.asarray(x, computing_dtype(dtype))
 
 
 def scalar(

@@ -4,13 +4,13 @@ The order is a function of (seed, step) alone: a run resumed at step k sees the 
 uninterrupted run would have seen, with any number of worker processes.
 """
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -209,27 +209,27 @@ def _read_in_processes(
   # under pytest, in a notebook, or in a program with a parser of its own.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
   dataset = grain.MapDataset.source(batches).to_iter_dataset(
     grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   )
-  dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+  # Batches come through pipes. Grain's shared memory is a little faster, but kills the worker where
+  # /dev/shm is small (64 MB in a container), and holds a file open for every array that is kept.
+  dataset = grain.experimental.WithOptionsIterDataset(
+    dataset, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+  )
+  options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
   try:
-    with contextlib.closing(_drain(dataset)) as shared:
-      for batch in shared:
-        # A worker's arrays lie in shared memory and hold a file open: a caller who kept many would
-        # run out of both.
-        yield {name: np.array(array) for name, array in batch.items()}
+    yield from _drain(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
   except RuntimeError as error:
     if "Worker process" not in str(error):
       raise
     raise ValueError(
       f"a process that reads images has died: {' '.join(str(error).split())} If there is none,"
-      " memory or /dev/shm is full; with data.workers=0 this process reads them"
+      " memory may be spent; with data.workers=0 this process reads them"
     ) from error
 
 
-def _drain(dataset: grain.IterDataset) -> Generator[Batch, None, None]:
+def _drain(dataset: grain.IterDataset) -> Iterator[Batch]:
   iterator = iter(dataset)
   try:
     yield from iterator

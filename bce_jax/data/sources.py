@@ -485,7 +485,7 @@ def permutation(seed: Sequence[int], n: int) -> Int64[np.ndarray, "n"]:
   """Returns a permutation of 0 … n − 1, a function of `seed` (integers ≥ 0) and n only.
 
   >>> permutation((0, 2), 4).tolist()
-  [3, 2, 1, 0]
+  [3, 2, 0, 1]
   """
   # By sorting raw bits: NumPy promises that later versions give the same ones, and promises
   # nothing of the kind for Generator.permutation.

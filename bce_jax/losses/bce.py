@@ -25,7 +25,7 @@ class _Terms(NamedTuple):
   """What every loss needs of its arguments, checked and in the dtype of the computation."""
 
   metrics: jax.Array  # [..., N], scale · (c − margin · 1[label])
-  bias: jax.Array  # [] or [N]
+  bias: jax.Array  # [], or [1, …, 1, N]
   targets: jax.Array  # [..., N]: bool for integer labels, else floating
   kept: jax.Array | None  # [N] or [..., N] bool: the classes that count
   num_kept: jax.Array | float  # number of them, [..., 1] where it may differ
@@ -66,7 +66,9 @@ def _terms(
     targets = jnp.asarray(labels).astype(c.dtype)
   else:
     labels, valid = checks.int_labels(labels, c.shape[:-1], num_classes)
-    targets = jnp.expand_dims(labels, -1) == _class_ids(c)
+    targets = jnp.expand_dims(labels, -1) == _per_class(
+      jnp.arange(num_classes, dtype=jnp.int32), c.ndim
+    )
 
   if np.shape(bias) not in ((), (num_classes,)):
     raise ValueError(
@@ -74,6 +76,8 @@ def _terms(
       f" got shape {np.shape(bias)}"
     )
   bias = jnp.asarray(bias).astype(c.dtype)
+  if bias.ndim:
+    bias = _per_class(bias, c.ndim)
   scale = checks.scalar("scale", scale, c.dtype, low=0.0)
   no_margin = checks.known(margin) is not None and not np.any(checks.known(margin))
   margin = checks.scalar("margin", margin, c.dtype, low=0.0)
@@ -90,15 +94,14 @@ def _terms(
         f"class_mask must be bool of shape ({num_classes},) or {c.shape},"
         f" got {mask_dtype} of shape {np.shape(class_mask)}"
       )
-    kept = jnp.asarray(class_mask)
-    kept = jnp.expand_dims(kept, tuple(range(c.ndim - kept.ndim)))
+    kept = _per_class(jnp.asarray(class_mask), c.ndim)
     num_kept = jnp.sum(kept, -1, keepdims=True, dtype=c.dtype)
   return _Terms(scale * c, bias, targets, kept, num_kept, valid)
 
 
-def _class_ids(scores: jax.Array) -> jax.Array:
-  ids = jnp.arange(scores.shape[-1], dtype=jnp.int32)
-  return jnp.expand_dims(ids, tuple(range(scores.ndim - 1)))
+def _per_class(values: jax.Array, ndim: int) -> jax.Array:
+  """[..., N] with axes of length 1 in front, to stand beside [..., N] of `ndim` axes."""
+  return jnp.expand_dims(values, tuple(range(ndim - values.ndim)))
 
 
 def _hinge_or_softplus(penalty, z: jax.Array, targets: jax.Array, negative_weight: jax.Array):
@@ -156,7 +159,7 @@ def bce(
 
   >>> import jax.numpy as jnp
   >>> bce(jnp.array([[2.0, -1.0, 0.0]]), jnp.array([0]), bias=0.5)
-  Array([0.8770...], dtype=float32)
+  Array([0.8769...], dtype=float32)
 
   Source: [R] eqs. (bce-u) to (bce-nd); margin and λ: [F] §3; smoothing: [C].
   """
@@ -309,7 +312,7 @@ def cosine(
     raise ValueError(
       f"features must have shape [..., D] and weights [N, D], got {x.shape} and {w.shape}"
     )
-  dtype = jnp.promote_types(x.dtype, w.dtype)
+  dtype = checks.computing_dtype(x.dtype, w.dtype)
   return jnp.matmul(unit(x.astype(dtype)), unit(w.astype(dtype)).T, precision=precision)
 
 

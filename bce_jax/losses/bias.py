@@ -1,5 +1,7 @@
 """Where the learnable bias starts, and where perfect training leaves it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,7 @@ def converged_bias(
     ValueError: for num_classes < 2, shapes that differ, values not finite or upper ≤ lower.
 
   >>> converged_bias(-32.0, 32.0, 1000)
-  Array(3.4533775, dtype=float32)
+  Array(3.45337..., dtype=float32)
 
   Source: closed form of corollary 1 of Li et al., arXiv 2403.07289, derived for this project.
   """
@@ -119,14 +121,14 @@ def converged_bias(
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
       raise ValueError(f"lower < upper, both finite, is needed, got {lower} and {upper}")
   a, b = (jnp.asarray(v) for v in (lower, upper))
-  dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+  dtype = checks.computing_dtype(a.dtype, b.dtype)
   a, b = a.astype(dtype), b.astype(dtype)
   # e^b / e^A: the difference B − A is all that is exponentiated, and only inside logaddexp.
-  root = 0.5 * (np.log(4.0 * (n - 1)) + (b - a))
+  root = 0.5 * (math.log(4 * (n - 1)) + (b - a))
   if n > 2:
-    log_rest = np.log(n - 2.0)
+    log_rest = math.log(n - 2)
     root = jnp.logaddexp(0.5 * jnp.logaddexp(2 * log_rest, 2 * root), log_rest)
-  return (a + root - np.log(2.0)).astype(dtype)
+  return a + root - math.log(2)
 
 
 def uniform_bias(key: jax.Array, num_features: int, shape: tuple[int, ...]) -> jax.Array:

@@ -272,7 +272,8 @@ def accuracy_at_from_pairs(
       right, none, total, bad = lax.psum((right, none, total, bad), axis_name)
   if not eager:
     total = jnp.where(bad > 0, 0, total)  # 0/0 below: nan
-    return AccuracyAt(*(c.astype(p.dtype) / total for c in (right, none, total - right - none)))
+    rest = total - right - none
+    return AccuracyAt(*(_share(c, total, p.dtype) for c in (right, none, rest)))
   right, none, total, bad = (int(c) for c in (right, none, total, bad))
   if bad:
     raise ValueError(f"{bad} of {total} samples have a nan score")
@@ -447,8 +448,10 @@ def _inside(low: float, high: float) -> float:
 def _figures(counts: _Counts) -> UniformAccuracy:
   """`_figures_eager` inside a trace: nan instead of an exception."""
   low, high = counts.low, counts.high
-  total = jnp.where(counts.bad > 0, 0, counts.total).astype(low.dtype)  # 0/0 below: nan
-  shares = (c / total for c in (counts.sample_wise, counts.class_wise, counts.uniform))
+  total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan
+  shares = (
+    _share(c, total, low.dtype) for c in (counts.sample_wise, counts.class_wise, counts.uniform)
+  )
   middle = 0.5 * low + 0.5 * high
   middle = jnp.where((low < middle) & (middle < high), middle, low)
   middle = jnp.where(jnp.isinf(low), high - jnp.maximum(1.0, jnp.abs(high)), middle)
@@ -456,6 +459,12 @@ def _figures(counts: _Counts) -> UniformAccuracy:
   middle = jnp.where(jnp.isinf(low) & jnp.isinf(high), 0.0, middle)
   poisoned = (jnp.where(counts.bad > 0, jnp.nan, x) for x in (middle, low, high))
   return UniformAccuracy(*shares, *poisoned)
+
+
+def _share(count: jax.Array, total: jax.Array, dtype: Any) -> jax.Array:
+  """count / total where there is something to share; nan for 0 / 0, and where total was poisoned."""
+  count, total = count.astype(dtype), total.astype(dtype)
+  return jnp.where(total > 0, count / total, jnp.nan)
 
 
 @jax.jit
@@ -491,5 +500,5 @@ def _pairs(positive: Any, hardest_negative: Any) -> tuple[jax.Array, jax.Array]:
   n = checks.float_array("hardest_negative", hardest_negative)
   if n.shape != p.shape:
     raise ValueError(f"hardest_negative must have positive's shape {p.shape}, got {n.shape}")
-  dtype = jnp.promote_types(p.dtype, n.dtype)
+  dtype = checks.computing_dtype(p.dtype, n.dtype)
   return p.astype(dtype), n.astype(dtype)

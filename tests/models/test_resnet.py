@@ -3,6 +3,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -46,7 +47,7 @@ def _small(**options):
 
 
 def _images(shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
+  return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
 
 
 def _randomized(variables, seed=1):
@@ -137,6 +138,36 @@ class TestShapes:
     np.testing.assert_allclose(
       features, np.mean(intermediates["stage2"], axis=(1, 2)), rtol=1e-6, atol=1e-6
     )
+
+
+class TestLayers:
+  def test_imagenet_stem_pads_both_sides_alike(self):
+    # An even size: 'SAME' padding would have the same shape here and other values.
+    images = _images((2, 16, 12, 3))
+    model = _small(stage_sizes=(), imagenet_stem=True)
+    variables = model.init(jax.random.key(0), images, train=False)
+    _, intermediates = model.apply(variables, images, train=False)
+
+    kernel = np.asarray(variables["params"]["stem_conv"]["kernel"])
+    padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), (1, 2))[:, ::2, ::2]
+    outputs = np.einsum("bhwcij,ijco->bhwo", windows, kernel) / np.sqrt(1 + 1e-5)
+    padded = np.pad(outputs, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
+    expected = np.maximum(windows.max((-2, -1)), 0)
+    np.testing.assert_allclose(intermediates["stem"], expected, rtol=1e-4, atol=1e-5)
+
+  @pytest.mark.parametrize(
+    ("block", "sizes"), [(resnet.BasicBlock, [4, 4]), (resnet.BottleneckBlock, [8, 4, 4])]
+  )
+  def test_the_first_3x3_convolution_carries_the_stride(self, block, sizes):
+    images = _images((2, 8, 8, 3))
+    module = block(width=4, stride=2)
+    variables = module.init(jax.random.key(0), images, train=False)
+    _, captured = module.apply(variables, images, train=False, capture_intermediates=True)
+    layers = captured["intermediates"]
+    convs = [layers[f"conv{k}"]["__call__"][0] for k in range(1, len(sizes) + 1)]
+    assert [outputs.shape[1:3] for outputs in convs] == [(size, size) for size in sizes]
 
 
 class TestDtypes:
@@ -325,6 +356,11 @@ class TestBatchStatistics:
 
 
 class TestErrors:
+  @pytest.fixture(autouse=True)
+  def _no_type_checks(self, monkeypatch):
+    # Where the suite runs under jaxtyping's hook, that would refuse the images before the model.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
   @pytest.mark.parametrize(
     ("name", "nearest"),
     [("restnet20", "resnet20"), ("ResNet-50", "resnet50"), ("resnet1001", "resnet101")],

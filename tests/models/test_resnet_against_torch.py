@@ -4,6 +4,9 @@ Modules on both sides name their layers alike, so the weights are copied by name
 not an error: PyTorch puts the unbiased batch variance (over n - 1) into its running average, flax
 the biased one (over n). The comparison converts between them; the normalisation itself uses the
 biased variance on both sides.
+
+In float64: in float32, rounding now and then moves a value across the corner of a ReLU, or to
+another maximum of the pool, and with it every gradient of the batch.
 """
 
 import functools
@@ -174,28 +177,37 @@ def _random_norms(variables, rng):
     if path[-1].key == "kernel":
       return leaf
     low, high = (-0.5, 0.5) if path[-1].key in ("bias", "mean") else (0.5, 1.5)
-    return jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+    return jnp.asarray(rng.uniform(low, high, leaf.shape))
 
   return jax.tree.map_with_path(draw, variables)
 
 
 def _assert_close(ours, theirs, what):
+  assert ours.dtype == theirs.dtype == np.float64
   # Relative to the largest element: a gradient's small elements are sums of large ones.
   np.testing.assert_allclose(
-    ours, theirs, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(theirs).max()), err_msg=what
+    ours, theirs, rtol=1e-8, atol=1e-10 * max(1.0, np.abs(theirs).max()), err_msg=what
   )
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  # A fresh batch norm has float32 statistics, which flax mixes with float64 activations.
+  with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    yield
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("case", _CASES)
 def test_outputs_gradients_and_statistics(case, train):
   module, select, build_torch, shape = _CASES[case]
+  module = module.clone(dtype=jnp.float64, param_dtype=jnp.float64)
   rng = np.random.default_rng(0)
-  inputs = jnp.asarray(rng.normal(size=shape), jnp.float32)
+  inputs = jnp.asarray(rng.normal(size=shape))
   variables = _random_norms(module.init(jax.random.key(0), inputs, train=False), rng)
   params, stats = variables["params"], variables["batch_stats"]
 
-  reference = build_torch().train(train)
+  reference = build_torch().double().train(train)
   copied = _by_torch_name(params) | _by_torch_name(stats)
   weights = {name: torch.tensor(array) for name, array in copied.items()}
   state = {k: v for k, v in reference.state_dict().items() if "num_batches" not in k}
@@ -207,7 +219,7 @@ def test_outputs_gradients_and_statistics(case, train):
       layer.register_forward_hook(functools.partial(_count, counts, name))
   torch_inputs = _to_torch(inputs).requires_grad_()
   torch_outputs = reference(torch_inputs)
-  cotangent = rng.normal(size=_to_numpy(torch_outputs).shape).astype(np.float32)
+  cotangent = rng.normal(size=_to_numpy(torch_outputs).shape)
   torch_outputs.backward(_to_torch(cotangent))
 
   def forward(params, inputs):
