@@ -4,7 +4,15 @@
 (`bce_jax.models`, `bce_jax.training`, …), so that one loss can be used in other JAX code cheaply.
 """
 
-from bce_jax import losses, metrics
+import importlib
+from typing import Any
 
 __all__ = ["losses", "metrics"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+  # When asked for, so that `bce-train --help` need not wait for JAX.
+  if name in __all__:
+    return importlib.import_module(f"bce_jax.{name}")
+  raise AttributeError(f"module 'bce_jax' has no attribute {name!r}")

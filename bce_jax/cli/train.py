@@ -22,6 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import bce_jax
+from bce_jax.names import nearest
 
 _CONFIG_FOLDERS = (
   pathlib.Path(bce_jax.__file__).parent / "configs",  # in a wheel
@@ -35,15 +36,13 @@ def config_path(name: str) -> pathlib.Path:
   Raises:
     ValueError: when there is none, with the nearest name.
   """
-  from bce_jax.training import config as config_lib
-
   path = pathlib.Path(name)
   if path.is_file():
     return path
   shipped = {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
   if path.stem in shipped and path.name in (path.stem, f"{path.stem}.py"):
     return shipped[path.stem]
-  near = config_lib.nearest(path.stem, shipped)
+  near = nearest(path.stem, shipped)
   raise ValueError(
     f"no config file {name!r}; did you mean {near!r}? with the package come {', '.join(shipped)}"
   )
@@ -113,10 +112,9 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
       continue
     key, equals, value = key.removeprefix("config.").partition("=")
     if not equals:
-      try:
-        value = next(words)
-      except StopIteration:
-        raise ValueError(f"--config.{key} needs a value") from None
+      value = next(words, "--")
+      if value.startswith("--"):
+        raise ValueError(f"--config.{key} needs a value")
     overrides.append((key, value))
   return rest, overrides
 
@@ -163,6 +161,8 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError(f"--workdir {workdir} is a file: expected a folder")
   if args.evaluate_only and not workdir.is_dir():
     raise ValueError(f"--workdir {workdir} does not exist: expected a run folder")
+  if args.evaluate_only and not (workdir / "config.json").is_file():
+    raise ValueError(f"--workdir {workdir} is not a run folder: it has no config.json")
 
   # Here, since `--help` and a mistyped option need not wait for them.
   from tqdm import tqdm

@@ -6,13 +6,15 @@ image i is varied depends on the key and i alone, so it comes out the same on an
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Key, Shaped, UInt8, UInt32
 
+AnyArray = Array | np.ndarray
 KeyLike = Key[Array, ""] | UInt32[Array, "2"]
 
 
 def normalize(
-  images: UInt8[Array, "b h w c"], mean: Float[Array, "c"], std: Float[Array, "c"]
+  images: UInt8[AnyArray, "b h w c"], mean: Float[AnyArray, "c"], std: Float[AnyArray, "c"]
 ) -> Float32[Array, "b h w c"]:
   """Scales images to mean 0 and deviation 1: (images / 255 − mean) / std.
 
@@ -33,8 +35,8 @@ def normalize(
 
 
 def random_crop(
-  key: KeyLike, images: Shaped[Array, "b h w c"], *, padding: int
-) -> Shaped[Array, "b h w c"]:
+  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, padding: int
+) -> Shaped[AnyArray, "b h w c"]:
   """Moves each image by up to `padding` pixels up or down, and left or right.
 
   The recipe of CIFAR: add a border of zeros on each side (black, in images not yet normalised) and
@@ -65,7 +67,7 @@ def random_crop(
   return jax.vmap(cut)(_image_keys(key, jnp.arange(len(images))), padded)
 
 
-def random_flip(key: KeyLike, images: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h w c"]:
+def random_flip(key: KeyLike, images: Shaped[AnyArray, "b h w c"]) -> Shaped[AnyArray, "b h w c"]:
   """Mirrors each image left to right, with probability 1/2.
 
   Args:

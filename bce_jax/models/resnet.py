@@ -5,7 +5,6 @@ Padding, stride placement and initialisation are those of torchvision, so that f
 can be compared with PyTorch.
 """
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,6 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+
+from bce_jax.names import nearest
 
 _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -432,5 +433,5 @@ def create(
 
 
 def _unknown(what: str, value: object, valid: tuple[str, ...]) -> str:
-  nearest = difflib.get_close_matches(str(value).lower(), valid, n=1, cutoff=0.0)[0]
-  return f"unknown {what} {value!r}: did you mean {nearest!r}? Expected one of {', '.join(valid)}"
+  near = nearest(str(value).lower(), valid)
+  return f"unknown {what} {value!r}: did you mean {near!r}? Expected one of {', '.join(valid)}"

@@ -3,7 +3,6 @@
 Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289.
 """
 
-import difflib
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from bce_jax import losses
 from bce_jax.models import Outputs
+from bce_jax.names import nearest
 from bce_jax.objectives.objective import Objective, Views
 
 LOSSES = ("bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-d", "soft-nu", "soft-nd")
@@ -46,9 +46,8 @@ def parse(name: str) -> Joint:
   Joint(family='bce', normalized=True, bias='unified')
   """
   if name not in LOSSES:
-    near = difflib.get_close_matches(str(name), LOSSES, n=1, cutoff=0.0)[0]
     raise ValueError(
-      f"unknown loss {name!r}; did you mean {near!r}? expected one of {', '.join(LOSSES)}"
+      f"unknown loss {name!r}; did you mean {nearest(name, LOSSES)!r}? expected one of {', '.join(LOSSES)}"
     )
   family, kind = name.split("-")
   return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")

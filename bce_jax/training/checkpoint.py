@@ -40,6 +40,8 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       (workdir / FOLDER).absolute(),
       options=ocp.CheckpointManagerOptions(
+        # Without best_fn orbax does not write metrics down; what is kept is the policy's to say.
+        best_fn=lambda metrics: metrics[best_metric],
         preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
         cleanup_tmp_directories=not read_only,
         create=not read_only,

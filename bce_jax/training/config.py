@@ -5,7 +5,6 @@ is written, and a file never lacks a key. `check` refuses what no run could use 
 read or written; what depends on the data is checked when they are there.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bce_jax import models, objectives
+from bce_jax.names import nearest
 
 DATASETS = ("digits", "folder")
 OPTIMIZERS = ("sgd", "adamw")
@@ -55,7 +55,7 @@ def default() -> ConfigDict:
   config.batch_size = 128
   config.eval_batch_size = 256
   # How long to train. Steps, where given, count instead of epochs.
-  config.epochs = 100
+  config.epochs = 100.0
   config.steps = config_dict.placeholder(int)
 
   config.optimizer = ConfigDict()
@@ -102,11 +102,6 @@ def default() -> ConfigDict:
   # What makes a checkpoint the best, on the validation split.
   config.best_metric = "uniform_accuracy"
   return config
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-  """Returns the choice that looks most like `name`."""
-  return difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.0)[0]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,7 +161,7 @@ def check(config: ConfigDict) -> None:
     "data.channels": (1, 3),
   }.items():
     if flat[key] not in choices:
-      near = nearest(flat[key], map(str, choices))
+      near = nearest(flat[key], choices)
       listed = ", ".join(map(str, choices))
       raise ValueError(
         f"unknown config.{key} {flat[key]!r}; did you mean {near!r}? expected one of {listed}"

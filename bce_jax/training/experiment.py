@@ -86,11 +86,6 @@ def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
       test_fraction=data.test_fraction,
       progress=progress,
     )
-  if data.validation_fraction and dataset.validation is None:
-    raise ValueError(
-      f"config.data.validation_fraction {data.validation_fraction} holds no image of"
-      f" {len(dataset.train)} out: expected a larger share"
-    )
   return dataset
 
 

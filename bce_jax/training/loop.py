@@ -111,8 +111,6 @@ def evaluate_only(
     ValueError: when there is no such checkpoint.
   """
   best_metric = experiment.config.best_metric
-  if not (workdir / records.CONFIG).exists():
-    raise ValueError(f"{workdir} is not a run folder: it has no {records.CONFIG}")
   checkpoints = Checkpoints(workdir, best_metric=best_metric, read_only=True)
   step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
   if step is None:
@@ -169,6 +167,7 @@ def _run(
   )
   eval_step = jit_eval(experiment)
   evaluate_every = experiment.steps(config.eval_every_epochs)
+  save_every = config.checkpoint_every_steps or total
   start, seconds_before = time.monotonic(), loop["seconds"]
   since_record = time.monotonic()
   pending: dict[str, list[float]] = loop["pending"]
@@ -206,9 +205,7 @@ def _run(
     epoch = step / experiment.steps_per_epoch
     last = step == total
     evaluating = step % evaluate_every == 0 or last
-    saving = evaluating or (
-      config.checkpoint_every_steps is not None and step % config.checkpoint_every_steps == 0
-    )
+    saving = evaluating or step % save_every == 0
     recording = step % config.log_every_steps == 0 or last
     if recording or saving:
       fetch()

@@ -49,6 +49,7 @@ def assert_equal(batches, expected):
   for batch, other in zip(batches, expected, strict=True):
     assert batch.keys() == other.keys()
     for name in batch:
+      assert type(batch[name]) is np.ndarray  # and none in shared memory
       assert batch[name].dtype == other[name].dtype
       np.testing.assert_array_equal(batch[name], other[name])
 
@@ -279,11 +280,12 @@ def test_a_worker_that_dies_is_reported(folder_source):
 
 
 PROGRAM = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys
 import numpy as np
 from bce_jax.data import loader, sources
 
 def main():
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have turned it off
   source = sources.FolderSource(sys.argv[1:], np.zeros(len(sys.argv) - 1, int))
   batches = loader.train_batches(
     source, seed=0, batch_size=4, first_step=0, last_step=int(10**6), workers=2)
@@ -306,7 +308,7 @@ def is_alive(pid):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks at processes as Linux shows them")
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize("how", ["exit", "interrupt", "kill"])
 def test_a_program_leaves_nothing_behind(files, tmp_path, how):
   """A plain program, like a console script: absl has parsed no flags, and it may be killed."""
   program = tmp_path / "program.py"
@@ -319,13 +321,20 @@ def test_a_program_leaves_nothing_behind(files, tmp_path, how):
     stderr=subprocess.PIPE,
     env=os.environ | {"PYTHONPATH": root},
     text=True,
+    start_new_session=True,
   )
   children = [int(pid) for pid in process.stdout.readline().split()]
   assert len(children) == 2
   if how == "kill":
     process.kill()
-  _, errors = process.communicate("\n", timeout=60)  # ends once the workers have closed stderr
+  if how == "interrupt":  # as a terminal does it, to all of them
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+  # This ends once the workers have closed stderr too.
+  _, errors = process.communicate("\n" if how == "exit" else None, timeout=60)
   assert not any(is_alive(pid) for pid in children)
   if how == "exit":
     assert process.returncode == 0
     assert errors == ""  # no warnings about leaked memory
+  if how == "interrupt":
+    assert errors.count("KeyboardInterrupt") == 1  # the main process' own

@@ -314,7 +314,7 @@ class TestBatchStatistics:
       np.float64,
     )
     for name, batch in [("mean", activations.mean((0, 1, 2))), ("var", activations.var((0, 1, 2)))]:
-      np.testing.assert_allclose(new[name], 0.9 * old[name] + 0.1 * batch, rtol=1e-4)
+      np.testing.assert_allclose(new[name], 0.9 * np.asarray(old[name]) + 0.1 * batch, rtol=1e-4)
 
   def test_training_moves_those_of_every_norm(self):
     images = _images((4, 8, 8, 3))

@@ -1,0 +1,20 @@
+"""CIFAR-100 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs."""
+
+from ml_collections import ConfigDict
+
+from bce_jax.training import config as base
+
+
+def get_config(loss: str = "bce-nu") -> ConfigDict:
+  """The config of one of the eight losses: `--config cifar100:soft-nd`."""
+  config = base.default()
+  config.loss = loss
+  config.model = "resnet18"
+  config.scale = 32.0
+  config.batch_size = 128
+  config.epochs = 100
+  config.optimizer.learning_rate = 0.01
+  config.data.name = "folder"
+  config.data.folder = "data/cifar100"
+  config.eval_every_epochs = 5.0
+  return config

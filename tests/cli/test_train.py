@@ -1,0 +1,368 @@
+"""bce-train as people use it: in its own process, killed, resumed, given nonsense."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bce_jax.cli import train as cli
+from bce_jax.training import checkpoint, experiment, parallel
+from bce_jax.training import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SMALL = (
+  "--config=digits",
+  "--config.batch_size=64",
+  "--config.steps=24",
+  "--config.log_every_steps=5",
+  "--config.eval_every_epochs=0.5",
+  "--config.checkpoint_every_steps=7",
+)
+RESULTS = (
+  "sample_wise_accuracy",
+  "class_wise_accuracy",
+  "uniform_accuracy",
+  "uniform_accuracy_at_bias",
+  "threshold",
+  "bias",
+  "seconds",
+  "images_per_second",
+)
+
+
+def records(workdir):
+  """metrics.jsonl without what no repetition reproduces."""
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def results(workdir):
+  values = json.loads((workdir / "results.json").read_text())
+  return {k: v for k, v in values.items() if k not in ("seconds", "images_per_second")}
+
+
+def final_state(workdir):
+  config = config_lib.from_dict(json.loads((workdir / "config.json").read_text()))
+  parts = experiment.build(config)
+  store = checkpoint.Checkpoints(workdir, best_metric=config.best_metric, read_only=True)
+  like = checkpoint.abstract(jax.eval_shape(parts.init_state), parallel.replicated(parts.mesh))
+  return store.restore(store.latest_step(), like)[0]
+
+
+def start(*argv):
+  return subprocess.Popen(
+    [sys.executable, "-m", "bce_jax.cli.train", *argv],
+    cwd=ROOT,
+    env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  process = start(*SMALL, "--workdir", str(workdir))
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, out
+  return workdir, out
+
+
+def test_a_run_folder_holds_what_it_should(uninterrupted):
+  workdir, out = uninterrupted
+  assert json.loads((workdir / "config.json").read_text())["loss"] == "bce-nu"
+  values = json.loads((workdir / "results.json").read_text())
+  assert set(RESULTS) <= set(values)
+  assert 0 < values["uniform_accuracy"] <= values["class_wise_accuracy"]
+  assert values["uniform_accuracy_at_bias"] <= values["uniform_accuracy"]
+  assert values["threshold_low"] < values["threshold"] < values["threshold_high"]
+  lines = records(workdir)
+  assert [r["step"] for r in lines if r["split"] == "train"] == [5, 10, 15, 20, 24]
+  assert [r["step"] for r in lines if r["split"] == "validation"] == [10, 20, 24]
+  assert (workdir / "checkpoints" / "24").is_dir()
+  for text in ("A_SW", "A_CW", "A_Uni", "at the learned bias", "t*", "left"):
+    assert text in out
+
+
+def test_tensorboard_reads_the_events(uninterrupted):
+  from tensorboard.backend.event_processing import event_accumulator
+
+  workdir, _ = uninterrupted
+  events = event_accumulator.EventAccumulator(str(workdir))
+  events.Reload()
+  [path] = workdir.glob("events.out.tfevents.*")
+  assert path.stat().st_size > 0
+  tags = {tag for tags in events.Tags().values() if isinstance(tags, list) for tag in tags}
+  assert {"train/loss", "validation/uniform_accuracy", "validation/threshold"} <= tags
+
+
+def test_a_finished_folder_trains_nothing_twice(uninterrupted, capsys):
+  workdir, _ = uninterrupted
+  before = (workdir / "results.json").read_text()
+  assert cli.main([*SMALL, "--workdir", str(workdir)]) == 0
+  assert "nothing is trained twice" in capsys.readouterr().out
+  assert (workdir / "results.json").read_text() == before
+
+
+def test_another_config_on_the_same_folder_is_refused(uninterrupted, capsys):
+  workdir, _ = uninterrupted
+  assert cli.main([*SMALL, "--config.seed=5", "--workdir", str(workdir)]) == 2
+  error = capsys.readouterr().err
+  assert "seed was 0 and is 5" in error
+  assert error.count("\n") == 1
+
+
+def test_evaluate_only_gives_the_figures_of_the_run(uninterrupted, capsys):
+  workdir, out = uninterrupted
+  files = sorted(str(p) for p in workdir.rglob("*"))
+  assert cli.main(["--evaluate-only", "--workdir", str(workdir)]) == 0
+  printed = capsys.readouterr().out
+  table = printed.split("\n", 1)[1].strip()
+  assert table in out
+  assert sorted(str(p) for p in workdir.rglob("*")) == files  # it writes nothing
+  assert cli.main(["--evaluate-only", "--checkpoint=best", "--workdir", str(workdir)]) == 0
+  assert "best checkpoint, step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("after_step", [0, 10])
+def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, after_step):
+  whole, _ = uninterrupted
+  workdir = tmp_path / "killed"
+  argv = (*SMALL, "--workdir", str(workdir))
+  process = start(*argv)
+  deadline = time.monotonic() + 300
+  while process.poll() is None and time.monotonic() < deadline:
+    path = workdir / "metrics.jsonl"
+    if path.exists() and (after_step == 0 or f'"step": {after_step},' in path.read_text()):
+      break
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (workdir / "results.json").exists()
+  # A line cut off by the kill.
+  with open(workdir / "metrics.jsonl", "a") as file:
+    file.write('{"step": 1')
+  process = start(*argv)
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, out
+  assert records(workdir) == records(whole)
+  assert results(workdir) == results(whole)
+  leaves = zip(
+    jax.tree.leaves(final_state(workdir)), jax.tree.leaves(final_state(whole)), strict=True
+  )
+  for a, b in leaves:
+    np.testing.assert_array_equal(a, b)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(uninterrupted, tmp_path):
+  whole, _ = uninterrupted
+  for seed, same in ((0, True), (1, False)):
+    workdir = tmp_path / str(seed)
+    process = start(*SMALL, f"--config.seed={seed}", "--workdir", str(workdir))
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert (results(workdir) == results(whole)) == same
+    assert (records(workdir) == records(whole)) == same
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+  workdir = tmp_path / "run"
+  argv = [*SMALL, "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_epochs=0"]
+  assert cli.main([*argv, "--workdir", str(workdir)]) == 1
+  error = capsys.readouterr().err
+  assert "the loss of step" in error
+  assert "training stops" in error
+  assert not (workdir / "results.json").exists()
+  assert "nan" not in (workdir / "metrics.jsonl").read_text()
+
+
+def fails(capsys, argv):
+  """Runs bce-train, which must refuse with one line, and returns that line."""
+  code = cli.main(argv)
+  captured = capsys.readouterr()
+  assert code == 2, captured
+  assert captured.out == ""
+  [line] = captured.err.splitlines()
+  assert line.startswith("bce-train: ")
+  assert "Traceback" not in line
+  return line
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--config.lerning_rate=1"], "unknown config key 'lerning_rate'; did you mean"),
+    (["--config.optimizer.lerning_rate=1"], "did you mean 'optimizer.learning_rate'"),
+    (["--config.data=1"], "unknown config key 'data'"),
+    (["--config.loss=bce-x"], "unknown config.loss 'bce-x'; did you mean 'bce-"),
+    (["--config=digits:bce-x"], "unknown config.loss 'bce-x'"),
+    (["--config.model=resnet21"], "unknown config.model 'resnet21'; did you mean 'resnet20'"),
+    (["--config.batch_size=big"], "--config.batch_size=big: expected a whole number"),
+    (["--config.batch_size=1.5"], "--config.batch_size=1.5: expected a whole number"),
+    (["--config.batch_size=True"], "--config.batch_size=True: expected a whole number"),
+    (["--config.epochs=many"], "--config.epochs=many: expected a number"),
+    (["--config.steps=1.5"], "--config.steps=1.5: expected a whole number or none"),
+    (["--config.bias_learnable=2"], "--config.bias_learnable=2: expected true or false"),
+    (["--config.batch_size=100000"], "is more than the"),
+    (["--config.batch_size=7"], "7, which 8 devices can't split; 8 fits"),
+    (["--config.batch_size"], "--config.batch_size needs a value"),
+    (["--config=nosuch"], "no config file 'nosuch'; did you mean"),
+    (["--config=digit"], "no config file 'digit'; did you mean 'digits'"),
+    (["--confg=digits"], "unrecognized arguments: --confg=digits"),
+    (["--checkpoint=newest"], "invalid choice: 'newest'"),
+    (["--config=folder"], "set --config.data.folder=FOLDER"),
+    (["--config=folder", "--config.data.folder=/no/such"], "/no/such is not a folder"),
+    (["--evaluate-only"], "does not exist: expected a run folder"),
+  ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
+  workdir = tmp_path / "run"
+  assert message in fails(capsys, [*argv, "--workdir", str(workdir)])
+  assert not workdir.exists()
+
+
+def test_workdir_is_needed_and_must_be_a_folder(tmp_path, capsys):
+  assert "--workdir" in fails(capsys, [])
+  (tmp_path / "file").write_text("")
+  assert "is a file" in fails(capsys, ["--workdir", str(tmp_path / "file")])
+  assert "no config.json" in fails(capsys, ["--evaluate-only", "--workdir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("import nosuchmodule\n", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+    ("x = 1\n", "get_config"),
+    ("def get_config(): return {}\n", "must return a ConfigDict"),
+    ("def get_config(:\n", "SyntaxError"),
+    (
+      "from bce_jax.training import config\n"
+      "def get_config():\n  c = config.default()\n  c.lerning_rate = 1.0\n  return c\n",
+      "lerning_rate",
+    ),
+    (
+      "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'sed': 1})\n",
+      "unknown config key 'sed'; did you mean 'seed'",
+    ),
+    (
+      "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'seed': 1})\n",
+      "config lacks the key",
+    ),
+  ],
+)
+def test_a_config_file_with_a_mistake(tmp_path, capsys, text, message):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  workdir = tmp_path / "run"
+  assert message in fails(capsys, ["--config", str(path), "--workdir", str(workdir)])
+  assert not workdir.exists()
+
+
+def test_bad_folders_of_images(tmp_path, capsys, image_folder):
+  folder, workdir = tmp_path / "images", tmp_path / "run"
+  shutil.copytree(image_folder, folder)
+  argv = ["--config=folder", f"--config.data.folder={folder}", "--config.batch_size=8"]
+  argv += ["--workdir", str(workdir)]
+  bad = folder / "train" / "digit1" / "03.png"
+  bad.write_bytes(bad.read_bytes()[:60])
+  assert "03.png" in fails(capsys, argv)
+  bad.write_text("no image")
+  line = fails(capsys, argv)
+  assert "03.png" in line
+  assert "cannot be read as an image" in line
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  argv[1] = f"--config.data.folder={empty}"
+  assert "empty" in fails(capsys, argv)
+  assert not workdir.exists()
+
+
+def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
+  workdir = tmp_path / "run"
+  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
+  argv += ["--config.batch_size=8", "--config.eval_batch_size=8", "--config.steps=2"]
+  argv += ["--config.data.image_size=8", "--config.data.crop_padding=1"]
+  argv += ["--config.optimizer.warmup_epochs=0", "--config.data.in_memory=false"]
+  assert cli.main([*argv, "--workdir", str(workdir)]) == 0
+  captured = capsys.readouterr()
+  assert "test: 12 images" in captured.out
+  assert json.loads((workdir / "results.json").read_text())["images"] == 12
+  in_memory = tmp_path / "in_memory"
+  argv[-1] = "--config.data.in_memory=true"
+  assert cli.main([*argv, "--workdir", str(in_memory)]) == 0
+  assert results(in_memory) == results(workdir)
+
+
+@pytest.mark.parametrize("name", ["digits", "configs/digits.py", str(ROOT / "configs/digits.py")])
+def test_configs_are_found_by_name_and_by_file(monkeypatch, name):
+  monkeypatch.chdir(ROOT)
+  assert cli.load_config(name).model == "resnet8"
+  assert cli.load_config(f"{name}:soft-nu").loss == "soft-nu"
+
+
+def test_overrides_keep_the_type_of_the_key():
+  config = config_lib.default()
+  for key, text, value in (
+    ("epochs", "3", 3.0),
+    ("steps", "7", 7),
+    ("steps", "none", None),
+    ("bias_init", "3", "3"),
+    ("bias_learnable", "false", False),
+    ("optimizer.clip_norm", "1", 1.0),
+    ("data.folder", "a b/1", "a b/1"),
+    ("optimizer.learning_rate", "1e-3", 1e-3),
+  ):
+    cli.override(config, key, text)
+    actual = config_lib.flatten(config)[key]
+    assert actual == value
+    assert type(actual) is type(value)
+
+
+def test_works_from_a_wheel_in_any_folder(tmp_path):
+  pytest.importorskip("hatchling", reason="building the wheel needs the extra [test]")
+  build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+  subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+  [wheel] = tmp_path.glob("*.whl")
+  shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+  elsewhere = tmp_path / "elsewhere"
+  elsewhere.mkdir()
+  argv = ["--config=digits:soft-nu", "--config.steps=1", "--config.optimizer.warmup_epochs=0"]
+  process = subprocess.run(
+    [sys.executable, "-m", "bce_jax.cli.train", *argv, "--workdir=run"],
+    cwd=elsewhere,
+    env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  assert (elsewhere / "run" / "results.json").exists()
+  where = "import bce_jax; print(bce_jax.__file__)"
+  out = subprocess.run(
+    [sys.executable, "-c", where],
+    cwd=elsewhere,
+    env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert out.stdout.startswith(str(tmp_path))
+
+
+def test_help_is_quick_and_complete(capsys):
+  with pytest.raises(SystemExit) as ended:
+    cli.main(["--help"])
+  assert ended.value.code == 0
+  text = capsys.readouterr().out
+  for option in ("--config", "--workdir", "--evaluate-only", "--checkpoint"):
+    assert option in text

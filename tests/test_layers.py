@@ -1,0 +1,75 @@
+"""Imports run downwards only, and one loss in other JAX code does not pull a training stack in."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "bce_jax"
+
+# Each layer and what it may import of this package.
+BELOW = {
+  "names": set(),
+  "checks": set(),
+  "losses": {"checks"},
+  "metrics": {"checks"},
+  "models": {"names", "checks", "losses", "metrics"},
+  "data": {"names", "checks"},
+  "objectives": {"names", "checks", "losses", "metrics", "models", "data"},
+  "training": {"names", "checks", "losses", "metrics", "models", "data", "objectives"},
+  "cli": {"names", "checks", "losses", "metrics", "models", "data", "objectives", "training"},
+}
+
+
+def imported_modules(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: a relative import"
+      yield node.module
+      if node.module == "bce_jax":
+        yield from (f"bce_jax.{alias.name}" for alias in node.names)
+
+
+def layer_files():
+  for path in sorted(PACKAGE.rglob("*.py")):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if layer != "__init__":
+      yield layer, path
+
+
+@pytest.mark.parametrize(
+  ("layer", "path"), [pytest.param(*x, id=str(x[1].name)) for x in layer_files()]
+)
+def test_imports_run_downwards(layer, path):
+  for name in imported_modules(path):
+    if name.startswith("bce_jax."):
+      target = name.split(".")[1]
+      assert target == layer or target in BELOW[layer], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("layer", ["losses", "metrics", "checks"])
+def test_formulas_need_jax_numpy_and_jaxtyping_only(layer):
+  allowed = {"jax", "numpy", "jaxtyping", "bce_jax"} | set(sys.stdlib_module_names)
+  for owner, path in layer_files():
+    if owner == layer:
+      for name in imported_modules(path):
+        assert name.split(".")[0] in allowed, f"{path} imports {name}"
+
+
+def test_importing_the_package_is_light():
+  heavy = ("tensorflow", "flax", "orbax", "clu", "matplotlib", "optax", "grain", "sklearn", "torch")
+  script = (
+    "import sys, bce_jax; bce_jax.losses, bce_jax.metrics;"
+    f" print([m for m in {heavy} if m in sys.modules])"
+  )
+  out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+  assert out.stdout.strip() == "[]"
+
+
+def test_there_is_no_grab_bag():
+  names = {path.stem for _, path in layer_files()}
+  assert not names & {"utils", "util", "helpers", "misc", "common"}

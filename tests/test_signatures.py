@@ -1,0 +1,73 @@
+"""The shapes in the signatures hold: jaxtyping's annotations, checked by beartype."""
+
+import inspect
+
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from beartype import beartype
+
+from bce_jax import losses, metrics
+
+LOGITS, FEATURES, WEIGHTS = jnp.zeros((2, 3, 5)), jnp.ones((2, 3, 4)), jnp.ones((5, 4))
+LABELS, TARGETS = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 5))
+PAIR, MASK = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
+
+CALLS = {
+  "bce": [
+    ((LOGITS, LABELS), {"bias": jnp.zeros(5), "class_mask": jnp.ones(5, bool)}),
+    ((LOGITS, TARGETS), {"bias": 0.5, "smoothing": 0.1, "class_mask": jnp.ones((2, 3, 5), bool)}),
+  ],
+  "softmax_cross_entropy": [((LOGITS, LABELS), {"bias": jnp.zeros(5)}), ((LOGITS, TARGETS), {})],
+  "naive": [((LOGITS, LABELS), {"threshold": jnp.float32(0.1)})],
+  "cosine": [((FEATURES, WEIGHTS), {})],
+  "unit": [((FEATURES,), {})],
+  "bias_init": [((3, 10), {"mean": 1.0})],
+  "prior_bias": [((10,), {"share": 0.5})],
+  "converged_bias": [((-1.0, 1.0, 10), {}), ((jnp.zeros(3), jnp.ones(3), 10), {})],
+  "score_pairs": [((LOGITS, LABELS), {})],
+  "uniform_accuracy": [((LOGITS, LABELS), {"where": MASK})],
+  "uniform_accuracy_from_pairs": [((PAIR, PAIR - 1, LABELS), {"num_classes": 5, "where": MASK})],
+  "accuracy_at": [((LOGITS, LABELS, 0.5), {"where": MASK})],
+  "accuracy_at_from_pairs": [((PAIR, PAIR - 1, 0.5), {"where": MASK})],
+}
+PUBLIC = {
+  name: getattr(module, name)
+  for module in (losses, metrics)
+  for name in module.__all__
+  if inspect.isfunction(getattr(module, name))
+}
+
+
+def test_every_public_function_is_called_here():
+  assert set(CALLS) == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_annotations_hold(name):
+  checked = jaxtyping.jaxtyped(typechecker=beartype)(PUBLIC[name])
+  for args, kwargs in CALLS[name]:
+    checked(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["bce", "uniform_accuracy"])
+def test_annotations_can_fail(name):
+  checked = jaxtyping.jaxtyped(typechecker=beartype)(PUBLIC[name])
+  with pytest.raises(jaxtyping.TypeCheckError):
+    checked(LOGITS, jnp.zeros((2, 4), jnp.int32))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_docstrings_have_their_parts(name):
+  text = inspect.getdoc(PUBLIC[name])
+  assert text.splitlines()[0].endswith((".", ":"))
+  assert "Args:" in text
+  assert "Returns:" in text
+  assert ">>> " in text
+
+
+def test_numpy_arrays_and_lists_are_taken():
+  assert losses.bce(np.zeros((2, 3), np.float32), [0, 1]).shape == (2,)
+  assert losses.bce([[0.0, 1.0]], [1]).shape == (1,)
+  assert metrics.uniform_accuracy([[0.0, 1.0]], [1]).uniform == 1.0

@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from bce_jax.data import loader
+from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, step
+
+
+def mesh_of(devices):
+  return jax.make_mesh(
+    (devices, 1),
+    ("data", "class"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:devices],
+  )
+
+
+def states_after(config, devices, steps):
+  parts = experiment.build(config)._replace(mesh=mesh_of(devices))
+  train_step = step.jit_train_step(
+    step.make_train_step(
+      parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+    ),
+    parts.mesh,
+  )
+  state = jax.jit(parts.init_state, out_shardings=parallel.replicated(parts.mesh))()
+  losses = []
+  for batch in loader.train_batches(
+    parts.dataset.train, seed=0, batch_size=config.batch_size, first_step=0, last_step=steps
+  ):
+    state, logs = train_step(state, parallel.put_batch(batch, parts.mesh))
+    losses.append(float(logs["loss"]))
+  return parts, state, losses
+
+
+@pytest.mark.parametrize("loss", ["bce-nu", "soft-d"])
+def test_eight_devices_train_like_one(tiny, loss):
+  tiny.loss = loss
+  _, one, losses_one = states_after(tiny, 1, 3)
+  _, eight, losses_eight = states_after(tiny, 8, 3)
+  np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * max(np.abs(a).max(), 1e-3))
+
+
+@pytest.mark.parametrize("loss", ["bce-u", "bce-d", "bce-nd", "soft-u", "soft-nu", "soft-nd"])
+def test_every_loss_takes_a_step(tiny, loss):
+  tiny.loss = loss
+  parts, state, losses = states_after(tiny, 1, 2)
+  assert np.isfinite(losses).all()
+  bias = state.params["head"]["bias"]
+  assert bias.shape == (() if loss.endswith("u") else (10,))
+  start = jax.jit(parts.init_state)().params["head"]["bias"]
+  moved = not np.array_equal(bias, start)
+  assert moved == (loss not in ("soft-u", "soft-nu"))  # there its gradient is exactly 0
+
+
+def test_a_bias_that_is_not_learnable_stays(tiny):
+  tiny.bias_learnable = False
+  tiny.optimizer.bias_weight_decay = 0.1
+  parts, state, _ = states_after(tiny, 1, 2)
+  assert state.params["head"]["bias"] == jax.jit(parts.init_state)().params["head"]["bias"]
+
+
+def test_bfloat16_backbone_keeps_float32_parameters_and_scores(tiny):
+  tiny.dtype = "bfloat16"
+  parts, state, losses = states_after(tiny, 1, 1)
+  assert np.isfinite(losses).all()
+  assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(state))
+  outputs = parts.model.apply(
+    {"params": state.params, "batch_stats": state.batch_stats},
+    jnp.zeros((1, 8, 8, 1)),
+    train=False,
+  )
+  assert outputs.scores.metrics.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("loss", ["bce-u", "bce-nd"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_evaluation_is_exact(tiny, loss, devices):
+  tiny.loss = loss
+  tiny.eval_batch_size = 64  # 360 images: the last batch is filled up
+  parts, state, _ = states_after(tiny, 1, 2)
+  parts = parts._replace(mesh=mesh_of(devices))
+  state = jax.device_put(state, parallel.replicated(parts.mesh))
+  test = parts.dataset.test
+  judged = evaluate.judge(
+    loop.jit_eval(parts), state, test, batch_size=64, workers=0, mesh=parts.mesh
+  )
+  bias = np.asarray(state.params["head"]["bias"])
+  actual = evaluate.figures(judged, test.labels, bias, num_classes=10)
+
+  # By definition, from all scores of all images at once.
+  state = jax.device_get(state)
+  images = parts.preprocess.evaluate(test.images(np.arange(len(test))))
+  scores = parts.model.apply(
+    {"params": state.params, "batch_stats": state.batch_stats}, images, train=False
+  ).scores
+  scaled = np.asarray(scores.scaled, np.float64)
+  z = scaled - np.asarray(bias, np.float64)
+  own = np.eye(10, dtype=bool)[test.labels]
+  positive, negative = z[own], np.where(own, -np.inf, z).max(1)
+  assert actual["images"] == 360
+  close = {"abs": 2.5 / 360}  # rounding may tip a sample or two
+  assert actual["sample_wise_accuracy"] == pytest.approx(np.mean(negative < positive), **close)
+  at_bias = np.mean((z > 0) == own, where=own)
+  at_bias = np.mean(((z > 0) == own).all(1))
+  assert actual["uniform_accuracy_at_bias"] == pytest.approx(at_bias, **close)
+  grid = np.unique(np.concatenate([positive, negative]))
+  middles = (grid[:-1] + grid[1:]) / 2
+  uniform = max(np.mean((negative < t) & (t < positive)) for t in middles)
+  assert actual["uniform_accuracy"] == pytest.approx(uniform, **close)
+  # threshold and bias are both on scale · c.
+  raw_own, raw_other = scaled[own], np.where(own, -np.inf, scaled).max(1)
+  t = actual["threshold"]
+  assert np.mean((raw_other < t) & (t < raw_own)) == pytest.approx(
+    actual["uniform_accuracy" if bias.ndim == 0 else "raw_uniform_accuracy"], **close
+  )
+  if bias.ndim:
+    assert actual["bias_min"] <= actual["bias"] <= actual["bias_max"]
+    assert actual["bias"] == pytest.approx(bias.mean(), rel=1e-6)
+
+
+def test_validation_threshold_is_chosen_on_the_validation_split():
+  def pairs(positive, negative):
+    p, n = np.float32(positive), np.float32(negative)
+    return step.Judged(p, n, p, n)
+
+  validation = pairs([2.0, 3.0], [1.0, 1.5])  # best between 1.5 and 2
+  test = pairs([5.0, 1.6, 1.7, 9.0], [1.0, 1.0, 1.0, 8.0])
+  labels = np.array([0, 1])
+  assert evaluate.at_validation_threshold(test, validation, labels, 2) == 0.25
+
+
+def test_checkpoints_keep_the_latest_and_the_best(tmp_path, tiny):
+  tiny.data.validation_fraction = 0.1
+  parts = experiment.build(tiny)
+  state = jax.jit(parts.init_state)()
+  store = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy")
+  assert store.latest_step() is None
+  for number, score in enumerate([0.2, 0.9, 0.5, None, 0.4], start=1):
+    figures = None if score is None else {"uniform_accuracy": score, "other": 1.0}
+    store.save(state.replace(step=jnp.int32(number)), {"seconds": 1.0}, figures)
+  store.close()
+  again = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy", read_only=True)
+  assert (again.latest_step(), again.best_step()) == (5, 2)
+  assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [
+    "2",
+    "5",
+  ]
+  like = checkpoint.abstract(jax.eval_shape(parts.init_state), parallel.replicated(parts.mesh))
+  restored, record = again.restore(2, like)
+  assert int(restored.step) == 2
+  assert record == {"seconds": 1.0}
+  for a, b in zip(jax.tree.leaves(restored.params), jax.tree.leaves(state.params), strict=True):
+    np.testing.assert_array_equal(a, b)
