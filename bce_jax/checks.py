@@ -28,8 +28,8 @@ def dtype_of(x: Any) -> np.dtype:
 
 def computing_dtype(*dtypes: Any) -> np.dtype:
   """float32, or float64 where one of the dtypes is: losses are computed in no less."""
-  wide = any(dtype == np.float64 for dtype in dtypes) and jax.config.jax_enable_x64
-  return np.dtype(np.float64 if wide else np.float32)
+  wide = any(dtype == np.float64 for dtype in dtypes)
+  return jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
 
 
 def float_array(name: str, x: Any) -> jax.Array:
@@ -101,10 +101,10 @@ def int_labels(
         f"labels must lie in [0, {num_classes}), got {value[wrong].flat[0]}"
         f" ({wrong.sum()} of {wrong.size} out of range)"
       )
-  if value is not None:  # a wide integer must not wrap into the range when it becomes int32
-    labels = np.where((value < 0) | (value >= num_classes), -1, value).astype(np.int32)
+  if value is not None:  # in numpy: a wide integer must not wrap into the range as int32
+    valid = (value >= 0) & (value < num_classes)
+    return jnp.asarray(np.where(valid, value, 0).astype(np.int32)), jnp.asarray(valid)
   # An unsigned value compares right in its own dtype; a negative one can only be signed.
-  labels = jnp.asarray(labels)
   valid = (labels >= 0) & (labels <= min(num_classes - 1, jnp.iinfo(labels.dtype).max))
   return jnp.where(valid, labels, 0).astype(jnp.int32), valid
 

@@ -1,7 +1,6 @@
 """Choosing by name, for messages to people."""
 
 import difflib
-import os
 from collections.abc import Iterable
 
 
@@ -13,7 +12,8 @@ def nearest(name: object, choices: Iterable[object]) -> str:
   """
 
   def likeness(choice: str) -> tuple[float, int]:
-    ratio = difflib.SequenceMatcher(None, str(name), choice).ratio()
-    return ratio, len(os.path.commonprefix([str(name), choice]))
+    matcher = difflib.SequenceMatcher(None, str(name), choice)
+    first = matcher.get_matching_blocks()[0]
+    return matcher.ratio(), first.size if first.a == first.b == 0 else 0
 
   return max(map(str, choices), key=likeness)

@@ -1,4 +1,4 @@
-"""Anybody's folder of images: FOLDER/<class>/*, or FOLDER/train/<class>/* and FOLDER/test/<class>/*.
+"""Anybody's folder of images: FOLDER/<class>/*, or the same under FOLDER/train and FOLDER/test.
 
   bce-train --config folder --config.data.folder=FOLDER --workdir runs/mine
 

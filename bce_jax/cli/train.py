@@ -210,7 +210,7 @@ def _cache_compilations() -> None:
   """Keeps compiled programs, so that a second start takes seconds; JAX's own settings win."""
   import jax
 
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "bce_jax" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -31,7 +31,7 @@ def normalize(
   """
   shift = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
   scale = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
-  return (images.astype(jnp.float32) / 255 - shift) / scale
+  return (jnp.asarray(images, jnp.float32) / 255 - shift) / scale
 
 
 def random_crop(

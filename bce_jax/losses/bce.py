@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
@@ -70,10 +71,10 @@ def _terms(
       jnp.arange(num_classes, dtype=jnp.int32), c.ndim
     )
 
-  if np.shape(bias) not in ((), (num_classes,)):
+  if np.shape(bias) not in ((), (num_classes,)) or not _is_number(bias):
     raise ValueError(
       f"bias must be a scalar (unified) or of shape ({num_classes},) (diverse),"
-      f" got shape {np.shape(bias)}"
+      f" got {checks.dtype_of(bias)} of shape {np.shape(bias)}"
     )
   bias = jnp.asarray(bias).astype(c.dtype)
   if bias.ndim:
@@ -86,7 +87,8 @@ def _terms(
       raise ValueError("a margin needs integer labels, got float targets")
     c = c - jnp.where(targets, margin, 0.0)
 
-  kept, num_kept = None, float(num_classes)
+  kept: jax.Array | None = None
+  num_kept: jax.Array | float = float(num_classes)
   if class_mask is not None:
     mask_dtype = checks.dtype_of(class_mask)
     if mask_dtype != np.bool_ or np.shape(class_mask) not in ((num_classes,), c.shape):
@@ -116,15 +118,15 @@ def _hinge_or_softplus(penalty, z: jax.Array, targets: jax.Array, negative_weigh
 
 
 def bce(
-  logits: Float[Array, "*batch N"],
-  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
   *,
-  bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
-  scale: float | Float[Array, ""] = 1.0,
-  margin: float | Float[Array, ""] = 0.0,
-  negative_weight: float | Float[Array, ""] = 1.0,
-  smoothing: float | Float[Array, ""] = 0.0,
-  class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  scale: Float[ArrayLike, ""] = 1.0,
+  margin: Float[ArrayLike, ""] = 0.0,
+  negative_weight: Float[ArrayLike, ""] = 1.0,
+  smoothing: Float[ArrayLike, ""] = 0.0,
+  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Binary cross-entropy of every class, summed over the classes.
 
@@ -177,14 +179,14 @@ def bce(
 
 
 def softmax_cross_entropy(
-  logits: Float[Array, "*batch N"],
-  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
   *,
-  bias: float | Float[Array, ""] | Float[Array, "N"] = 0.0,
-  scale: float | Float[Array, ""] = 1.0,
-  margin: float | Float[Array, ""] = 0.0,
-  smoothing: float | Float[Array, ""] = 0.0,
-  class_mask: Bool[Array, "N"] | Bool[Array, "*batch N"] | None = None,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  scale: Float[ArrayLike, ""] = 1.0,
+  margin: Float[ArrayLike, ""] = 0.0,
+  smoothing: Float[ArrayLike, ""] = 0.0,
+  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Softmax cross-entropy, the twin of `bce` with the same arguments.
 
@@ -241,10 +243,10 @@ def softmax_cross_entropy(
 
 
 def naive(
-  logits: Float[Array, "*batch N"],
-  labels: Int[Array, "*batch"] | Float[Array, "*batch N"],
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
   *,
-  threshold: float | Float[Array, ""],
+  threshold: Float[ArrayLike, ""],
 ) -> Float[Array, "*batch"]:
   r"""The hinge around one threshold whose smooth upper bound is `bce`.
 
@@ -277,8 +279,8 @@ def naive(
 
 
 def cosine(
-  features: Float[Array, "*batch D"],
-  weights: Float[Array, "N D"],
+  features: Float[ArrayLike, "*batch D"],
+  weights: Float[ArrayLike, "N D"],
   *,
   precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "*batch N"]:
@@ -316,7 +318,7 @@ def cosine(
   return jnp.matmul(unit(x.astype(dtype)), unit(w.astype(dtype)).T, precision=precision)
 
 
-def unit(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
   """Vectors of length 1: v / max(‖v‖, 1e-5), in float32 at least.
 
   Args:
@@ -333,6 +335,11 @@ def unit(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
   # v / max(‖v‖, ε) has a nan gradient at v = 0; this form has 1/ε.
   squared = jnp.sum(v * v, -1, keepdims=True)
   return v * jax.lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))
+
+
+def _is_number(x: Any) -> bool:
+  dtype = checks.dtype_of(x)
+  return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def _is_zero(x: Any) -> bool:

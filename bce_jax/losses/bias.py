@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bce_jax import checks
@@ -44,7 +45,7 @@ def bias_init(mode: int, num_classes: int, *, mean: float = 0.0) -> Float[Array,
   offset = checks.scalar("mean", mean, jnp.float32)
   x = np.arange(n)
   if mode == 1:
-    values = x
+    values = x.astype(np.float64)
   elif mode in (2, 3):
     values = 64 * x / n
   elif mode in (4, 5):
@@ -82,8 +83,8 @@ def prior_bias(num_classes: int, *, share: float = 1.0) -> Float[Array, ""]:
 
 
 def converged_bias(
-  lower: float | Float[Array, "*shape"],
-  upper: float | Float[Array, "*shape"],
+  lower: Float[ArrayLike, "*shape"],
+  upper: Float[ArrayLike, "*shape"],
   num_classes: int,
 ) -> Float[Array, "*shape"]:
   r"""The unified bias of perfect training: all negatives at A, all positives at B.
@@ -118,7 +119,8 @@ def converged_bias(
     )
   low, high = checks.known(lower), checks.known(upper)
   if low is not None and high is not None:
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    fits = np.isfinite(low) & np.isfinite(high) & (low < high)
+    if not fits.all():
       raise ValueError(f"lower < upper, both finite, is needed, got {lower} and {upper}")
   a, b = (jnp.asarray(v) for v in (lower, upper))
   dtype = checks.computing_dtype(a.dtype, b.dtype)

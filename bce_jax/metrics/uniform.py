@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
@@ -67,7 +68,7 @@ class AccuracyAt(NamedTuple):
 
 
 def score_pairs(
-  logits: Float[Array, "*batch N"], labels: Int[Array, "*batch"]
+  logits: Float[ArrayLike, "*batch N"], labels: Int[ArrayLike, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
   """Returns each sample's positive and hardest negative score, the streaming half.
 
@@ -92,10 +93,10 @@ def score_pairs(
 
 
 def uniform_accuracy(
-  logits: Float[Array, "*batch N"],
-  labels: Int[Array, "*batch"],
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"],
   *,
-  where: Bool[Array, "*batch"] | None = None,
+  where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> UniformAccuracy:
   """The three accuracies and the best threshold of scores that are at hand as one array.
@@ -135,12 +136,12 @@ def uniform_accuracy(
 
 
 def uniform_accuracy_from_pairs(
-  positive: Float[Array, "*batch"],
-  hardest_negative: Float[Array, "*batch"],
-  labels: Int[Array, "*batch"],
+  positive: Float[ArrayLike, "*batch"],
+  hardest_negative: Float[ArrayLike, "*batch"],
+  labels: Int[ArrayLike, "*batch"],
   *,
   num_classes: int,
-  where: Bool[Array, "*batch"] | None = None,
+  where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> UniformAccuracy:
   r"""The three accuracies and the best threshold from (positive, hardest negative, label) alone.
@@ -191,11 +192,11 @@ def uniform_accuracy_from_pairs(
 
 
 def accuracy_at(
-  logits: Float[Array, "*batch N"],
-  labels: Int[Array, "*batch"],
-  threshold: float | Float[Array, ""],
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"],
+  threshold: Float[ArrayLike, ""],
   *,
-  where: Bool[Array, "*batch"] | None = None,
+  where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> AccuracyAt:
   """Judges one FIXED threshold, which is what a user deploys.
@@ -228,11 +229,11 @@ def accuracy_at(
 
 
 def accuracy_at_from_pairs(
-  positive: Float[Array, "*batch"],
-  hardest_negative: Float[Array, "*batch"],
-  threshold: float | Float[Array, ""],
+  positive: Float[ArrayLike, "*batch"],
+  hardest_negative: Float[ArrayLike, "*batch"],
+  threshold: Float[ArrayLike, ""],
   *,
-  where: Bool[Array, "*batch"] | None = None,
+  where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> AccuracyAt:
   """`accuracy_at` from the streamed pairs: p and n say all that a threshold decides.
@@ -287,44 +288,51 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
   scores = checks.float_array("logits", logits)
   if scores.ndim == 0 or scores.shape[-1] == 0:
     raise ValueError(f"logits must have shape [..., classes] with classes ≥ 1, got {scores.shape}")
+  shape = scores.shape[:-1]
   if where is not None:
-    checks.example_mask(where, scores.shape[:-1])
-  ids, valid = checks.int_labels(labels, scores.shape[:-1], scores.shape[-1], where=where)
-  positive, negative = _split(scores, ids)
-  return jnp.where(valid, positive, jnp.nan), jnp.where(valid, negative, jnp.nan)
+    checks.example_mask(where, shape)
+  ids, valid = checks.int_labels(labels, shape, scores.shape[-1], where=where)
+  return _split(scores, ids, valid)
 
 
-def _group_size(num_classes: int) -> int:
-  """The divisor of N nearest to √N: how many neighbouring classes are reduced at once."""
-  root = math.isqrt(num_classes)
-  return next(d for d in range(root, 0, -1) if num_classes % d == 0)
+def _group_size(num_classes: int) -> int | None:
+  """How many neighbouring classes are reduced at once: a divisor of N near √N, if there is one."""
+  divisors = (d for d in range(2, num_classes) if num_classes % d == 0)
+  # Both halves of the work shrink: the label's own group, and the maxima of the groups.
+  size = min(divisors, key=lambda d: (d + num_classes // d, -d), default=num_classes)
+  return size if 4 * (size + num_classes // size) <= num_classes else None
 
 
 @jax.jit
-def _split(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
   """p = scores[label] and n = the maximum without it, reading the scores once.
 
-  A maximum over a masked copy makes XLA write that copy on CPU (13 times the time of a plain
+  The maximum of a masked copy makes XLA write that copy on CPU (13 times the time of a plain
   maximum for 50,000 × 1,000). So groups of about √N neighbouring classes are reduced plainly, and
-  only the label's own group is looked at again.
+  only the label's own group is looked at again. A number of classes that has no such groups (a
+  prime) takes the masked copy. All is by row: a batch split over devices stays where it is.
   """
-  num_classes = scores.shape[-1]
+  shape, num_classes = labels.shape, scores.shape[-1]
+  rows, labels = scores.reshape(-1, num_classes), labels.reshape(-1)
   size = _group_size(num_classes)
-  if size == 1:  # a prime number of classes has no groups
-    size = num_classes
-  groups = scores.reshape(*scores.shape[:-1], num_classes // size, size)
-  group, place = labels // size, labels % size
-  own = jnp.take_along_axis(groups, group[..., None, None], axis=-2)[..., 0, :]
-  positive = jnp.take_along_axis(own, place[..., None], axis=-1)[..., 0]
-  in_group = _max_without(own, place)
-  if groups.shape[-2] == 1:
-    return positive, in_group
-  return positive, jnp.maximum(in_group, _max_without(jnp.max(groups, -1), group))
+  if size is None:
+    positive = _take(rows, labels)
+    ids = jnp.arange(num_classes, dtype=jnp.int32)[None]
+    others = jnp.where(ids == labels[:, None], -jnp.inf, rows)
+    negative = jnp.max(others, -1, initial=-jnp.inf)
+  else:
+    groups = rows.reshape(-1, num_classes // size, size)
+    group, place = labels // size, labels % size
+    own = _take(groups, group)
+    positive = _take(own, place)
+    rest = jnp.max(_drop(jnp.max(groups, -1), group), -1)
+    negative = jnp.maximum(rest, jnp.max(_drop(own, place), -1))
+  positive, negative = positive.reshape(shape), negative.reshape(shape)
+  return jnp.where(valid, positive, jnp.nan), jnp.where(valid, negative, jnp.nan)
 
 
-def _max_without(x: jax.Array, index: jax.Array) -> jax.Array:
-  ids = jnp.expand_dims(jnp.arange(x.shape[-1], dtype=jnp.int32), tuple(range(x.ndim - 1)))
-  return jnp.max(jnp.where(ids == index[..., None], -jnp.inf, x), -1, initial=-jnp.inf)
+_take = jax.vmap(lambda row, index: row[index])
+_drop = jax.vmap(lambda row, index: row.at[index].set(-jnp.inf))
 
 
 class _Counts(NamedTuple):
@@ -353,43 +361,48 @@ def _count(
   # End points are sorted as integers of the same order: exact, and several times faster on CPU.
   opens, closes = _ordered(n), _ordered(p)
   right = mask & ~bad & (opens < closes)
-  totals = [jnp.sum(x, dtype=jnp.int32) for x in (mask, bad, right)]
+  total, bad_total, right_total = (jnp.sum(x, dtype=jnp.int32) for x in (mask, bad, right))
   if size == 0:
-    nan = jnp.full((), jnp.nan, p.dtype)
-    return _Counts(*totals, jnp.int32(0), jnp.int32(0), nan, nan)
+    zero, nan = jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, p.dtype)
+    return _Counts(total, bad_total, right_total, zero, zero, nan, nan)
 
   # What is not right goes to the far end, above +inf, as an interval that opens where it closes.
   far = jnp.iinfo(opens.dtype).max
   opens, closes = jnp.where(right, opens, far), jnp.where(right, closes, far)
   starts, ends = jnp.sort(opens), jnp.sort(closes)
-  # Just above starts[i], i + 1 intervals have opened, and closed[i] of them have closed. Where
-  # equal starts follow, i + 1 is too few, and the last of the equals has the true number.
-  closed = jnp.searchsorted(ends, starts, side="right").astype(jnp.int32)
-  cover = jnp.where(starts == far, 0, jnp.arange(1, size + 1, dtype=jnp.int32) - closed)
+  # Just above the start of an interval so many have opened, so many of those have closed again.
+  opened = jnp.searchsorted(starts, opens, side="right").astype(jnp.int32)
+  closed = jnp.searchsorted(ends, opens, side="right").astype(jnp.int32)
+  cover = jnp.where(right, opened - closed, 0)
   uniform = jnp.max(cover)
   # At the best cover the next end point closes an interval: an opening one would cover more.
-  low, high = _unordered(starts, p.dtype), _unordered(ends[jnp.minimum(closed, size - 1)], p.dtype)
-  widest = _argmax_difference(high, low, where=(cover == uniform) & (uniform > 0))
-  low, high = (jnp.where(uniform > 0, x[widest], jnp.nan) for x in (low, high))
+  next_close = ends[jnp.minimum(closed, size - 1)]
+  low, high = _widest(
+    _unordered(opens, p.dtype),
+    _unordered(next_close, p.dtype),
+    where=(cover == uniform) & (uniform > 0),
+  )
 
   # A_CW: the end points ordered by (class, place in the common order). A class's running cover
-  # starts at 0, because every class before it has closed what it opened.
-  open_place = jnp.searchsorted(starts, opens) + jnp.searchsorted(ends, opens, side="right")
+  # starts at 0, because every class before it has closed what it opened. An opening comes before a
+  # closing of the same place, which can only be a later one.
+  open_place = opened + closed
   close_place = jnp.searchsorted(starts, closes) + jnp.searchsorted(ends, closes)
-  place = jnp.concatenate([open_place, close_place]).astype(jnp.uint32)
-  is_open = (jnp.arange(2 * size) < size).astype(jnp.uint32)
+  place = jnp.concatenate([open_place, close_place.astype(jnp.int32)]).astype(jnp.uint32)
+  is_close = (jnp.arange(2 * size) >= size).astype(jnp.uint32)
   ids = jnp.concatenate([labels, labels]).astype(jnp.uint32)
-  if num_classes * 4 * size <= 2**32:  # one integer holds class, place and kind: a plain sort
-    span = np.uint32(2 * size)
-    key = jnp.sort((ids * span + place) * np.uint32(2) + is_open)
-    ids, is_open = key // np.uint32(2) // span, key % np.uint32(2)
+  span = 2 * size + 1
+  if 2 * num_classes * span <= 2**32:  # one integer holds class, place and kind: a plain sort
+    key = jnp.sort((ids * np.uint32(span) + place) * np.uint32(2) + is_close)
+    ids, is_close = key // np.uint32(2) // np.uint32(span), key % np.uint32(2)
   else:
-    ids, _, is_open = lax.sort((ids, place, is_open), num_keys=2)
-  class_cover = jnp.cumsum(2 * is_open.astype(jnp.int32) - 1)
+    ids, _, is_close = lax.sort((ids, place, is_close), num_keys=3)
+  class_cover = jnp.cumsum(1 - 2 * is_close.astype(jnp.int32))
   best = jax.ops.segment_max(
     class_cover, ids.astype(jnp.int32), num_segments=num_classes, indices_are_sorted=True
   )
-  return _Counts(*totals, jnp.sum(jnp.maximum(best, 0), dtype=jnp.int32), uniform, low, high)
+  class_wise = jnp.sum(jnp.maximum(best, 0), dtype=jnp.int32)
+  return _Counts(total, bad_total, right_total, class_wise, uniform, low, high)
 
 
 def _ordered(x: jax.Array) -> jax.Array:
@@ -406,19 +419,22 @@ def _unordered(keys: jax.Array, dtype: Any) -> jax.Array:
   )
 
 
-def _argmax_difference(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
-  """Index of the largest exact a − b, the first of equals.
+def _widest(low: jax.Array, high: jax.Array, *, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The widest of the intervals, the lowest of equals; nan where there is none.
 
-  The rounded difference alone would tie, or order wrongly, what differs by less than a rounding;
-  Knuth's two-sum recovers that rounding error.
+  Rounded widths alone would tie, or order wrongly, what differs by less than a rounding; Knuth's
+  two-sum recovers that rounding error.
   """
-  rounded = a - b
-  virtual = rounded - a
-  error = (a - (rounded - virtual)) - (b + virtual)
-  error = jnp.where(jnp.isfinite(rounded), error, 0.0)
-  rounded = jnp.where(where, rounded, -1.0)
-  largest = rounded == jnp.max(rounded)
-  return jnp.argmax(jnp.where(largest, error, -jnp.inf))
+  width = high - low
+  virtual = width - high
+  error = (high - (width - virtual)) - (low + virtual)
+  error = jnp.where(jnp.isfinite(width), error, 0.0)
+  for key in (width, error):
+    where &= key == jnp.max(jnp.where(where, key, -jnp.inf))
+  found = jnp.any(where)
+  ends = (jnp.min(jnp.where(where, x, jnp.inf)) for x in (low, high))
+  low, high = (jnp.where(found, x, jnp.nan) for x in ends)
+  return low, high
 
 
 def _figures_eager(counts: _Counts) -> UniformAccuracy:
@@ -426,11 +442,15 @@ def _figures_eager(counts: _Counts) -> UniformAccuracy:
     raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
   if not counts.total:
     return UniformAccuracy(*[math.nan] * 6)
-  shares = (
-    float(c / counts.total) for c in (counts.sample_wise, counts.class_wise, counts.uniform)
-  )
   low, high = float(counts.low), float(counts.high)
-  return UniformAccuracy(*shares, _inside(low, high), low, high)
+  return UniformAccuracy(
+    sample_wise=float(counts.sample_wise / counts.total),
+    class_wise=float(counts.class_wise / counts.total),
+    uniform=float(counts.uniform / counts.total),
+    threshold=_inside(low, high),
+    threshold_low=low,
+    threshold_high=high,
+  )
 
 
 def _inside(low: float, high: float) -> float:
@@ -449,20 +469,24 @@ def _figures(counts: _Counts) -> UniformAccuracy:
   """`_figures_eager` inside a trace: nan instead of an exception."""
   low, high = counts.low, counts.high
   total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan
-  shares = (
-    _share(c, total, low.dtype) for c in (counts.sample_wise, counts.class_wise, counts.uniform)
-  )
   middle = 0.5 * low + 0.5 * high
   middle = jnp.where((low < middle) & (middle < high), middle, low)
   middle = jnp.where(jnp.isinf(low), high - jnp.maximum(1.0, jnp.abs(high)), middle)
   middle = jnp.where(jnp.isinf(high), low + jnp.maximum(1.0, jnp.abs(low)), middle)
   middle = jnp.where(jnp.isinf(low) & jnp.isinf(high), 0.0, middle)
-  poisoned = (jnp.where(counts.bad > 0, jnp.nan, x) for x in (middle, low, high))
-  return UniformAccuracy(*shares, *poisoned)
+  middle, low, high = (jnp.where(counts.bad > 0, jnp.nan, x) for x in (middle, low, high))
+  return UniformAccuracy(
+    sample_wise=_share(counts.sample_wise, total, low.dtype),
+    class_wise=_share(counts.class_wise, total, low.dtype),
+    uniform=_share(counts.uniform, total, low.dtype),
+    threshold=middle,
+    threshold_low=low,
+    threshold_high=high,
+  )
 
 
 def _share(count: jax.Array, total: jax.Array, dtype: Any) -> jax.Array:
-  """count / total where there is something to share; nan for 0 / 0, and where total was poisoned."""
+  """count / total; nan where the total is 0."""
   count, total = count.astype(dtype), total.astype(dtype)
   return jnp.where(total > 0, count / total, jnp.nan)
 

@@ -1,4 +1,4 @@
-"""The classifier on top of the features: metrics c, their scale, and the bias that is a threshold."""
+"""The classifier on top of the features: metrics c, their scale, and a bias that is a threshold."""
 
 from typing import Any, NamedTuple
 

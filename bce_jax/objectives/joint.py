@@ -47,7 +47,8 @@ def parse(name: str) -> Joint:
   """
   if name not in LOSSES:
     raise ValueError(
-      f"unknown loss {name!r}; did you mean {nearest(name, LOSSES)!r}? expected one of {', '.join(LOSSES)}"
+      f"unknown loss {name!r}; did you mean {nearest(name, LOSSES)!r}?"
+      f" expected one of {', '.join(LOSSES)}"
     )
   family, kind = name.split("-")
   return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")

@@ -178,10 +178,10 @@ def check(config: ConfigDict) -> None:
     "log_every_steps": 1,
     "checkpoint_every_steps": 1,
   }
-  for key, low in whole.items():
-    if flat[key] is not None and flat[key] < low:
-      raise ValueError(f"config.{key} must be a whole number of at least {low}, got {flat[key]}")
-  real = {  # (low, whether low itself is allowed, high)
+  for key, least in whole.items():
+    if flat[key] is not None and flat[key] < least:
+      raise ValueError(f"config.{key} must be a whole number of at least {least}, got {flat[key]}")
+  real: dict[str, tuple[float, bool, float]] = {  # (low, whether low itself is allowed, high)
     "epochs": (0, False, math.inf),
     "scale": (0, False, math.inf),
     "margin": (0, True, math.inf),

@@ -44,8 +44,8 @@ def judge(
   for batch in loader.evaluation_batches(source, batch_size=batch_size, workers=workers):
     where = batch.pop("where")
     judged = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh)))
-    parts.append(Judged(*(x[where] for x in judged)))
-  return Judged(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+    parts.append(jax.tree.map(lambda x, where=where: x[where], judged))
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes: int) -> Figures:
@@ -135,7 +135,7 @@ def table(split: str, values: Figures) -> str:
 
   def number(name: str) -> str:
     value = values[name]
-    return "none" if value is None or math.isnan(value) else f"{value:.4g}"
+    return "none" if value is None or math.isnan(value) else f"{value:.6g}"
 
   diverse = "bias_min" in values
   rows = [

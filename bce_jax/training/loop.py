@@ -17,8 +17,13 @@ from bce_jax.training.checkpoint import Checkpoints, abstract
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
-from bce_jax.training.step import Judged, jit_eval_step, jit_train_step, make_eval_step
-from bce_jax.training.step import make_train_step
+from bce_jax.training.step import (
+  Judged,
+  jit_eval_step,
+  jit_train_step,
+  make_eval_step,
+  make_train_step,
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -180,9 +185,11 @@ def _run(
     for offset, logs in enumerate(jax.device_get(on_device)):
       if not np.isfinite(logs["loss"]):
         kept = checkpoints.latest_step()
+        where = "No checkpoint was" if kept is None else f"The checkpoint of step {kept} is"
+        what = "made yet" if kept is None else "kept"
         raise NonFiniteLossError(
           f"the loss of step {first + offset} is {float(logs['loss'])}; training stops."
-          f" {'No checkpoint was made yet' if kept is None else f'The checkpoint of step {kept} is kept'}."
+          f" {where} {what}."
           " Try a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm"
         )
       for name, value in logs.items():
@@ -213,7 +220,7 @@ def _run(
       now = time.monotonic()
       means = {name: math.fsum(values) / len(values) for name, values in pending.items()}
       count = len(pending["loss"])
-      record = {
+      record: dict[str, Any] = {
         "step": step,
         "epoch": epoch,
         "split": "train",
@@ -223,8 +230,8 @@ def _run(
         "images_per_second": count * config.batch_size / (now - since_record),
       }
       writer.write(record)
-      shown = {k: record[k] for k in ("loss", "accuracy", "bias") if k in record}
-      progress.show(step, epoch, shown)
+      shown: tuple[str, ...] = ("loss", "accuracy", "bias")
+      progress.show(step, epoch, {name: record[name] for name in shown if name in record})
       pending.clear()
       since_record = now
     validation = None

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ class Progress:
     """Leaves time spent on other work than steps out of the rate."""
     self._paused += seconds
 
-  def show(self, step: int, epoch: float, values: dict[str, float]) -> None:
+  def show(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
     """Shows figures: behind the bar, or in a line of the log."""
     text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     if self._terminal:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -36,10 +35,9 @@ class Preprocess(NamedTuple):
   def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
     """Augments and normalises."""
     crop_key, flip_key = jax.random.split(key)
-    images = augment.random_crop(crop_key, images, padding=self.crop_padding)
-    if self.flip:
-      images = augment.random_flip(flip_key, images)
-    return augment.normalize(images, self.mean, self.std)
+    moved = augment.random_crop(crop_key, images, padding=self.crop_padding)
+    varied = augment.random_flip(flip_key, moved) if self.flip else moved
+    return augment.normalize(varied, self.mean, self.std)
 
   def evaluate(self, images: jax.Array) -> jax.Array:
     """Normalises."""
@@ -120,11 +118,12 @@ def make_eval_step(
   """Returns the pure function (state, batch) → `Judged`."""
 
   def eval_step(state: TrainState, batch: Batch) -> Judged:
-    outputs: Outputs = model.apply(
+    outputs = model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},
       preprocess.evaluate(batch["images"]),
       train=False,
     )
+    assert isinstance(outputs, Outputs)
     scores = outputs.scores
     return Judged(
       *metrics.score_pairs(scores.decision, batch["labels"]),

@@ -187,7 +187,7 @@ def test_leaving_early_ends_the_workers(folder_source):
   batches = loader.train_batches(
     folder_source, seed=0, batch_size=4, first_step=0, last_step=10**6, workers=2
   )
-  next(batches)
+  next(batches), next(batches)  # one from each
   assert len(multiprocessing.active_children()) == 2
   batches.close()
   assert not multiprocessing.active_children()
@@ -289,7 +289,7 @@ def main():
   source = sources.FolderSource(sys.argv[1:], np.zeros(len(sys.argv) - 1, int))
   batches = loader.train_batches(
     source, seed=0, batch_size=4, first_step=0, last_step=int(10**6), workers=2)
-  next(batches)
+  next(batches), next(batches)  # one from each worker: both have started
   print(*[child.pid for child in multiprocessing.active_children()], flush=True)
   sys.stdin.readline()
 

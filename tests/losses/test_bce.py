@@ -336,7 +336,7 @@ LOGITS = np.zeros((3, 3), np.float32)
     ({"labels": np.full((3, 3), np.nan, np.float32)}, r"float targets must lie in \[0, 1\]"),
     ({"logits": np.zeros((3, 3), np.int32)}, "logits must be floating point, got dtype int32"),
     ({"logits": np.zeros((3, 0), np.float32)}, "classes ≥ 1"),
-    ({"bias": np.zeros(2, np.float32)}, r"bias must be a scalar .* got shape \(2,\)"),
+    ({"bias": np.zeros(2, np.float32)}, r"bias must be a scalar .* got float32 of shape \(2,\)"),
     ({"bias": np.zeros((3, 1), np.float32)}, "bias must be a scalar"),
     ({"scale": np.ones(3)}, "scale must be a scalar"),
     ({"scale": -1.0}, "scale must be a finite number"),

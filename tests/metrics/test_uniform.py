@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import hypothesis.extra.numpy as hnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bce_jax import metrics
 from bce_jax.metrics import uniform
@@ -44,7 +46,7 @@ def brute_force_figures(logits, labels, num_classes):
   ends = np.unique(np.concatenate([positive[right], negative[right]]))
   cells = [
     (low, high)
-    for low, high in zip(ends[:-1], ends[1:], strict=True)
+    for low, high in itertools.pairwise(ends)
     if covered(positive, negative, _between(low, high)) == best
   ]
   return sample, per_class / n, best / n, cells
@@ -252,7 +254,7 @@ def test_parts_merge_in_any_order(case, random):
   random.shuffle(rows)
   cut = random.choice([0, len(rows) // 2, len(rows)])
   parts = [
-    metrics.score_pairs(logits[r], labels[r]) + (labels[r],) for r in (rows[:cut], rows[cut:])
+    (*metrics.score_pairs(logits[r], labels[r]), labels[r]) for r in (rows[:cut], rows[cut:])
   ]
   positive, negative, ids = (np.concatenate(x) for x in zip(*parts, strict=True))
   merged = metrics.uniform_accuracy_from_pairs(positive, negative, ids, num_classes=logits.shape[1])
@@ -331,5 +333,19 @@ def test_refused(call, message):
 
 
 def test_group_size_divides():
-  for n in (1, 2, 10, 100, 1000, 21841, 1009):
+  assert uniform._group_size(1000) == 40
+  for n in (64, 100, 360, 1000):
     assert n % uniform._group_size(n) == 0
+  for n in (1, 2, 3, 97, 998, 1009):  # nothing is saved
+    assert uniform._group_size(n) is None
+
+
+def test_pairs_of_a_sharded_batch_move_nothing():
+  mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec("batch"))
+  for classes in (97, 100):
+    logits = jax.device_put(jnp.zeros((16, classes)), split)
+    labels = jax.device_put(jnp.zeros(16, jnp.int32), split)
+    text = jax.jit(metrics.score_pairs).lower(logits, labels).compile().as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+      assert collective not in text
