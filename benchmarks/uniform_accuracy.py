@@ -2,33 +2,17 @@
 
   python benchmarks/uniform_accuracy.py [--samples 50000] [--classes 1000] [--rounds 15]
 
-The floor is reading the scores once. The calls take turns in one process, so that noise of the
-machine meets all of them; medians and their ratio to the `max` are printed.
+The floor is reading the scores once.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import measure
 
 from bce_jax import metrics
-
-
-def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-  """Median seconds of each call; they take turns."""
-  times: dict[str, list[float]] = {name: [] for name in calls}
-  for call in calls.values():
-    jax.block_until_ready(call())
-  for _ in range(rounds):
-    for name, call in calls.items():
-      start = time.perf_counter()
-      jax.block_until_ready(call())
-      times[name].append(time.perf_counter() - start)
-  return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Where a long run stands: a bar on a terminal, plain lines in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ class Progress:
     self._images = images_per_step
     self._first, self._start = first, time.monotonic()
     self._paused = 0.0
-    self._terminal = sys.stderr.isatty()
+    # Some terminals have no width (a pty that nobody set up), and a bar would have none either.
+    self._terminal = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     self._bar = tqdm(
       total=total, initial=first, unit="step", dynamic_ncols=True, disable=not self._terminal
     )

@@ -83,7 +83,7 @@ def make_train_step(
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (memory, batch_stats, logs)), grads = grad_fn(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    logs = {"loss": loss, "grad_norm": optax.global_norm(grads), **logs}
+    logs = {"loss": loss, "grad_norm": optax.tree.norm(grads), **logs}
     state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

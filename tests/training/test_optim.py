@@ -77,7 +77,7 @@ def test_clipping_bounds_the_step():
   none = {f"{group}weight_decay": 0.0 for group in ("", "norm_", "head_", "bias_")}
   actual = updated(settings(clip_norm=0.5, momentum=0.0, **none), grads)
   moved = jax.tree.map(lambda a, b: a - b, actual, PARAMS)
-  np.testing.assert_allclose(optax.global_norm(moved), 0.1 * 0.5, rtol=1e-5)
+  np.testing.assert_allclose(optax.tree.norm(moved), 0.1 * 0.5, rtol=1e-5)
 
 
 def test_adamw_decay_is_decoupled():
