@@ -59,13 +59,11 @@ def pad_shortcut(
   return jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and a shortcut: `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`.
-
-  The first convolution carries the stride. The shortcut is the identity where the shape stays.
+class Block(nn.Module):
+  """What the two kinds of residual block have in common.
 
   Args:
-    width: channels of both convolutions and of the output.
+    width: channels of its convolutions; the output has `expansion * width`.
     stride: stride of the block.
     projection: where the shape changes, a 1x1 convolution with norm (option B) if True,
       `pad_shortcut` (option A) if False.
@@ -73,6 +71,22 @@ class BasicBlock(nn.Module):
       the ReLU of its shortcut.
     dtype: dtype of the computation; the inputs are expected in it.
     param_dtype: dtype of the parameters.
+  """
+
+  width: int
+  stride: int = 1
+  projection: bool = True
+  zero_init_last_norm: bool = False
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  expansion: ClassVar[int] = 1
+
+
+class BasicBlock(Block):
+  """Two 3x3 convolutions and a shortcut: `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`.
+
+  The first convolution carries the stride. The shortcut is the identity where the shape stays.
 
   Example:
     >>> import jax
@@ -86,15 +100,6 @@ class BasicBlock(nn.Module):
   References:
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016, figure 5 left.
   """
-
-  width: int
-  stride: int = 1
-  projection: bool = True
-  zero_init_last_norm: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  expansion: ClassVar[int] = 1
 
   @nn.compact
   def __call__(
@@ -117,20 +122,10 @@ class BasicBlock(nn.Module):
     return nn.relu(outputs + _shortcut(self, inputs, train=train))
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(Block):
   """1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut.
 
   The 3x3 convolution carries the stride, as in torchvision; in the paper the first 1x1 does.
-
-  Args:
-    width: channels of the first two convolutions; the output has `4 * width`.
-    stride: stride of the block.
-    projection: where the shape changes, a 1x1 convolution with norm (option B) if True,
-      `pad_shortcut` (option A) if False.
-    zero_init_last_norm: whether the scale of the last norm starts at zero, which makes the block
-      the ReLU of its shortcut.
-    dtype: dtype of the computation; the inputs are expected in it.
-    param_dtype: dtype of the parameters.
 
   Example:
     >>> import jax
@@ -144,13 +139,6 @@ class BottleneckBlock(nn.Module):
   References:
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016, figure 5 right.
   """
-
-  width: int
-  stride: int = 1
-  projection: bool = True
-  zero_init_last_norm: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   expansion: ClassVar[int] = 4
 
@@ -273,7 +261,7 @@ def _padding(size: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _layers(
-  module: BasicBlock | BottleneckBlock | ResNet, *, train: bool
+  module: Block | ResNet, *, train: bool
 ) -> tuple[Callable[..., nn.Conv], Callable[..., nn.BatchNorm]]:
   """The convolution and the norm of the family, in the dtypes of `module`."""
 
@@ -306,7 +294,7 @@ def _last_scale(zero: bool) -> nn.initializers.Initializer:
   return nn.initializers.zeros if zero else nn.initializers.ones
 
 
-def _shortcut(block: BasicBlock | BottleneckBlock, inputs: Array, *, train: bool) -> Array:
+def _shortcut(block: Block, inputs: Array, *, train: bool) -> Array:
   channels = block.width * block.expansion
   if block.stride == 1 and inputs.shape[-1] == channels:
     return inputs

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from bce_jax.data import loader
 from bce_jax.training import config as config_lib
 from bce_jax.training import evaluate, parallel, records
-from bce_jax.training.checkpoint import Checkpoints, abstract
+from bce_jax.training.checkpoint import FOLDER, Checkpoints, abstract
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
@@ -39,11 +39,13 @@ def finished(workdir: pathlib.Path) -> evaluate.Figures | None:
 def refuse_other_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Refuses to go on with a run under another config than it was started with.
 
+  A folder in which nothing was kept yet may be started anew.
+
   Raises:
     ValueError: naming the keys that differ.
   """
   path = workdir / records.CONFIG
-  if not path.exists():
+  if not path.exists() or not (finished(workdir) or any((workdir / FOLDER).glob("[0-9]*"))):
     return
   before = config_lib.flatten(records.read_json(path))
   now = config_lib.flatten(config.to_dict())
