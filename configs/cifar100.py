@@ -1,4 +1,10 @@
-"""CIFAR-100 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs."""
+"""CIFAR-100 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs.
+
+  bce-train --config cifar100:bce-nu --config.data.folder=data/cifar100 --workdir runs/cifar100
+
+The recipe is that of "BCE vs. CE in Deep Feature Learning" (ICML 2025), which reports A_SW/A_Uni
+71.2/43.2 for CE and 72.2/63.3 for BCE. It has not been run here to its end.
+"""
 
 from ml_collections import ConfigDict
 

@@ -62,6 +62,7 @@ def default() -> ConfigDict:
   config.optimizer.name = "sgd"
   config.optimizer.learning_rate = 0.1
   config.optimizer.schedule = "cosine"
+  # At most half of the run, so that a short trial of a long recipe warms up and trains.
   config.optimizer.warmup_epochs = 0.0
   # Of sgd.
   config.optimizer.momentum = 0.9

@@ -124,12 +124,8 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
       f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
     )
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
-  warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
-  if warmup_steps >= total_steps:
-    raise ValueError(
-      f"config.optimizer.warmup_epochs {config.optimizer.warmup_epochs} takes {warmup_steps} of"
-      f" the run's {total_steps} steps: expected fewer"
-    )
+  warmup_epochs = config.optimizer.warmup_epochs
+  warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps // 2)
   height, width, _ = dataset.train.image_shape
   if config.data.crop_padding >= min(height, width):
     raise ValueError(

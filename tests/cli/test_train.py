@@ -177,7 +177,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(uninterrupted
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
   workdir = tmp_path / "run"
-  argv = [*SMALL, "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_epochs=0"]
+  argv = [*SMALL, "--config.optimizer.learning_rate=1e30"]
   assert cli.main([*argv, "--workdir", str(workdir)]) == 1
   error = capsys.readouterr().err
   assert "the loss of step" in error
@@ -292,7 +292,7 @@ def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
   argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
   argv += ["--config.batch_size=8", "--config.eval_batch_size=8", "--config.steps=2"]
   argv += ["--config.data.image_size=8", "--config.data.crop_padding=1"]
-  argv += ["--config.optimizer.warmup_epochs=0", "--config.data.in_memory=false"]
+  argv += ["--config.data.in_memory=false"]
   assert cli.main([*argv, "--workdir", str(workdir)]) == 0
   captured = capsys.readouterr()
   assert "test: 12 images" in captured.out
@@ -336,7 +336,7 @@ def test_works_from_a_wheel_in_any_folder(tmp_path):
   shutil.unpack_archive(wheel, tmp_path / "site", "zip")
   elsewhere = tmp_path / "elsewhere"
   elsewhere.mkdir()
-  argv = ["--config=digits:soft-nu", "--config.steps=1", "--config.optimizer.warmup_epochs=0"]
+  argv = ["--config=digits:soft-nu", "--config.steps=1"]
   process = subprocess.run(
     [sys.executable, "-m", "bce_jax.cli.train", *argv, "--workdir=run"],
     cwd=elsewhere,
