@@ -26,6 +26,11 @@ def dtype_of(x: Any) -> np.dtype:
   return np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype
 
 
+def is_real(dtype: Any) -> bool:
+  """Whether a dtype holds real numbers: integers or floats, not bool, complex or text."""
+  return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
 def computing_dtype(*dtypes: Any) -> np.dtype:
   """float32, or float64 where one of the dtypes is: losses are computed in no less."""
   wide = any(dtype == np.float64 for dtype in dtypes)
@@ -49,11 +54,13 @@ def scalar(
   """
   if np.shape(x):
     raise ValueError(f"{name} must be a scalar, got shape {np.shape(x)}")
+  if not is_real(dtype_of(x)):
+    raise ValueError(f"{name} must be a real number, got {x!r}")
   value = known(x)
   if value is not None:
-    if not np.issubdtype(value.dtype, np.number) and not jnp.issubdtype(value.dtype, jnp.floating):
-      raise ValueError(f"{name} must be a number, got {x!r}")
-    if not (low <= value <= high and np.isfinite(value.astype(np.float64))):
+    with np.errstate(over="ignore"):
+      finite = np.isfinite(value.astype(dtype))  # 1e39 is finite, but not in float32
+    if not (finite and low <= value <= high):
       raise ValueError(f"{name} must be a finite number in [{low}, {high}], got {x}")
   return jnp.asarray(x).astype(dtype)
 

@@ -139,10 +139,10 @@ def test_metric_reductions(scored, form):
     batch = PartitionSpec("batch")
     actual = jax.jit(
       jax.shard_map(
-        lambda *x: jax.tree.map(lambda y: y[None], figures(*x, axis_name="batch")),
+        functools.partial(figures, axis_name="batch"),
         mesh=mesh(),
         in_specs=(batch, batch, batch),
-        out_specs=batch,
+        out_specs=PartitionSpec(),
       )
     )(logits, labels, where)
   else:

@@ -141,8 +141,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   parser.add_argument(
     "--checkpoint",
     choices=("latest", "best"),
-    default="latest",
-    help="which one --evaluate-only judges; best is by the validation split",
+    help="which one --evaluate-only judges: latest (the default) or best on the validation split",
   )
   parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
   rest, overrides = _split_overrides(argv)
@@ -156,6 +155,10 @@ def run(argv: Sequence[str]) -> int:
     ValueError: one line, for anything given that is wrong.
   """
   args, overrides = _parse(argv)
+  if not args.workdir or args.config == "":
+    raise ValueError("--workdir and --config can't be empty (an unset variable?)")
+  if args.checkpoint and not args.evaluate_only:
+    raise ValueError("--checkpoint goes with --evaluate-only")
   workdir = pathlib.Path(args.workdir)
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir {workdir} is a file: expected a folder")
@@ -168,19 +171,21 @@ def run(argv: Sequence[str]) -> int:
   from tqdm import tqdm
 
   from bce_jax.training import config as config_lib
-  from bce_jax.training import evaluate, experiment, loop, records
+  from bce_jax.training import evaluate, experiment, loop
+  from bce_jax.training import workdir as workdir_lib
 
   _cache_compilations()
   if args.evaluate_only and args.config is None:
-    config = config_lib.from_dict(records.read_json(workdir / records.CONFIG))
+    config = workdir_lib.config_of(workdir)
   else:
     config = load_config(args.config or "digits")
   for key, value in overrides:
     override(config, key, value)
   config_lib.check(config)
+  keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else ()
+  workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
   if not args.evaluate_only:
-    loop.refuse_other_config(workdir, config)
-    results = loop.finished(workdir)
+    results = workdir_lib.finished(workdir)
     if results is not None:
       print(f"{workdir} holds a finished run; nothing is trained twice")
       print(evaluate.table("test", results))
@@ -190,14 +195,15 @@ def run(argv: Sequence[str]) -> int:
     return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
 
   parts = experiment.build(config, progress=progress)
-  if args.evaluate_only:
-    figures = loop.evaluate_only(parts, workdir, which=args.checkpoint)
-    print(f"{workdir}, {args.checkpoint} checkpoint, step {figures['step']}")
-    print(evaluate.table("test", figures))
-    return 0
   try:
+    if args.evaluate_only:
+      which = args.checkpoint or "latest"
+      figures = loop.evaluate_only(parts, workdir, which=which)
+      print(f"{workdir}, {which} checkpoint, step {figures['step']}")
+      print(evaluate.table("test", figures))
+      return 0
     results = loop.train(parts, workdir)
-  except loop.NonFiniteLossError as error:
+  except evaluate.NonFiniteError as error:
     print(f"bce-train: {error}", file=sys.stderr)
     return 1
   print(evaluate.table("test", results))

@@ -346,7 +346,7 @@ def _list_splits(
   """Returns the files of train, validation (none, perhaps) and test, and the class names."""
   if not path.is_dir():
     hint = _nearest(path.name, _folders(path.parent)) if path.parent.is_dir() else ""
-    raise ValueError(f"data.path {path} is not a folder; expected a folder of images{hint}")
+    raise ValueError(f"data.folder {path} is not a folder; expected a folder of images{hint}")
   names = _folders(path)
   validation = None
   if "train" in names:
@@ -388,7 +388,7 @@ def _split_names(path: pathlib.Path, names: Sequence[str]) -> tuple[str, str | N
   if not validation:
     raise ValueError(
       f"{path} holds 'train' but no 'test', 'val' or 'validation'; expected one of them, or"
-      f" data.path {path / 'train'}, of which data.test_fraction is held out"
+      f" data.folder {path / 'train'}, of which data.test_fraction is held out"
     )
   return validation[0], None
 

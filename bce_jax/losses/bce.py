@@ -71,7 +71,7 @@ def _terms(
       jnp.arange(num_classes, dtype=jnp.int32), c.ndim
     )
 
-  if np.shape(bias) not in ((), (num_classes,)) or not _is_number(bias):
+  if np.shape(bias) not in ((), (num_classes,)) or not checks.is_real(checks.dtype_of(bias)):
     raise ValueError(
       f"bias must be a scalar (unified) or of shape ({num_classes},) (diverse),"
       f" got {checks.dtype_of(bias)} of shape {np.shape(bias)}"
@@ -98,6 +98,7 @@ def _terms(
       )
     kept = _per_class(jnp.asarray(class_mask), c.ndim)
     num_kept = jnp.sum(kept, -1, keepdims=True, dtype=c.dtype)
+    c = jnp.where(kept, c, 0.0)  # what is removed may be nan, and must not reach scale's gradient
   return _Terms(scale * c, bias, targets, kept, num_kept, valid)
 
 
@@ -335,11 +336,6 @@ def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
   # v / max(‖v‖, ε) has a nan gradient at v = 0; this form has 1/ε.
   squared = jnp.sum(v * v, -1, keepdims=True)
   return v * jax.lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))
-
-
-def _is_number(x: Any) -> bool:
-  dtype = checks.dtype_of(x)
-  return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def _is_zero(x: Any) -> bool:

@@ -80,7 +80,8 @@ def score_pairs(
       both numbers of that sample are nan.
 
   Returns:
-    (positive, hardest_negative), float32 at least. A nan among a sample's scores gives nan.
+    (positive, hardest_negative), float32 at least; numpy float64 of numpy float64 scores. A nan
+    among a sample's scores gives nan.
 
   Raises:
     ValueError: for wrong shapes or dtypes, or a known label out of range.
@@ -89,7 +90,12 @@ def score_pairs(
   >>> score_pairs(jnp.array([[0.1, 0.7, 0.4]]), jnp.array([1]))
   (Array([0.7], dtype=float32), Array([0.4], dtype=float32))
   """
-  return _masked_pairs(logits, labels, None)
+  eager = _is_eager(logits, labels)
+  with _precision(eager, logits):
+    pairs = _masked_pairs(logits, labels, None)
+    # JAX holds float64 only where it is switched on; numpy does anywhere.
+    wide = eager and checks.dtype_of(logits) == np.float64
+    return jax.device_get(pairs) if wide else pairs
 
 
 def uniform_accuracy(
@@ -156,7 +162,8 @@ def uniform_accuracy_from_pairs(
 
   Outside a trace numpy float64 scores are judged in float64 and the threshold is a float64
   strictly inside its interval even between float32 neighbours. Inside a trace it is float32, and
-  equals threshold_low where no float32 lies inside.
+  equals threshold_low where no float32 lies inside. Subnormal scores count as 0: XLA's own maximum
+  flushes them on CPU.
 
   Args:
     positive: p, the score of the own class.
@@ -188,6 +195,8 @@ def uniform_accuracy_from_pairs(
     if axis_name is not None:
       flat = [lax.all_gather(x, axis_name, tiled=True) for x in flat]
     counts = _count(*flat, num_classes=num_classes)
+    if axis_name is not None:  # equal on all devices already; this tells shard_map so
+      counts = lax.pmax(counts, axis_name)
   return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
 
 
@@ -406,11 +415,14 @@ def _count(
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-  """Floats as integers of the same order; −0 and 0 become one."""
+  """Floats as integers of the same order; −0, 0 and the subnormal numbers become one."""
   integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
   bits = lax.bitcast_convert_type(x, integer)
-  bits = jnp.where(bits == jnp.iinfo(integer).min, 0, bits)
-  return jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+  magnitude = bits & jnp.iinfo(integer).max
+  # XLA's maximum flushes subnormal numbers to 0 on CPU, so an order among them would be made up.
+  smallest = np.asarray(np.finfo(x.dtype).tiny).view(np.dtype(integer)).item()
+  ordered = jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+  return jnp.where(magnitude < smallest, 0, ordered)
 
 
 def _unordered(keys: jax.Array, dtype: Any) -> jax.Array:
@@ -454,14 +466,15 @@ def _figures_eager(counts: _Counts) -> UniformAccuracy:
 
 
 def _inside(low: float, high: float) -> float:
-  """A number strictly between two ends, either of which may be infinite."""
+  """A number strictly between two ends, either of which may be infinite; `low` if there is none."""
   if math.isinf(low) and math.isinf(high):
-    return 0.0
-  if math.isinf(low):
-    return high - max(1.0, abs(high))
-  if math.isinf(high):
-    return low + max(1.0, abs(low))
-  middle = 0.5 * low + 0.5 * high
+    middle = 0.0
+  elif math.isinf(low):
+    middle = high - max(1.0, abs(high))
+  elif math.isinf(high):
+    middle = low + max(1.0, abs(low))
+  else:
+    middle = 0.5 * low + 0.5 * high
   return middle if low < middle < high else low
 
 
@@ -470,10 +483,12 @@ def _figures(counts: _Counts) -> UniformAccuracy:
   low, high = counts.low, counts.high
   total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan
   middle = 0.5 * low + 0.5 * high
-  middle = jnp.where((low < middle) & (middle < high), middle, low)
   middle = jnp.where(jnp.isinf(low), high - jnp.maximum(1.0, jnp.abs(high)), middle)
   middle = jnp.where(jnp.isinf(high), low + jnp.maximum(1.0, jnp.abs(low)), middle)
   middle = jnp.where(jnp.isinf(low) & jnp.isinf(high), 0.0, middle)
+  # A subnormal threshold would compare as 0.
+  subnormal = (middle != 0.0) & (jnp.abs(middle) < jnp.finfo(middle.dtype).tiny)
+  middle = jnp.where((low < middle) & (middle < high) & ~subnormal, middle, low)
   middle, low, high = (jnp.where(counts.bad > 0, jnp.nan, x) for x in (middle, low, high))
   return UniformAccuracy(
     sample_wise=_share(counts.sample_wise, total, low.dtype),
@@ -503,7 +518,13 @@ def _largest_not_above(value: float, dtype: np.dtype) -> np.ndarray:
   """The largest number of `dtype` that is ≤ value: scores compare with it as with value itself."""
   with np.errstate(over="ignore"):
     rounded = np.asarray(value, dtype)
-  return np.nextafter(rounded, -np.inf, dtype=dtype) if rounded > value else rounded
+  # Compared as Python floats: numpy would round `value` to the dtype first.
+  if float(rounded) > value:
+    rounded = np.nextafter(rounded, -np.inf, dtype=dtype)
+  tiny = np.finfo(dtype).tiny
+  if 0 < abs(float(rounded)) < float(tiny):  # scores are never subnormal
+    rounded = np.asarray(0.0 if rounded > 0 else -tiny, dtype)
+  return rounded
 
 
 def _is_eager(*arrays: Any) -> bool:

@@ -89,13 +89,25 @@ class Checkpoints:
 
     Returns:
       (train state, the loop's record).
+
+    Raises:
+      ValueError: when the checkpoint is damaged, or of another network.
     """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like), loop=ocp.args.JsonRestore())
-    restored = self._manager.restore(step, args=args)
-    return restored["state"], restored["loop"]
+    try:
+      restored = self._manager.restore(step, args=args)
+      return restored["state"], restored["loop"]
+    except Exception as error:  # orbax raises whatever its readers do
+      where = self._manager.directory / str(step)
+      reason = f"{type(error).__name__}: {error}"
+      raise ValueError(f"checkpoint {where} can't be restored: {reason[:200]}") from error
+
+  def wait(self) -> None:
+    """Waits for what is being written."""
+    self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits for what is being written, and ends the writers."""
     self._manager.wait_until_finished()
     self._manager.close()
 

@@ -122,7 +122,10 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   refuse_unknown_keys(flatten(values))
   for key, value in flatten(values).items():
     group, _, name = key.rpartition(".")
-    (config[group] if group else config)[name] = value
+    try:
+      (config[group] if group else config)[name] = value
+    except TypeError:
+      raise ValueError(f"config key {key!r} can't be {value!r}") from None
   return config
 
 
@@ -215,8 +218,11 @@ def check(config: ConfigDict) -> None:
       raise ValueError(f"config.{key} must be less than 1, got {flat[key]}")
   if config.data.name == "folder" and not config.data.folder:
     raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
-  if config.data.name != "folder" and config.data.folder:
-    raise ValueError(
-      f"config.data.folder is {config.data.folder!r}, but config.data.name is"
-      f" {config.data.name!r}: expected 'folder'"
-    )
+  if config.data.name != "folder":
+    for key in ("folder", "image_size", "in_memory"):
+      value = flat[f"data.{key}"]
+      if value not in ("", None):
+        raise ValueError(
+          f"config.data.{key} is {value!r}, but config.data.name is"
+          f" {config.data.name!r}: expected 'folder'"
+        )

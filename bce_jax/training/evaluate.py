@@ -18,6 +18,10 @@ from bce_jax.training.step import Judged
 Figures = dict[str, Any]
 
 
+class NonFiniteError(RuntimeError):
+  """A network has left the finite numbers."""
+
+
 def judge(
   eval_step: Callable[[TrainState, Any], Judged],
   state: TrainState,
@@ -65,8 +69,14 @@ def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes
 
   Returns:
     Named figures; shares in [0, 1].
+
+  Raises:
+    NonFiniteError: when a score is nan.
   """
   pairs = (judged.positive, judged.hardest_negative)
+  broken = int(np.sum(np.isnan(pairs[0]) | np.isnan(pairs[1])))
+  if broken:
+    raise NonFiniteError(f"{broken} of {len(labels)} images have a score that is nan")
   on_z = metrics.uniform_accuracy_from_pairs(*pairs, labels, num_classes=num_classes)
   at_bias = metrics.accuracy_at_from_pairs(*pairs, 0.0)
   out: Figures = {

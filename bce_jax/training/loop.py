@@ -1,19 +1,20 @@
 """The loop around the step: data in, records and checkpoints out, and on again after a kill."""
 
+import contextlib
 import math
 import pathlib
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
 from bce_jax.data import loader
-from bce_jax.training import config as config_lib
 from bce_jax.training import evaluate, parallel, records
-from bce_jax.training.checkpoint import FOLDER, Checkpoints, abstract
+from bce_jax.training import workdir as workdir_lib
+from bce_jax.training.checkpoint import Checkpoints, abstract
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
@@ -24,41 +25,6 @@ from bce_jax.training.step import (
   make_eval_step,
   make_train_step,
 )
-
-
-class NonFiniteLossError(RuntimeError):
-  """Training has left the finite numbers; the last checkpoint from before it is kept."""
-
-
-def finished(workdir: pathlib.Path) -> evaluate.Figures | None:
-  """Returns the results of a run folder whose run has ended, else None."""
-  path = workdir / records.RESULTS
-  return records.read_json(path) if path.exists() else None
-
-
-def refuse_other_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Refuses to go on with a run under another config than it was started with.
-
-  A folder in which nothing was kept yet may be started anew.
-
-  Raises:
-    ValueError: naming the keys that differ.
-  """
-  path = workdir / records.CONFIG
-  if not path.exists() or not (finished(workdir) or any((workdir / FOLDER).glob("[0-9]*"))):
-    return
-  before = config_lib.flatten(records.read_json(path))
-  now = config_lib.flatten(config.to_dict())
-  changed = [
-    f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-    for key in sorted(before.keys() | now.keys())
-    if before.get(key) != now.get(key)
-  ]
-  if changed:
-    raise ValueError(
-      f"{workdir} holds a run with another config: {'; '.join(changed)}."
-      " Take another --workdir, or the same config"
-    )
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
@@ -72,35 +38,38 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     The final figures, as written to results.json.
 
   Raises:
-    NonFiniteLossError: when a loss is nan or infinite.
-    ValueError: for an image that can't be read, by name.
+    NonFiniteError: when the loss, a parameter or a score is not finite.
+    ValueError: for an image that can't be read, by name; for a checkpoint that can't be restored.
   """
   config, mesh = experiment.config, experiment.mesh
   workdir.mkdir(parents=True, exist_ok=True)
+  workdir_lib.refuse_other_dataset(workdir, experiment)
   records.write_json(workdir / records.CONFIG, config.to_dict())
-  checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
-  state, loop = _start(experiment, checkpoints)
-  first_step = int(state.step)
-  writer = records.RecordWriter(workdir, first_step=first_step)
-  progress = Progress(
-    first=first_step, total=experiment.total_steps, images_per_step=config.batch_size
-  )
-  parameters = int(parameter_overview.count_parameters(state.params))
-  progress.say(
-    f"{config.loss} on {config.model}: {parameters:,} parameters,"
-    f" {len(experiment.dataset.train):,} training images of {len(experiment.dataset.class_names)}"
-    f" classes, {experiment.total_steps:,} steps on {mesh.size} {jax.default_backend()} device(s)"
-  )
-  if first_step:
-    progress.say(f"resumed from the checkpoint of step {first_step}")
-  try:
+  records.write_json(workdir / records.DATASET, workdir_lib.describe_dataset(experiment))
+  with contextlib.ExitStack() as stack:
+    checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
+    stack.callback(checkpoints.close)
+    state, loop = _start(experiment, checkpoints)
+    first_step = int(state.step)
+    writer = records.RecordWriter(workdir, first_step=first_step)
+    stack.callback(writer.close)
+    progress = Progress(
+      first=first_step, total=experiment.total_steps, images_per_step=config.batch_size
+    )
+    stack.callback(progress.close)
+    parameters = int(parameter_overview.count_parameters(state.params))
+    progress.say(
+      f"{config.loss} on {config.model}: {parameters:,} parameters,"
+      f" {len(experiment.dataset.train):,} training images of"
+      f" {len(experiment.dataset.class_names)} classes, {experiment.total_steps:,} steps on"
+      f" {mesh.size} {jax.default_backend()} device(s)"
+    )
+    if first_step:
+      progress.say(f"resumed from the checkpoint of step {first_step}")
     state, loop = _run(experiment, state, loop, checkpoints, writer, progress)
     results = _final(experiment, state, loop)
-    checkpoints.close()
+    checkpoints.wait()
     records.write_json(workdir / records.RESULTS, results)
-  finally:
-    progress.close()
-    writer.close()
   return results
 
 
@@ -115,15 +84,17 @@ def evaluate_only(
     which: "latest" or "best" (on the validation split).
 
   Raises:
-    ValueError: when there is no such checkpoint.
+    NonFiniteError: when a score is nan.
+    ValueError: when there is no such checkpoint, or the data do not fit it.
   """
-  best_metric = experiment.config.best_metric
-  checkpoints = Checkpoints(workdir, best_metric=best_metric, read_only=True)
-  step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
-  if step is None:
-    reason = "" if which == "latest" else "; one is chosen on the validation split"
-    raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
-  state, _ = checkpoints.restore(step, _abstract_state(experiment))
+  experiment = workdir_lib.with_statistics_of(workdir, experiment)
+  checkpoints = Checkpoints(workdir, best_metric=experiment.config.best_metric, read_only=True)
+  with contextlib.closing(checkpoints):
+    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
+    if step is None:
+      reason = "" if which == "latest" else "; one is chosen on the validation split"
+      raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
+    state, _ = checkpoints.restore(step, _abstract_state(experiment))
   return _test_figures(experiment, state, jit_eval(experiment))
 
 
@@ -173,6 +144,7 @@ def _run(
     experiment.mesh,
   )
   eval_step = jit_eval(experiment)
+  all_finite = jax.jit(_all_finite)
   evaluate_every = experiment.steps(config.eval_every_epochs)
   save_every = config.checkpoint_every_steps or total
   start, seconds_before = time.monotonic(), loop["seconds"]
@@ -181,19 +153,21 @@ def _run(
   on_device: list[dict[str, jax.Array]] = []
   step = first_step = int(state.step)
 
+  def stop(what: str) -> NoReturn:
+    checkpoints.wait()
+    kept = checkpoints.latest_step()
+    outcome = "No checkpoint was made yet" if kept is None else f"Checkpoint {kept} is kept"
+    raise evaluate.NonFiniteError(
+      f"{what}; training stops. {outcome}."
+      " Try a smaller --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"
+    )
+
   def fetch() -> None:
     """Brings the logs of the steps since the last time to the host, and looks at the loss."""
     first = step - len(on_device) + 1
     for offset, logs in enumerate(jax.device_get(on_device)):
       if not np.isfinite(logs["loss"]):
-        kept = checkpoints.latest_step()
-        where = "No checkpoint was" if kept is None else f"The checkpoint of step {kept} is"
-        what = "made yet" if kept is None else "kept"
-        raise NonFiniteLossError(
-          f"the loss of step {first + offset} is {float(logs['loss'])}; training stops."
-          f" {where} {what}."
-          " Try a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm"
-        )
+        stop(f"the loss of step {first + offset} is {float(logs['loss'])}")
       for name, value in logs.items():
         pending.setdefault(name, []).append(float(value))
     on_device.clear()
@@ -218,6 +192,8 @@ def _run(
     recording = step % config.log_every_steps == 0 or last
     if recording or saving:
       fetch()
+    if saving and not all_finite(state):
+      stop(f"the parameters after step {step} are not finite")
     if recording:
       now = time.monotonic()
       means = {name: math.fsum(values) / len(values) for name, values in pending.items()}
@@ -239,7 +215,10 @@ def _run(
     validation = None
     if evaluating:
       before = time.monotonic()
-      figures = _monitor(experiment, state, eval_step)
+      try:
+        figures = _monitor(experiment, state, eval_step)
+      except evaluate.NonFiniteError as error:
+        stop(f"after step {step} {error}")
       split = "test" if experiment.dataset.validation is None else "validation"
       writer.write({"step": step, "epoch": epoch, "split": split, **figures})
       progress.say(
@@ -256,6 +235,12 @@ def _run(
       loop = {"pending": pending, "seconds": seconds_before + time.monotonic() - start}
       checkpoints.save(state, loop, validation)
   return state, loop
+
+
+def _all_finite(state: TrainState) -> jax.Array:
+  """Whether what the network computes with is finite; a checkpoint of anything else is no use."""
+  leaves = jax.tree.leaves((state.params, state.batch_stats))
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def _bias(state: TrainState) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run writes for people and programs: config.json, metrics.jsonl, results.json, events."""
+"""What a run writes for people and programs: JSON files, metrics.jsonl, TensorBoard events."""
 
 import json
 import math
@@ -8,7 +8,8 @@ from typing import Any
 
 from tensorboard.summary import Writer
 
-CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
+CONFIG, DATASET = "config.json", "dataset.json"
+METRICS, RESULTS = "metrics.jsonl", "results.json"
 
 Record = dict[str, Any]
 
@@ -24,18 +25,22 @@ def write_json(path: pathlib.Path, values: Any) -> None:
   os.replace(beside, path)
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file.
+def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
+  """Reads a JSON object that has `keys`.
 
   Raises:
-    ValueError: when there is none, or it is not JSON.
+    ValueError: when there is none, it is not JSON, or lacks a key.
   """
   try:
-    return json.loads(path.read_text())
+    values = json.loads(path.read_text())
   except OSError as error:
     raise ValueError(f"{path} can't be read: {error.strerror}") from None
   except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from None
+    raise ValueError(f"{path} is damaged: {error}") from None
+  if not isinstance(values, dict) or not values.keys() >= set(keys):
+    missing = sorted(set(keys) - set(values)) if isinstance(values, dict) else "an object"
+    raise ValueError(f"{path} is damaged: it lacks {missing}")
+  return values
 
 
 def _finite(values: Any) -> Any:
@@ -54,7 +59,8 @@ class RecordWriter:
     """Opens the files; records of steps after `first_step`, which a resumed run repeats, go."""
     path = workdir / METRICS
     if path.exists():
-      kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
+      lines = path.read_text(errors="replace").splitlines()
+      kept = [line for line in lines if _step(line) <= first_step]
       beside = path.with_name(path.name + ".tmp")
       beside.write_text("".join(line + "\n" for line in kept))
       os.replace(beside, path)

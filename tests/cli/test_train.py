@@ -12,10 +12,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from bce_jax.cli import train as cli
 from bce_jax.training import checkpoint, experiment, parallel
 from bce_jax.training import config as config_lib
+from bce_jax.training import records as run_records
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = (
@@ -175,15 +177,48 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(uninterrupted
     assert (records(workdir) == records(whole)) == same
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+@pytest.mark.parametrize(
+  ("loss", "options"),
+  [
+    ("bce-nu", []),
+    ("bce-u", ["--config.checkpoint_every_steps=1"]),  # diverges with a save under way
+    ("bce-u", ["--config.steps=2"]),  # seen first by the evaluation at the end
+    ("soft-u", ["--config.eval_every_epochs=0.05", "--config.data.validation_fraction=0"]),
+  ],
+)
+def test_a_run_that_diverges_stops_and_keeps_only_what_can_be_used(tmp_path, capsys, loss, options):
   workdir = tmp_path / "run"
-  argv = [*SMALL, "--config.optimizer.learning_rate=1e30"]
+  argv = [*SMALL, f"--config.loss={loss}", "--config.optimizer.learning_rate=1e30", *options]
   assert cli.main([*argv, "--workdir", str(workdir)]) == 1
   error = capsys.readouterr().err
-  assert "the loss of step" in error
   assert "training stops" in error
+  assert "Traceback" not in error
   assert not (workdir / "results.json").exists()
-  assert "nan" not in (workdir / "metrics.jsonl").read_text()
+  assert "nan" not in (workdir / "metrics.jsonl").read_text().lower()
+  kept = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+  assert all(name.isdigit() for name in kept)
+  assert ("is kept" in error) == bool(kept)
+  for name in kept:
+    assert f"Checkpoint {name} is kept" in error
+    leaves = jax.tree.leaves(final_state(workdir).params)
+    assert all(np.isfinite(x).all() for x in leaves)
+
+
+def test_an_interrupt_right_after_a_save_keeps_it(tmp_path, capsys, monkeypatch):
+  workdir = tmp_path / "run"
+  save = checkpoint.Checkpoints.save
+
+  def save_and_interrupt(self, *args):
+    save(self, *args)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_interrupt)
+  assert cli.main([*SMALL, "--workdir", str(workdir)]) == 130
+  assert "run the same command again" in capsys.readouterr().err
+  assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["7"]
+  monkeypatch.undo()
+  assert cli.main([*SMALL, "--workdir", str(workdir)]) == 0
+  assert "resumed from the checkpoint of step 7" in capsys.readouterr().err
 
 
 def fails(capsys, argv):
@@ -220,6 +255,9 @@ def fails(capsys, argv):
     (["--config=digit"], "no config file 'digit'; did you mean 'digits'"),
     (["--confg=digits"], "unrecognized arguments: --confg=digits"),
     (["--checkpoint=newest"], "invalid choice: 'newest'"),
+    (["--checkpoint=best"], "--checkpoint goes with --evaluate-only"),
+    (["--config="], "can't be empty"),
+    (["--config.data.image_size=32"], "config.data.image_size is 32, but config.data.name is"),
     (["--config=folder"], "set --config.data.folder=FOLDER"),
     (["--config=folder", "--config.data.folder=/no/such"], "/no/such is not a folder"),
     (["--evaluate-only"], "does not exist: expected a run folder"),
@@ -234,6 +272,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, argv,
 def test_workdir_is_needed_and_must_be_a_folder(tmp_path, capsys):
   assert "--workdir" in fails(capsys, [])
   (tmp_path / "file").write_text("")
+  assert "can't be empty" in fails(capsys, ["--workdir", ""])
   assert "is a file" in fails(capsys, ["--workdir", str(tmp_path / "file")])
   assert "no config.json" in fails(capsys, ["--evaluate-only", "--workdir", str(tmp_path)])
 
@@ -266,6 +305,79 @@ def test_a_config_file_with_a_mistake(tmp_path, capsys, text, message):
   workdir = tmp_path / "run"
   assert message in fails(capsys, ["--config", str(path), "--workdir", str(workdir)])
   assert not workdir.exists()
+
+
+@pytest.fixture
+def copy(uninterrupted, tmp_path):
+  """A copy of the finished run, to be damaged."""
+  workdir = tmp_path / "copy"
+  shutil.copytree(uninterrupted[0], workdir)
+  return workdir
+
+
+def test_a_run_is_not_judged_as_what_it_is_not(copy, capsys):
+  judge = ["--evaluate-only", "--workdir", str(copy)]
+  assert "scale was 16.0 and is 3.0" in fails(capsys, [*judge, "--config.scale=3"])
+  line = fails(capsys, [*judge, "--config=digits:bce-nd"])
+  assert "loss was 'bce-nu' and is 'bce-nd'" in line
+  assert cli.main([*judge, "--config.eval_batch_size=64"]) == 0
+
+
+def test_damaged_run_folders_are_told_in_one_line(copy, capsys):
+  again = [*SMALL, "--workdir", str(copy)]
+  judge = ["--evaluate-only", "--workdir", str(copy)]
+  config = (copy / "config.json").read_text()
+  for text, message in (
+    ("[1]", "config.json is damaged: it lacks an object"),
+    ("{", "config.json is damaged"),
+    ('{"loss": {"x": 1}}', "unknown config key 'loss.x'"),
+    ('{"batch_size": "many"}', "config key 'batch_size' can't be 'many'"),
+  ):
+    (copy / "config.json").write_text(text)
+    assert message in fails(capsys, judge)
+  (copy / "config.json").write_text(config)
+  (copy / "results.json").write_text("{}")
+  assert "results.json is damaged" in fails(capsys, again)
+  (copy / "results.json").unlink()
+  dataset = json.loads((copy / "dataset.json").read_text())
+  (copy / "dataset.json").write_text(json.dumps(dataset | {"train_images": 5}))
+  assert "holds a run on other data: train_images differ" in fails(capsys, again)
+  (copy / "dataset.json").write_text(json.dumps(dataset | {"class_names": ["a", "b"]}))
+  assert "was trained with class_names ['a', 'b']" in fails(capsys, judge)
+  (copy / "dataset.json").write_text(json.dumps(dataset))
+  for damage in (lambda p: p.write_bytes(b""), lambda p: p.unlink()):
+    damage(copy / "checkpoints" / "24" / "state" / "_METADATA")
+    for argv in (again, judge):
+      code = cli.main(argv)
+      error = capsys.readouterr().err
+      assert code == 2
+      assert "can't be restored" in error
+      assert "Traceback" not in error
+
+
+def test_records_after_a_cut_in_the_middle_of_a_character(copy):
+  path = copy / "metrics.jsonl"
+  whole = path.read_text()
+  path.write_bytes(path.read_bytes() + b'{"step": 1, "split": "\xff')
+  writer = run_records.RecordWriter(copy, first_step=24)
+  writer.close()
+  assert path.read_text() == whole
+
+
+def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):
+  workdir, other = tmp_path / "run", tmp_path / "other"
+  shutil.copytree(image_folder, other)
+  for path in (other / "train").rglob("*.png"):  # the training images are not what is judged
+    Image.new("L", (8, 8), 200).save(path)
+  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
+  argv += ["--config.batch_size=8", "--config.eval_batch_size=8", "--config.steps=2"]
+  argv += ["--config.data.image_size=8", "--config.data.crop_padding=1"]
+  argv += ["--config.data.validation_fraction=0", "--workdir", str(workdir)]
+  assert cli.main(argv) == 0
+  table = capsys.readouterr().out.rsplit("\n", 2)[0]
+  judge = ["--evaluate-only", "--workdir", str(workdir), f"--config.data.folder={other}"]
+  assert cli.main(judge) == 0
+  assert table in capsys.readouterr().out
 
 
 def test_bad_folders_of_images(tmp_path, capsys, image_folder):

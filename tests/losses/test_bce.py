@@ -268,11 +268,11 @@ def test_masked_logits_may_be_anything():
   logits = np.array([[1.0, np.inf, 2.0], [1.0, np.nan, 2.0]], np.float32)
   mask = np.array([True, False, True])
   for loss in LOSSES.values():
-    value, grad = jax.value_and_grad(
-      lambda x, f=loss: f(x, np.array([0, 2]), class_mask=mask).sum()
-    )(logits)
+    value, grads = jax.value_and_grad(
+      lambda x, s, f=loss: f(x, np.array([0, 2]), scale=s, class_mask=mask).sum(), (0, 1)
+    )(logits, 2.0)
     assert np.isfinite(value)
-    assert np.isfinite(grad).all()
+    assert all(np.isfinite(g).all() for g in grads)
 
 
 def test_bce_bounds_the_naive_loss():
@@ -343,7 +343,11 @@ LOGITS = np.zeros((3, 3), np.float32)
     ({"margin": -0.1}, "margin must be a finite number"),
     ({"margin": np.nan}, "margin must be a finite number"),
     ({"smoothing": 1.5}, r"smoothing must be a finite number in \[0.0, 1.0\], got 1.5"),
-    ({"smoothing": "a lot"}, "smoothing must be a number"),
+    ({"smoothing": "a lot"}, "smoothing must be a real number"),
+    ({"scale": 2j}, "scale must be a real number"),
+    ({"scale": True}, "scale must be a real number"),
+    ({"scale": 1e39}, "scale must be a finite number"),
+    ({"bias": "prior"}, "bias must be a scalar"),
     ({"labels": np.eye(3, dtype=np.float32), "margin": 0.1}, "a margin needs integer labels"),
     ({"class_mask": np.ones(2, bool)}, "class_mask must be bool of shape"),
     ({"class_mask": np.ones(3)}, "class_mask must be bool of shape"),

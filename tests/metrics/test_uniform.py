@@ -290,6 +290,67 @@ def test_accuracy_at_by_counting_scores_above(case, threshold):
   np.testing.assert_allclose(jax.jit(metrics.accuracy_at)(logits, labels, threshold), at, atol=1e-6)
 
 
+def neighbouring_floats():
+  """Scores of which many are next to each other, where a rounded threshold is a wrong one."""
+  one = np.float32(1.0)
+  up, down = np.nextafter(one, np.float32(2)), np.nextafter(one, np.float32(0))
+  return st.sampled_from([float(down), 1.0, float(up), float(np.nextafter(up, np.float32(2)))])
+
+
+@settings(deadline=None, max_examples=100)
+@given(scores(neighbouring_floats()))
+def test_the_best_threshold_is_judged_as_the_best_one(case):
+  logits, labels = case
+  best = metrics.uniform_accuracy(logits, labels)
+  if best.uniform:
+    at = metrics.accuracy_at(logits, labels, best.threshold)
+    assert at.accepted_right == best.uniform
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1e39, -1e39, 1 + 2**-40, 1 - 2**-40])
+def test_a_python_threshold_is_compared_in_float64(threshold):
+  values = np.array([0.1, 1.0, np.inf, -np.inf, 0.0], np.float32)
+  above = metrics.accuracy_at_from_pairs(values, np.full(5, -np.inf, np.float32), threshold)
+  assert above.accepted_right == np.mean(values.astype(np.float64) > threshold)
+
+
+def test_subnormal_scores_count_as_zero():
+  logits = np.array([[2e-40, 0, 1e-40, 3e-40], [1.0, 1e-40, 0, -1e-40]], np.float32)
+  expected = metrics.uniform_accuracy(np.round(logits), np.array([0, 0]))
+  for judge in (metrics.uniform_accuracy, jax.jit(metrics.uniform_accuracy)):
+    np.testing.assert_allclose(judge(logits, np.array([0, 0])), expected, rtol=1e-6)
+  tiny = np.finfo(np.float32).tiny  # nothing but subnormal numbers between 0 and this
+  logits = np.array([[tiny, 0.0]], np.float32)
+  best = metrics.uniform_accuracy(logits, np.array([0]))
+  assert 0.0 < best.threshold < tiny
+  assert metrics.accuracy_at(logits, np.array([0]), best.threshold).accepted_right == 1.0
+  best = metrics.uniform_accuracy(-logits[:, ::-1], np.array([0]))
+  assert metrics.accuracy_at(-logits[:, ::-1], np.array([0]), best.threshold).accepted_right == 1.0
+  jitted = jax.jit(metrics.uniform_accuracy)(-logits[:, ::-1], np.array([0]))
+  at = jax.jit(metrics.accuracy_at)(-logits[:, ::-1], np.array([0]), jitted.threshold)
+  assert at.accepted_right == 1.0
+
+
+def test_ends_of_the_float_range():
+  largest = np.finfo(np.float32).max
+  logits = np.array([[np.inf, largest], [-largest, -np.inf]], np.float32)
+  for row in logits:
+    best = metrics.uniform_accuracy(row[None], np.array([0]))
+    assert best.threshold_low < best.threshold < best.threshold_high
+    assert metrics.accuracy_at(row[None], np.array([0]), best.threshold).accepted_right == 1.0
+    jitted = jax.jit(metrics.uniform_accuracy)(row[None], np.array([0]))
+    assert jitted.threshold == jitted.threshold_low  # no float32 lies inside
+
+
+def test_pairs_of_float64_scores_are_float64():
+  logits = np.array([[1.0, 1.0 + 1e-12]])
+  pairs = metrics.score_pairs(logits, np.array([1]))
+  assert all(x.dtype == np.float64 for x in pairs)
+  again = metrics.uniform_accuracy_from_pairs(*pairs, np.array([1]), num_classes=2)
+  assert again == metrics.uniform_accuracy(logits, np.array([1]))
+  assert again.uniform == 1.0
+
+
 def test_half_precision_scores():
   logits = np.random.default_rng(4).normal(size=(40, 6))
   labels = np.arange(40) % 6

@@ -1,0 +1,114 @@
+"""What a run folder says of the run in it, and when it may be used again."""
+
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bce_jax.training import config as config_lib
+from bce_jax.training import records
+from bce_jax.training.checkpoint import FOLDER
+from bce_jax.training.evaluate import Figures
+from bce_jax.training.experiment import Experiment
+
+# What may differ when a checkpoint is judged: none of it changes the network.
+JUDGING_KEYS = ("eval_batch_size", "data.folder", "data.workers", "data.in_memory")
+
+
+def finished(workdir: pathlib.Path) -> Figures | None:
+  """Returns the results of a run folder whose run has ended, else None.
+
+  Raises:
+    ValueError: when they are damaged.
+  """
+  path = workdir / records.RESULTS
+  keys = ("images", "uniform_accuracy", "threshold", "seconds")
+  return records.read_json(path, *keys) if path.exists() else None
+
+
+def config_of(workdir: pathlib.Path) -> ConfigDict:
+  """Returns the config of the run in a folder.
+
+  Raises:
+    ValueError: when there is none, or it is damaged.
+  """
+  return config_lib.from_dict(records.read_json(workdir / records.CONFIG))
+
+
+def refuse_other_config(
+  workdir: pathlib.Path, config: ConfigDict, *, except_keys: Collection[str] = ()
+) -> None:
+  """Refuses to use a run folder under another config than its run was started with.
+
+  A folder in which nothing was kept yet may be started anew.
+
+  Args:
+    workdir: the run folder.
+    config: to be used.
+    except_keys: that may differ.
+
+  Raises:
+    ValueError: naming the keys that differ.
+  """
+  path = workdir / records.CONFIG
+  if not path.exists() or not (finished(workdir) or any((workdir / FOLDER).glob("[0-9]*"))):
+    return
+  before = config_lib.flatten(records.read_json(path))
+  now = config_lib.flatten(config.to_dict())
+  changed = [
+    f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key) and key not in except_keys
+  ]
+  if changed:
+    raise ValueError(
+      f"{workdir} holds a run with another config: {'; '.join(changed)}."
+      " Take another --workdir, or the same config"
+    )
+
+
+def describe_dataset(experiment: Experiment) -> dict[str, Any]:
+  """Returns what a run needs to be sure that it meets the same data again: dataset.json."""
+  train = experiment.dataset.train
+  return {
+    "class_names": list(experiment.dataset.class_names),
+    "image_shape": [int(n) for n in train.image_shape],
+    "train_images": len(train),
+    "mean": [float(x) for x in experiment.preprocess.mean],
+    "std": [float(x) for x in experiment.preprocess.std],
+  }
+
+
+def refuse_other_dataset(workdir: pathlib.Path, experiment: Experiment) -> None:
+  """Refuses to go on with a run on other data than it was started with.
+
+  Raises:
+    ValueError: naming what differs.
+  """
+  path = workdir / records.DATASET
+  if not path.exists() or not any((workdir / FOLDER).glob("[0-9]*")):
+    return
+  before, now = records.read_json(path), describe_dataset(experiment)
+  changed = [key for key in now if before.get(key) != now[key]]
+  if changed:
+    raise ValueError(f"{workdir} holds a run on other data: {', '.join(changed)} differ")
+
+
+def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
+  """Returns the experiment with the run's own mean and deviation of the channels.
+
+  A folder of other images, to be judged by what was trained, has others.
+
+  Raises:
+    ValueError: when the classes or the size of the images are not the run's.
+  """
+  path = workdir / records.DATASET
+  before, now = records.read_json(path, "mean", "std"), describe_dataset(experiment)
+  for key in ("class_names", "image_shape"):
+    if before.get(key) != now[key]:
+      was, now_is = str(before.get(key)), str(now[key])
+      raise ValueError(f"{workdir} was trained with {key} {was[:80]}, got {now_is[:80]}")
+  mean, std = (np.asarray(before[key], np.float32) for key in ("mean", "std"))
+  return experiment._replace(preprocess=experiment.preprocess._replace(mean=mean, std=std))
