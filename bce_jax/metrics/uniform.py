@@ -305,11 +305,16 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
 
 
 def _group_size(num_classes: int) -> int | None:
-  """How many neighbouring classes are reduced at once: a divisor of N near √N, if there is one."""
-  divisors = (d for d in range(2, num_classes) if num_classes % d == 0)
-  # Both halves of the work shrink: the label's own group, and the maxima of the groups.
-  size = min(divisors, key=lambda d: (d + num_classes // d, -d), default=num_classes)
-  return size if 4 * (size + num_classes // size) <= num_classes else None
+  """How many neighbouring classes are reduced at once: the divisor of N nearest to 4√N.
+
+  Wide groups are read as fast as whole rows, and the label's own is then copied as one piece; 4√N
+  was the fastest on CPU for 100 and for 1,000 classes. None where nothing is saved.
+  """
+  target = 4 * math.sqrt(num_classes)
+  divisors = (d for d in range(2, num_classes // 2 + 1) if num_classes % d == 0)
+  if num_classes < 64:
+    return None
+  return min(divisors, key=lambda d: abs(math.log(d / target)), default=None)
 
 
 @jax.jit
@@ -317,8 +322,8 @@ def _split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.
   """p = scores[label] and n = the maximum without it, reading the scores once.
 
   The maximum of a masked copy makes XLA write that copy on CPU (13 times the time of a plain
-  maximum for 50,000 × 1,000). So groups of about √N neighbouring classes are reduced plainly, and
-  only the label's own group is looked at again. A number of classes that has no such groups (a
+  maximum for 50,000 × 1,000). So groups of neighbouring classes are reduced plainly, and only the
+  label's own group is looked at again. A number of classes that has no such groups (a
   prime) takes the masked copy. All is by row: a batch split over devices stays where it is.
   """
   shape, num_classes = labels.shape, scores.shape[-1]
@@ -333,7 +338,7 @@ def _split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.
     groups = rows.reshape(-1, num_classes // size, size)
     group, place = labels // size, labels % size
     own = _take(groups, group)
-    positive = _take(own, place)
+    positive = _take(rows, labels)
     rest = jnp.max(_drop(jnp.max(groups, -1), group), -1)
     negative = jnp.maximum(rest, jnp.max(_drop(own, place), -1))
   positive, negative = positive.reshape(shape), negative.reshape(shape)
