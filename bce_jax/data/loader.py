@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int64
 
-from bce_jax.data import sources
+from bce_jax.data import sources, splits
 
 Batch = dict[str, np.ndarray]
 
@@ -38,7 +38,7 @@ def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
   """
   if seed < 0 or epoch < 0:
     raise ValueError(f"seed is {seed} and epoch is {epoch}; expected 0 or more")
-  return sources.permutation((seed, epoch), n)
+  return splits.permutation((seed, epoch), n)
 
 
 # Two, since batches are read ahead across the end of an epoch.

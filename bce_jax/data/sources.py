@@ -16,17 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import PIL
-from jaxtyping import Float32, Int, Int32, Int64, UInt8
-from PIL import Image
+from jaxtyping import Float32, Int, Int32, UInt8
+
+from bce_jax.data import splits
+from bce_jax.data.images import decode, header
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
-SPLIT_SEED = 20240731  # of every split made here; with another, results could not be compared
 
-# By the endings people use. What a file really holds is told by its first bytes, and only these
-# decoders may open it: Pillow's others are not meant for strangers' files (EPS runs Ghostscript).
+# What a file really holds is told by its first bytes, not by its name: see `images`.
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 Progress = Callable[..., Iterable[Any]]  # called like tqdm: progress(iterable, total=n, desc="…")
@@ -155,86 +153,6 @@ def _checked_labels(labels: np.ndarray, count: int) -> np.ndarray:
   return labels.astype(np.int32)
 
 
-def header(path: str) -> tuple[int, int]:
-  """Returns (height, width) in pixels as the file's header gives them.
-
-  Raises:
-    ValueError: when the file is missing or its header is no image's.
-  """
-  return _read_image(path, lambda image: (image.height, image.width))
-
-
-def decode(
-  path: str, *, image_size: int | None = None, channels: int = 3
-) -> UInt8[np.ndarray, "h w c"]:
-  """Decodes one image file.
-
-  Palette, bilevel and CMYK images become plain colour or gray; what is transparent is laid on
-  white; of 16 bits the high 8 are kept; of an animation, the first frame. With `image_size`, the
-  centred square as wide as the short side is cut out and resized (bilinear, antialiased): that is
-  resizing the short side and cutting then, without making the long side first.
-
-  Args:
-    path: the file.
-    image_size: side of the square in pixels, or None for the image as it is.
-    channels: 3 for colour, 1 for gray.
-
-  Returns:
-    uint8 [H, W, channels], 0 … 255.
-
-  Raises:
-    ValueError: naming the file and Pillow's reason, when it cannot be read as an image.
-  """
-
-  def pixels(image: Image.Image) -> np.ndarray:
-    plain = _eight_bits(image, "RGB" if channels == 3 else "L")
-    if image_size:
-      plain = _centre_square(plain, image_size)
-    return np.array(plain).reshape(plain.height, plain.width, channels)
-
-  return _read_image(path, pixels)
-
-
-def _read_image(path: str, function: Callable[[Image.Image], Any]) -> Any:
-  try:
-    with Image.open(path, formats=_FORMATS) as image:
-      return function(image)
-  except PIL.UnidentifiedImageError as error:
-    raise ValueError(
-      f"{path} cannot be read as an image: its content is none of {', '.join(_FORMATS)}"
-    ) from error
-  # By format and damage Pillow raises OSError, SyntaxError, ValueError, EOFError, struct.error,
-  # zlib.error, IndexError, DecompressionBombError, …: the reader of the message needs none of it.
-  except Exception as error:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise ValueError(f"{path} cannot be read as an image: {reason}") from error
-
-
-def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
-  if image.mode == "F":
-    raise ValueError("its pixels are floating-point, of unknown range; save it with 8 or 16 bits")
-  if image.mode.startswith("I"):  # convert() would clip 16 bits at 255: a white image
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if low < 0 or high > 65535:
-      raise ValueError(f"its pixels are {low} … {high}; save it with 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert(mode)
-  if image.has_transparency_data:
-    # The colour under a transparent pixel is arbitrary, mostly black: to drop alpha would blacken
-    # a drawing on a clear ground.
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    image = Image.alpha_composite(white, image)
-  return image.convert(mode)
-
-
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-  short = min(image.size)
-  left, top = (image.width - short) // 2, (image.height - short) // 2
-  box = (left, top, left + short, top + short)
-  return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-
-
 def digits(*, validation_fraction: float = 0.0) -> Dataset:
   """scikit-learn's handwritten digits: 1,797 gray images of 8 x 8 pixels, 10 classes.
 
@@ -254,10 +172,10 @@ def digits(*, validation_fraction: float = 0.0) -> Dataset:
   grays, labels = load_digits(return_X_y=True)
   images = np.rint(grays * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
   train, test = train_test_split(
-    np.arange(len(labels)), test_size=0.2, random_state=SPLIT_SEED, stratify=labels
+    np.arange(len(labels)), test_size=0.2, random_state=splits.SPLIT_SEED, stratify=labels
   )
   train, test = np.sort(train), np.sort(test)
-  kept, taken = _held_out(labels[train], validation_fraction, "data.validation_fraction")
+  kept, taken = splits.held_out(labels[train], validation_fraction, "data.validation_fraction")
 
   def source(indices: np.ndarray) -> ArraySource:
     return ArraySource(images[indices], labels[indices])
@@ -365,10 +283,10 @@ def _list_splits(
       raise ValueError(f"data.test_fraction is 0 and {path} has no test split; expected 0 < f < 1")
     class_names = _class_names(path)
     everything = _list_files(path, class_names)
-    kept, taken = _held_out(everything.labels, test_fraction, "data.test_fraction")
+    kept, taken = splits.held_out(everything.labels, test_fraction, "data.test_fraction")
     train, test = everything.at(kept), everything.at(taken)
   if validation is None:
-    kept, taken = _held_out(train.labels, validation_fraction, "data.validation_fraction")
+    kept, taken = splits.held_out(train.labels, validation_fraction, "data.validation_fraction")
     train, validation = train.at(kept), train.at(taken)
   elif validation_fraction:
     raise ValueError(
@@ -442,57 +360,6 @@ def _nearest(name: str, choices: Sequence[str]) -> str:
   return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
-def _held_out(labels: np.ndarray, fraction: float, option: str) -> tuple[np.ndarray, np.ndarray]:
-  """`stratified_split`, refusing a fraction out of range or too small to take anything."""
-  if not 0 <= fraction < 1:
-    raise ValueError(f"{option} is {fraction}; expected 0 ≤ fraction < 1")
-  kept, taken = stratified_split(labels, fraction=fraction)
-  if fraction and not len(taken):
-    raise ValueError(
-      f"{option} is {fraction}, which takes no image: the largest class has"
-      f" {np.bincount(labels).max()}; expected a larger fraction, or larger classes"
-    )
-  return kept, taken
-
-
-def stratified_split(
-  labels: Int[np.ndarray, "n"], *, fraction: float, seed: int = SPLIT_SEED
-) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "taken"]]:
-  """Splits a set class by class: of c images min(⌊fraction · c + ½⌋, c − 1) are taken.
-
-  Args:
-    labels: integers ≥ 0, [n].
-    fraction: share to take, 0 ≤ f < 1.
-    seed: the choice within a class is a function of this, the label and the class' size only.
-
-  Returns:
-    (kept, taken): indices, ascending, [n] in all.
-
-  >>> kept, taken = stratified_split(np.array([0, 0, 0, 0, 1]), fraction=0.5)
-  >>> len(kept), len(taken)
-  (3, 2)
-  """
-  classes, counts = np.unique(labels, return_counts=True)
-  by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
-  is_taken = np.zeros(len(labels), bool)
-  for label, members in zip(classes, by_class, strict=True):
-    count = min(math.floor(fraction * len(members) + 0.5), len(members) - 1)
-    is_taken[members[permutation((seed, int(label)), len(members))[:count]]] = True
-  return np.flatnonzero(~is_taken), np.flatnonzero(is_taken)
-
-
-def permutation(seed: Sequence[int], n: int) -> Int64[np.ndarray, "n"]:
-  """Returns a permutation of 0 … n − 1, a function of `seed` (integers ≥ 0) and n only.
-
-  >>> permutation((0, 2), 4).tolist()
-  [3, 2, 0, 1]
-  """
-  # By sorting raw bits: NumPy promises that later versions give the same ones, and promises
-  # nothing of the kind for Generator.permutation.
-  bits = np.random.Philox(np.random.SeedSequence(tuple(seed))).random_raw(n)
-  return np.argsort(bits, kind="stable")
-
-
 def _in_threads(
   function: Callable[[int], Any],
   items: Sequence[int],
@@ -531,7 +398,7 @@ def channel_statistics(
   """
   if limit < 1 or not len(source):
     raise ValueError(f"there are {len(source)} images and the limit is {limit}; expected 1 or more")
-  chosen = np.sort(permutation((SPLIT_SEED,), len(source))[:limit])
+  chosen = np.sort(splits.permutation((splits.SPLIT_SEED,), len(source))[:limit])
   per_chunk = max(1, 2**22 // math.prod(source.image_shape))
 
   def histogram(start: int) -> np.ndarray:

@@ -12,7 +12,6 @@ Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 24
 """
 
 import contextlib
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
+from bce_jax.metrics import intervals, pairs
 
 
 class UniformAccuracy(NamedTuple):
@@ -194,7 +194,7 @@ def uniform_accuracy_from_pairs(
     flat = [x.reshape(-1) for x in (p, n, ids, mask, valid)]
     if axis_name is not None:
       flat = [lax.all_gather(x, axis_name, tiled=True) for x in flat]
-    counts = _count(*flat, num_classes=num_classes)
+    counts = intervals.count(*flat, num_classes=num_classes)
     if axis_name is not None:  # equal on all devices already; this tells shard_map so
       counts = lax.pmax(counts, axis_name)
   return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
@@ -301,160 +301,10 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
   if where is not None:
     checks.example_mask(where, shape)
   ids, valid = checks.int_labels(labels, shape, scores.shape[-1], where=where)
-  return _split(scores, ids, valid)
+  return pairs.split(scores, ids, valid)
 
 
-def _group_size(num_classes: int) -> int | None:
-  """How many neighbouring classes are reduced at once: the divisor of N nearest to 4√N.
-
-  Wide groups are read as fast as whole rows, and the label's own is then copied as one piece; 4√N
-  was the fastest on CPU for 100 and for 1,000 classes. None where nothing is saved.
-  """
-  target = 4 * math.sqrt(num_classes)
-  divisors = (d for d in range(2, num_classes // 2 + 1) if num_classes % d == 0)
-  if num_classes < 64:
-    return None
-  return min(divisors, key=lambda d: abs(math.log(d / target)), default=None)
-
-
-@jax.jit
-def _split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """p = scores[label] and n = the maximum without it, reading the scores once.
-
-  The maximum of a masked copy makes XLA write that copy on CPU (13 times the time of a plain
-  maximum for 50,000 × 1,000). So groups of neighbouring classes are reduced plainly, and only the
-  label's own group is looked at again. A number of classes that has no such groups (a
-  prime) takes the masked copy. All is by row: a batch split over devices stays where it is.
-  """
-  shape, num_classes = labels.shape, scores.shape[-1]
-  rows, labels = scores.reshape(-1, num_classes), labels.reshape(-1)
-  size = _group_size(num_classes)
-  if size is None:
-    positive = _take(rows, labels)
-    ids = jnp.arange(num_classes, dtype=jnp.int32)[None]
-    others = jnp.where(ids == labels[:, None], -jnp.inf, rows)
-    negative = jnp.max(others, -1, initial=-jnp.inf)
-  else:
-    groups = rows.reshape(-1, num_classes // size, size)
-    group, place = labels // size, labels % size
-    own = _take(groups, group)
-    positive = _take(rows, labels)
-    rest = jnp.max(_drop(jnp.max(groups, -1), group), -1)
-    negative = jnp.maximum(rest, jnp.max(_drop(own, place), -1))
-  positive, negative = positive.reshape(shape), negative.reshape(shape)
-  return jnp.where(valid, positive, jnp.nan), jnp.where(valid, negative, jnp.nan)
-
-
-_take = jax.vmap(lambda row, index: row[index])
-_drop = jax.vmap(lambda row, index: row.at[index].set(-jnp.inf))
-
-
-class _Counts(NamedTuple):
-  total: Any  # samples that count
-  bad: Any  # of these, with a nan score or a label out of range
-  sample_wise: Any
-  class_wise: Any
-  uniform: Any
-  low: Any
-  high: Any
-
-
-@functools.partial(jax.jit, static_argnames="num_classes")
-def _count(
-  p: jax.Array,
-  n: jax.Array,
-  labels: jax.Array,
-  mask: jax.Array,
-  valid: jax.Array,
-  *,
-  num_classes: int,
-) -> _Counts:
-  """Everything but the divisions: integer counts and the ends of the best interval."""
-  size = p.size
-  bad = mask & (jnp.isnan(p) | jnp.isnan(n) | ~valid)
-  # End points are sorted as integers of the same order: exact, and several times faster on CPU.
-  opens, closes = _ordered(n), _ordered(p)
-  right = mask & ~bad & (opens < closes)
-  total, bad_total, right_total = (jnp.sum(x, dtype=jnp.int32) for x in (mask, bad, right))
-  if size == 0:
-    zero, nan = jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, p.dtype)
-    return _Counts(total, bad_total, right_total, zero, zero, nan, nan)
-
-  # What is not right goes to the far end, above +inf, as an interval that opens where it closes.
-  far = jnp.iinfo(opens.dtype).max
-  opens, closes = jnp.where(right, opens, far), jnp.where(right, closes, far)
-  starts, ends = jnp.sort(opens), jnp.sort(closes)
-  # Just above the start of an interval so many have opened, so many of those have closed again.
-  opened = jnp.searchsorted(starts, opens, side="right").astype(jnp.int32)
-  closed = jnp.searchsorted(ends, opens, side="right").astype(jnp.int32)
-  cover = jnp.where(right, opened - closed, 0)
-  uniform = jnp.max(cover)
-  # At the best cover the next end point closes an interval: an opening one would cover more.
-  next_close = ends[jnp.minimum(closed, size - 1)]
-  low, high = _widest(
-    _unordered(opens, p.dtype),
-    _unordered(next_close, p.dtype),
-    where=(cover == uniform) & (uniform > 0),
-  )
-
-  # A_CW: the end points ordered by (class, place in the common order). A class's running cover
-  # starts at 0, because every class before it has closed what it opened. An opening comes before a
-  # closing of the same place, which can only be a later one.
-  open_place = opened + closed
-  close_place = jnp.searchsorted(starts, closes) + jnp.searchsorted(ends, closes)
-  place = jnp.concatenate([open_place, close_place.astype(jnp.int32)]).astype(jnp.uint32)
-  is_close = (jnp.arange(2 * size) >= size).astype(jnp.uint32)
-  ids = jnp.concatenate([labels, labels]).astype(jnp.uint32)
-  span = 2 * size + 1
-  if 2 * num_classes * span <= 2**32:  # one integer holds class, place and kind: a plain sort
-    key = jnp.sort((ids * np.uint32(span) + place) * np.uint32(2) + is_close)
-    ids, is_close = key // np.uint32(2) // np.uint32(span), key % np.uint32(2)
-  else:
-    ids, _, is_close = lax.sort((ids, place, is_close), num_keys=3)
-  class_cover = jnp.cumsum(1 - 2 * is_close.astype(jnp.int32))
-  best = jax.ops.segment_max(
-    class_cover, ids.astype(jnp.int32), num_segments=num_classes, indices_are_sorted=True
-  )
-  class_wise = jnp.sum(jnp.maximum(best, 0), dtype=jnp.int32)
-  return _Counts(total, bad_total, right_total, class_wise, uniform, low, high)
-
-
-def _ordered(x: jax.Array) -> jax.Array:
-  """Floats as integers of the same order; −0, 0 and the subnormal numbers become one."""
-  integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
-  bits = lax.bitcast_convert_type(x, integer)
-  magnitude = bits & jnp.iinfo(integer).max
-  # XLA's maximum flushes subnormal numbers to 0 on CPU, so an order among them would be made up.
-  smallest = np.asarray(np.finfo(x.dtype).tiny).view(np.dtype(integer)).item()
-  ordered = jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
-  return jnp.where(magnitude < smallest, 0, ordered)
-
-
-def _unordered(keys: jax.Array, dtype: Any) -> jax.Array:
-  return lax.bitcast_convert_type(
-    jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys), dtype
-  )
-
-
-def _widest(low: jax.Array, high: jax.Array, *, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The widest of the intervals, the lowest of equals; nan where there is none.
-
-  Rounded widths alone would tie, or order wrongly, what differs by less than a rounding; Knuth's
-  two-sum recovers that rounding error.
-  """
-  width = high - low
-  virtual = width - high
-  error = (high - (width - virtual)) - (low + virtual)
-  error = jnp.where(jnp.isfinite(width), error, 0.0)
-  for key in (width, error):
-    where &= key == jnp.max(jnp.where(where, key, -jnp.inf))
-  found = jnp.any(where)
-  ends = (jnp.min(jnp.where(where, x, jnp.inf)) for x in (low, high))
-  low, high = (jnp.where(found, x, jnp.nan) for x in ends)
-  return low, high
-
-
-def _figures_eager(counts: _Counts) -> UniformAccuracy:
+def _figures_eager(counts: intervals.Counts) -> UniformAccuracy:
   if counts.bad:
     raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
   if not counts.total:
@@ -483,7 +333,7 @@ def _inside(low: float, high: float) -> float:
   return middle if low < middle < high else low
 
 
-def _figures(counts: _Counts) -> UniformAccuracy:
+def _figures(counts: intervals.Counts) -> UniformAccuracy:
   """`_figures_eager` inside a trace: nan instead of an exception."""
   low, high = counts.low, counts.high
   total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan

@@ -66,8 +66,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     )
     if first_step:
       progress.say(f"resumed from the checkpoint of step {first_step}")
-    state, loop = _run(experiment, state, loop, checkpoints, writer, progress)
-    results = _final(experiment, state, loop)
+    eval_step = jit_eval(experiment)
+    state, loop = _run(experiment, state, loop, eval_step, checkpoints, writer, progress)
+    results = _final(experiment, state, loop, eval_step)
     checkpoints.wait()
     records.write_json(workdir / records.RESULTS, results)
   return results
@@ -122,6 +123,7 @@ def _run(
   experiment: Experiment,
   state: TrainState,
   loop: dict[str, Any],
+  eval_step: Any,
   checkpoints: Checkpoints,
   writer: records.RecordWriter,
   progress: Progress,
@@ -143,7 +145,6 @@ def _run(
     ),
     experiment.mesh,
   )
-  eval_step = jit_eval(experiment)
   all_finite = jax.jit(_all_finite)
   evaluate_every = experiment.steps(config.eval_every_epochs)
   save_every = config.checkpoint_every_steps or total
@@ -232,7 +233,9 @@ def _run(
       since_record += spent
       progress.pause(spent)
     if saving:
-      loop = {"pending": pending, "seconds": seconds_before + time.monotonic() - start}
+      # A copy: the save goes on in the background while the next record empties `pending`.
+      held = {name: list(values) for name, values in pending.items()}
+      loop = {"pending": held, "seconds": seconds_before + time.monotonic() - start}
       checkpoints.save(state, loop, validation)
   return state, loop
 
@@ -285,10 +288,12 @@ def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> 
   return {"step": int(state.step), "split": "test", **figures}
 
 
-def _final(experiment: Experiment, state: TrainState, loop: dict[str, Any]) -> evaluate.Figures:
+def _final(
+  experiment: Experiment, state: TrainState, loop: dict[str, Any], eval_step: Any
+) -> evaluate.Figures:
   images = experiment.total_steps * experiment.config.batch_size
   seconds = loop["seconds"]
-  return _test_figures(experiment, state, jit_eval(experiment)) | {
+  return _test_figures(experiment, state, eval_step) | {
     "seconds": seconds,
     "images_per_second": images / seconds if seconds else math.nan,
   }

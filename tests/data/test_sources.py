@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bce_jax.data import sources
+from bce_jax.data import sources, splits
+from bce_jax.data.images import decode, header
 
 EXTRACT = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "extract.py"
 
@@ -60,27 +61,27 @@ def assert_one_line(error, *parts):
 def test_decode_keeps_pixels(tmp_path):
   pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
   path = save(tmp_path / "a.png", pixels)
-  np.testing.assert_array_equal(sources.decode(str(path)), pixels)
-  assert sources.header(str(path)) == (4, 6)
+  np.testing.assert_array_equal(decode(str(path)), pixels)
+  assert header(str(path)) == (4, 6)
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(3, [255, 0, 0]), (1, [76])])
 def test_decode_palette(tmp_path, channels, expected):
   image = Image.fromarray(plain([255, 0, 0])).convert("P")
   image.save(tmp_path / "a.png")
-  decoded = sources.decode(str(tmp_path / "a.png"), channels=channels)
+  decoded = decode(str(tmp_path / "a.png"), channels=channels)
   assert decoded.shape == (4, 6, channels)
   assert decoded[0, 0].tolist() == expected
 
 
 def test_decode_gray_as_colour(tmp_path):
   path = save(tmp_path / "a.png", plain(9)[..., 0])
-  np.testing.assert_array_equal(sources.decode(str(path)), plain(9))
+  np.testing.assert_array_equal(decode(str(path)), plain(9))
 
 
 def test_decode_bilevel(tmp_path):
   Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
-  assert sources.decode(str(tmp_path / "a.png"), channels=1).ravel().tolist() == [255, 0]
+  assert decode(str(tmp_path / "a.png"), channels=1).ravel().tolist() == [255, 0]
 
 
 def test_decode_lays_transparency_on_white(tmp_path):
@@ -88,34 +89,34 @@ def test_decode_lays_transparency_on_white(tmp_path):
   pixels = np.zeros((1, 3, 4), np.uint8)
   pixels[0, :, 3] = [255, 0, 128]
   path = save(tmp_path / "rgba.png", pixels)
-  assert sources.decode(str(path), channels=1).ravel().tolist() == [0, 255, 127]
+  assert decode(str(path), channels=1).ravel().tolist() == [0, 255, 127]
   gray = save(tmp_path / "la.png", pixels[..., 2:])
-  assert sources.decode(str(gray)).tolist() == sources.decode(str(path)).tolist()
+  assert decode(str(gray)).tolist() == decode(str(path)).tolist()
 
 
 def test_decode_transparent_palette_entry(tmp_path):
   image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
   image.putpalette([10, 20, 30, 40, 50, 60])
   image.save(tmp_path / "a.gif", transparency=1)
-  assert sources.decode(str(tmp_path / "a.gif")).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+  assert decode(str(tmp_path / "a.gif")).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_decode_sixteen_bits(tmp_path, name):
   path = save(tmp_path / name, np.array([[0, 256, 32768, 65535]], np.uint16))
-  assert sources.decode(str(path), channels=1).ravel().tolist() == [0, 1, 128, 255]
-  assert sources.decode(str(path)).shape == (1, 4, 3)
+  assert decode(str(path), channels=1).ravel().tolist() == [0, 1, 128, 255]
+  assert decode(str(path)).shape == (1, 4, 3)
 
 
 def test_decode_cmyk(tmp_path):
   Image.fromarray(plain([200, 30, 30], 16, 16)).convert("CMYK").save(tmp_path / "a.jpg")
-  assert np.abs(sources.decode(str(tmp_path / "a.jpg"))[8, 8].astype(int) - [200, 30, 30]).max() < 6
+  assert np.abs(decode(str(tmp_path / "a.jpg"))[8, 8].astype(int) - [200, 30, 30]).max() < 6
 
 
 def test_decode_first_frame(tmp_path):
   frames = [Image.fromarray(plain(value)) for value in (0, 255)]
   frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-  assert sources.decode(str(tmp_path / "a.gif")).max() == 0
+  assert decode(str(tmp_path / "a.gif")).max() == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 13), (13, 8), (8, 8)])
@@ -124,7 +125,7 @@ def test_decode_cuts_the_centre_square(tmp_path, height, width):
   path = save(tmp_path / "a.png", pixels)
   top, left = (height - 8) // 2, (width - 8) // 2
   expected = pixels[top : top + 8, left : left + 8]
-  np.testing.assert_array_equal(sources.decode(str(path), image_size=8), expected)
+  np.testing.assert_array_equal(decode(str(path), image_size=8), expected)
 
 
 def test_decode_resizes_as_resizing_first_would(tmp_path):
@@ -133,7 +134,7 @@ def test_decode_resizes_as_resizing_first_would(tmp_path):
   path = save(tmp_path / "a.png", pixels)
   whole = Image.fromarray(pixels).resize((32, 24), Image.Resampling.BILINEAR)
   expected = np.asarray(whole)[:, 4:28]
-  decoded = sources.decode(str(path), image_size=24, channels=1)[..., 0]
+  decoded = decode(str(path), image_size=24, channels=1)[..., 0]
   # The two outermost columns see beyond the square in the one, and not in the other.
   np.testing.assert_array_equal(decoded[:, 1:-1], expected[:, 1:-1])
 
@@ -141,7 +142,7 @@ def test_decode_resizes_as_resizing_first_would(tmp_path):
 def test_decode_is_antialiased(tmp_path):
   stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
   path = save(tmp_path / "a.png", stripes)
-  decoded = sources.decode(str(path), image_size=8, channels=1)
+  decoded = decode(str(path), image_size=8, channels=1)
   assert np.abs(decoded.astype(int) - 127).max() < 20
 
 
@@ -185,14 +186,14 @@ def postscript(path):
 def test_unreadable_file(tmp_path, name, write, reason):
   write(tmp_path / name)
   with pytest.raises(ValueError, match="cannot be read as an image") as error:
-    sources.decode(str(tmp_path / name))
+    decode(str(tmp_path / name))
   assert_one_line(error, tmp_path / name, reason)
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):
   path = save(tmp_path / "bomb.png", plain(0, 20, 20))
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-  for read in (sources.decode, sources.header):
+  for read in (decode, header):
     with pytest.raises(
       ValueError, match=r"cannot be read as an image: .*decompression bomb"
     ) as error:
@@ -411,7 +412,7 @@ def test_folder_that_does_not_exist(tmp_path):
 )
 def test_stratified_split(labels, fraction):
   labels = np.array(labels)
-  kept, taken = sources.stratified_split(labels, fraction=fraction)
+  kept, taken = splits.stratified_split(labels, fraction=fraction)
   assert sorted([*kept, *taken]) == list(range(len(labels)))
   for label in np.unique(labels):
     count = np.sum(labels == label)
@@ -421,15 +422,15 @@ def test_stratified_split(labels, fraction):
 
 def test_stratified_split_is_a_random_choice():
   labels = np.zeros(1000, int)
-  _, taken = sources.stratified_split(labels, fraction=0.5)
-  _, other = sources.stratified_split(labels, fraction=0.5, seed=1)
+  _, taken = splits.stratified_split(labels, fraction=0.5)
+  _, other = splits.stratified_split(labels, fraction=0.5, seed=1)
   assert 400 < np.sum(taken < 500) * 2 < 600
   assert 200 < len(np.intersect1d(taken, other)) < 300
 
 
 def test_permutation_is_fixed_for_good():
-  assert sources.permutation((1, 1), 6).tolist() == [1, 3, 5, 0, 2, 4]
-  assert sources.permutation((2**40, 1), 6).tolist() != sources.permutation((0, 1), 6).tolist()
+  assert splits.permutation((1, 1), 6).tolist() == [1, 3, 5, 0, 2, 4]
+  assert splits.permutation((2**40, 1), 6).tolist() != splits.permutation((0, 1), 6).tolist()
 
 
 def test_digits_is_fixed_for_good():
@@ -531,7 +532,7 @@ def test_channel_statistics_of_a_fixed_subset():
   images = rng.integers(0, 256, (1000, 1, 1, 1), np.uint8)
   source = sources.ArraySource(images, np.zeros(1000, int))
   mean, std = sources.channel_statistics(source, limit=100)
-  chosen = images[sources.permutation((sources.SPLIT_SEED,), 1000)[:100]] / 255
+  chosen = images[splits.permutation((splits.SPLIT_SEED,), 1000)[:100]] / 255
   np.testing.assert_allclose(mean, [chosen.mean()], rtol=1e-6)
   np.testing.assert_allclose(std, [chosen.std()], rtol=1e-6)
 
