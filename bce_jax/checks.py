@@ -116,6 +116,23 @@ def int_labels(
   return jnp.where(valid, labels, 0).astype(jnp.int32), valid
 
 
+def float_targets(targets: Any, logits: jax.Array) -> jax.Array:
+  """Checks soft targets, whose shape must be the logits' own; in the logits' dtype.
+
+  Raises:
+    ValueError: for another shape, or a known target outside [0, 1].
+  """
+  if np.shape(targets) != logits.shape:
+    raise ValueError(
+      f"float targets must have the logits' shape {logits.shape}, got {np.shape(targets)};"
+      " only integer labels name one class an example"
+    )
+  value = known(targets)
+  if value is not None and value.size and not (value.min() >= 0 and value.max() <= 1):
+    raise ValueError(f"float targets must lie in [0, 1], got [{value.min()}, {value.max()}]")
+  return jnp.asarray(targets).astype(logits.dtype)
+
+
 def example_mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
   """Returns the mask of the examples that count: all of them for None."""
   if where is None:

@@ -56,15 +56,7 @@ def _terms(
   soft = jnp.issubdtype(checks.dtype_of(labels), jnp.floating)
   valid = None
   if soft:
-    if np.shape(labels) != c.shape:
-      raise ValueError(
-        f"float targets must have the logits' shape {c.shape}, got {np.shape(labels)};"
-        " only integer labels name one class an example"
-      )
-    value = checks.known(labels)
-    if value is not None and value.size and not (value.min() >= 0 and value.max() <= 1):
-      raise ValueError(f"float targets must lie in [0, 1], got [{value.min()}, {value.max()}]")
-    targets = jnp.asarray(labels).astype(c.dtype)
+    targets = checks.float_targets(labels, c)
   else:
     labels, valid = checks.int_labels(labels, c.shape[:-1], num_classes)
     targets = jnp.expand_dims(labels, -1) == _per_class(
