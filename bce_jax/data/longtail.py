@@ -58,13 +58,14 @@ def class_counts(
     )
   if counts.min() < 1:
     raise ValueError(
-      f"imbalance {imbalance} leaves a class of {largest} images with none: expected at most {largest}"
+      f"imbalance {imbalance} leaves a class of {largest} images with none:"
+      f" expected at most {largest}"
     )
   return counts.astype(np.int64)
 
 
 def subset(
-  labels: Int[np.ndarray, "m"], counts: Any, *, seed: int | None = None
+  labels: Int[np.ndarray, "n"], counts: Any, *, seed: int | None = None
 ) -> Int64[np.ndarray, "kept"]:
   """Returns which images of a labelled set make its long-tailed subset.
 
