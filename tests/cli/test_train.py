@@ -204,7 +204,7 @@ def test_a_run_that_diverges_stops_and_keeps_only_what_can_be_used(tmp_path, cap
     assert all(np.isfinite(x).all() for x in leaves)
 
 
-def test_an_interrupt_right_after_a_save_keeps_it(tmp_path, capsys, monkeypatch):
+def test_an_interrupt_right_after_a_save_keeps_it(uninterrupted, tmp_path, capsys, monkeypatch):
   workdir = tmp_path / "run"
   save = checkpoint.Checkpoints.save
 
@@ -219,6 +219,8 @@ def test_an_interrupt_right_after_a_save_keeps_it(tmp_path, capsys, monkeypatch)
   monkeypatch.undo()
   assert cli.main([*SMALL, "--workdir", str(workdir)]) == 0
   assert "resumed from the checkpoint of step 7" in capsys.readouterr().err
+  # Step 7 lies between two records: the next one counts steps from before the interrupt too.
+  assert records(workdir) == records(uninterrupted[0])
 
 
 def fails(capsys, argv):
