@@ -58,6 +58,22 @@ def test_every_loss_takes_a_step(tiny, loss):
   assert moved == (loss not in ("soft-u", "soft-nu"))  # there its gradient is exactly 0
 
 
+def test_every_step_draws_its_own_augmentation(tiny):
+  parts = experiment.build(tiny)
+  parts_of_step = (parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key)
+  train_step = jax.jit(step.make_train_step(*parts_of_step))
+  state = jax.jit(parts.init_state)()
+  [batch] = loader.train_batches(
+    parts.dataset.train, seed=0, batch_size=32, first_step=0, last_step=1
+  )
+  first, again, later = (
+    float(train_step(state.replace(step=jnp.int32(number)), batch)[1]["loss"])
+    for number in (0, 0, 1)
+  )
+  assert first == again  # a function of the run's key and the step
+  assert first != later
+
+
 def test_a_bias_that_is_not_learnable_stays(tiny):
   tiny.bias_learnable = False
   tiny.optimizer.bias_weight_decay = 0.1
