@@ -151,6 +151,27 @@ def test_validation_threshold_is_chosen_on_the_validation_split():
   assert evaluate.at_validation_threshold(test, validation, labels, 2) == 0.25
 
 
+def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, monkeypatch):
+  tiny.checkpoint_every_steps = 1
+  make_train_step = loop.make_train_step
+
+  def overflowing(*args):
+    train_step = make_train_step(*args)
+
+    def wrapped(state, batch):  # the loss of step 3 is from before its update, and finite
+      state, logs = train_step(state, batch)
+      factor = jnp.where(state.step == 3, jnp.inf, 1.0)
+      return state.replace(params=jax.tree.map(lambda x: x * factor, state.params)), logs
+
+    return wrapped
+
+  monkeypatch.setattr(loop, "make_train_step", overflowing)
+  message = "the parameters after step 3 are not finite; training stops. Checkpoint 2 is kept"
+  with pytest.raises(evaluate.NonFiniteError, match=message):
+    loop.train(experiment.build(tiny), tmp_path)
+  assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
 def test_checkpoints_keep_the_latest_and_the_best(tmp_path, tiny):
   tiny.data.validation_fraction = 0.1
   parts = experiment.build(tiny)
