@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+import shutil
 import time
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from clu import parameter_overview
 from bce_jax.data import loader
 from bce_jax.training import evaluate, parallel, records
 from bce_jax.training import workdir as workdir_lib
-from bce_jax.training.checkpoint import Checkpoints, abstract
+from bce_jax.training.checkpoint import FOLDER, Checkpoints, abstract
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
@@ -41,6 +42,17 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     NonFiniteError: when the loss, a parameter or a score is not finite.
     ValueError: for an image that can't be read, by name; for a checkpoint that can't be restored.
   """
+  made_here = not workdir.exists()
+  try:
+    return _train(experiment, workdir)
+  except ValueError:
+    # What was given is wrong, and nothing came of it yet: no half-made run folder stays behind.
+    if made_here and not any((workdir / FOLDER).glob("[0-9]*")):
+      shutil.rmtree(workdir)
+    raise
+
+
+def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
   config, mesh = experiment.config, experiment.mesh
   workdir.mkdir(parents=True, exist_ok=True)
   workdir_lib.refuse_other_dataset(workdir, experiment)

@@ -223,13 +223,14 @@ def test_an_interrupt_right_after_a_save_keeps_it(uninterrupted, tmp_path, capsy
   assert records(workdir) == records(uninterrupted[0])
 
 
-def fails(capsys, argv):
+def fails(capsys, argv, started=False):
   """Runs bce-train, which must refuse with one line, and returns that line."""
   code = cli.main(argv)
   captured = capsys.readouterr()
   assert code == 2, captured
   assert captured.out == ""
-  [line] = captured.err.splitlines()
+  *progress, line = captured.err.splitlines()
+  assert bool(progress) == started
   assert line.startswith("bce-train: ")
   assert "Traceback" not in line
   return line
@@ -394,6 +395,17 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   line = fails(capsys, argv)
   assert "03.png" in line
   assert "cannot be read as an image" in line
+  # A test image whose header is whole: only judging it finds the damage.
+  rows = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  for path in folder.rglob("*.png"):
+    Image.fromarray(rows).save(path)
+  bad = folder / "test" / "digit1" / "13.png"
+  bad.write_bytes(bad.read_bytes()[:6000])
+  short = ["--config.model=resnet8", "--config.steps=1", "--config.eval_batch_size=8"]
+  short += ["--config.data.validation_fraction=0"]
+  line = fails(capsys, [*argv, *short, "--config.data.in_memory=false"], started=True)
+  assert "13.png" in line
+  assert not workdir.exists()
   empty = tmp_path / "empty"
   empty.mkdir()
   argv[1] = f"--config.data.folder={empty}"
