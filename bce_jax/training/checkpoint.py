@@ -13,6 +13,11 @@ from bce_jax.training.state import TrainState
 FOLDER = "checkpoints"
 
 
+def any_in(workdir: pathlib.Path) -> bool:
+  """Whether a run folder holds a checkpoint, told without opening them."""
+  return any((workdir / FOLDER).glob("[0-9]*"))
+
+
 class Checkpoints:
   """The checkpoints of a run folder.
 

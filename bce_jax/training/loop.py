@@ -13,9 +13,9 @@ import numpy as np
 from clu import parameter_overview
 
 from bce_jax.data import loader
-from bce_jax.training import evaluate, parallel, records
+from bce_jax.training import checkpoint, evaluate, parallel, records
 from bce_jax.training import workdir as workdir_lib
-from bce_jax.training.checkpoint import FOLDER, Checkpoints, abstract
+from bce_jax.training.checkpoint import Checkpoints, abstract
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     return _train(experiment, workdir)
   except ValueError:
     # What was given is wrong, and nothing came of it yet: no half-made run folder stays behind.
-    if made_here and not any((workdir / FOLDER).glob("[0-9]*")):
+    if made_here and not checkpoint.any_in(workdir):
       shutil.rmtree(workdir)
     raise
 

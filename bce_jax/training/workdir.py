@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from bce_jax.training import checkpoint, records
 from bce_jax.training import config as config_lib
-from bce_jax.training import records
-from bce_jax.training.checkpoint import FOLDER
 from bce_jax.training.evaluate import Figures
 from bce_jax.training.experiment import Experiment
 
@@ -53,7 +52,7 @@ def refuse_other_config(
     ValueError: naming the keys that differ.
   """
   path = workdir / records.CONFIG
-  if not path.exists() or not (finished(workdir) or any((workdir / FOLDER).glob("[0-9]*"))):
+  if not path.exists() or not (finished(workdir) or checkpoint.any_in(workdir)):
     return
   before = config_lib.flatten(records.read_json(path))
   now = config_lib.flatten(config.to_dict())
@@ -88,7 +87,7 @@ def refuse_other_dataset(workdir: pathlib.Path, experiment: Experiment) -> None:
     ValueError: naming what differs.
   """
   path = workdir / records.DATASET
-  if not path.exists() or not any((workdir / FOLDER).glob("[0-9]*")):
+  if not path.exists() or not checkpoint.any_in(workdir):
     return
   before, now = records.read_json(path), describe_dataset(experiment)
   changed = [key for key in now if before.get(key) != now[key]]
