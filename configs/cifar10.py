@@ -7,7 +7,7 @@ decay 5e-4, cosine, crop and flip; it reports A_SW/A_Uni 92.8/85.2 for CE and 93
 whole 100 epochs have not been run here. On 2 CPU cores, 2026-11-21, with --config.model=resnet8
 --config.epochs=8 --config.optimizer.learning_rate=0.1 --config.optimizer.warmup_epochs=0.5, seeds 0
 and 1: bce-nu A_SW 79.6 and 80.0 %, A_Uni 71.2 and 71.0 %, at the bias 70.1 and 70.0 %; soft-nu 78.7
-and 79.3 %, 36.6 and 53.7 %, 0.0 and 0.0 % (10 to 15 minutes each).
+and 79.3 %, 36.6 and 53.7 %, 0.0 and 0.0 % (9 to 15 minutes each).
 """
 
 from ml_collections import ConfigDict

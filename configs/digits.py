@@ -2,7 +2,7 @@
 
   bce-train --config digits:bce-nu --workdir runs/digits
 
-Reached on the 360 test images with seeds 0 to 4 (mean ± deviation, 8 to 15 s each, 2 CPU cores,
+Reached on the 360 test images with seeds 0 to 4 (mean ± deviation, 7 to 24 s each, 2 CPU cores,
 2026-11-21): bce-nu A_SW 99.1 ± 0.2 %, A_Uni 98.7 ± 0.2 %, at the bias 98.7 ± 0.2 %; soft-nu
 98.7 ± 0.2 %, 97.2 ± 1.0 %, 94.2 ± 2.1 %.
 """
