@@ -143,3 +143,15 @@ def example_mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
   if np.shape(where) != shape:
     raise ValueError(f"where must have shape {shape}, got {np.shape(where)}")
   return jnp.asarray(where)
+
+
+def class_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
+  """Returns a mask of classes, [N] or of the logits' `shape`, with as many axes as that."""
+  dtype = dtype_of(mask)
+  if dtype != np.bool_ or np.shape(mask) not in (shape[-1:], shape):
+    raise ValueError(
+      f"class_mask must be bool of shape {shape[-1:]} or {shape}, got {dtype} of shape"
+      f" {np.shape(mask)}"
+    )
+  array = jnp.asarray(mask)
+  return jnp.expand_dims(array, tuple(range(len(shape) - array.ndim)))

@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -13,6 +14,7 @@ from bce_jax import losses, metrics
 LOGITS, FEATURES, WEIGHTS = jnp.zeros((2, 3, 5)), jnp.ones((2, 3, 4)), jnp.ones((5, 4))
 LABELS, TARGETS = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 5))
 PAIR, MASK = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
+MOMENTS = metrics.class_moments(FEATURES, LABELS, num_classes=5)
 
 CALLS = {
   "bce": [
@@ -26,7 +28,16 @@ CALLS = {
   "bias_init": [((3, 10), {"mean": 1.0})],
   "prior_bias": [((10,), {"share": 0.5})],
   "converged_bias": [((-1.0, 1.0, 10), {}), ((jnp.zeros(3), jnp.ones(3), 10), {})],
-  "mixed_bce": [((LOGITS, TARGETS), {})],
+  "mixed_bce": [
+    ((LOGITS, TARGETS), {}),
+    ((LOGITS, TARGETS), {"class_mask": jnp.ones(5, bool)}),
+  ],
+  "logit_adjustment": [((jnp.arange(1, 4),), {"temperature": 0.5})],
+  "balanced_softmax": [
+    ((LOGITS, LABELS, jnp.arange(1, 6)), {}),
+    ((LOGITS, TARGETS, jnp.arange(1, 6)), {}),
+  ],
+  "sample_classes": [((jax.random.key(0), LABELS, 5), {"share": 0.5})],
   "contrast": [
     ((FEATURES, WEIGHTS, LABELS), {"temperature": 0.5}),
     ((FEATURES, WEIGHTS, TARGETS), {}),
@@ -40,6 +51,14 @@ CALLS = {
   "uniform_accuracy_from_pairs": [((PAIR, PAIR - 1, LABELS), {"num_classes": 5, "where": MASK})],
   "accuracy_at": [((LOGITS, LABELS, 0.5), {"where": MASK})],
   "accuracy_at_from_pairs": [((PAIR, PAIR - 1, 0.5), {"where": MASK})],
+  "shot_accuracy": [
+    ((MASK, LABELS, jnp.arange(5)), {"where": MASK}),
+    ((PAIR, LABELS, np.arange(5)), {}),
+  ],
+  "class_moments": [((FEATURES, LABELS), {"num_classes": 5, "where": MASK})],
+  "merge_moments": [((MOMENTS, MOMENTS), {})],
+  "geometry": [((MOMENTS, WEIGHTS), {})],
+  "mean_and_std": [((jnp.ones(5),), {})],
 }
 PUBLIC = {
   name: getattr(module, name)

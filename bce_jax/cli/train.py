@@ -79,7 +79,10 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   """
   from bce_jax.training import config as config_lib
 
-  config_lib.refuse_unknown_keys([key])
+  if key == "objective.name":  # brings its own options
+    config_lib.set_objective(config, text)
+    return
+  config_lib.refuse_unknown_keys([key], config)
   group, _, name = key.rpartition(".")
   target = config[group] if group else config
   kind = target.get_type(name)
@@ -88,7 +91,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     words = {"true": "True", "false": "False", "none": "None"}
     with contextlib.suppress(ValueError, SyntaxError):
       value = ast.literal_eval(words.get(text.lower(), text))
-  optional = config_lib.flatten(config_lib.default())[key] is None
+  optional = config_lib.flatten(config_lib.default(config.objective.name))[key] is None
   fits = (
     (value is None and optional)
     or (kind is float and isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,7 +1,7 @@
 """Batches of a `Source`, read ahead by Grain.
 
-The order is a function of (seed, step) alone: a run resumed at step k sees the batches that an
-uninterrupted run would have seen, with any number of worker processes.
+What a step trains on is a function of (seed, step) alone: a run resumed at step k sees the batches
+that an uninterrupted run would have seen, with any number of worker processes.
 """
 
 import functools
@@ -80,6 +80,8 @@ def train_batches(
   batch_size: int,
   first_step: int,
   last_step: int,
+  sampling_exponent: float = 0.0,
+  partner_exponent: float | None = None,
   workers: int = 0,
   prefetch: int = 2,
 ) -> Iterator[Batch]:
@@ -91,12 +93,16 @@ def train_batches(
     batch_size: images a step, at most len(source).
     first_step: the first step to yield: 0, or the one at which a run is resumed.
     last_step: the step to stop before.
+    sampling_exponent: q of class-weighted sampling, 0 visits every image once an epoch; else
+      images are drawn with replacement, a class of n of them as likely as n^(1−q).
+    partner_exponent: q of a second batch for each step, drawn like that; None for none.
     workers: processes that decode; 0 decodes in threads of this one. An `ArraySource` has nothing
       to decode, and starts none.
     prefetch: batches read ahead, by each worker if there are any; 0 reads a batch when asked for.
 
   Returns:
-    An iterator of {"images": uint8 [B, H, W, C], "labels": int32 [B]}.
+    An iterator of {"images": uint8 [B, H, W, C], "labels": int32 [B]}, with "partner_images" and
+    "partner_labels" of the same shapes where there is a second batch.
 
   Raises:
     ValueError: at once for an option out of range; from the iterator for an image that cannot be
@@ -110,7 +116,8 @@ def train_batches(
   if seed < 0:
     raise ValueError(f"seed is {seed}; expected 0 or more")
   steps = range(first_step, last_step)
-  return _read(_TrainBatches(source, seed, batch_size, steps), workers, prefetch)
+  batches = _TrainBatches(source, seed, batch_size, steps, sampling_exponent, partner_exponent)
+  return _read(batches, workers, prefetch)
 
 
 def evaluation_batches(
@@ -142,23 +149,56 @@ def _check_batch_size(batch_size: int, n: int) -> None:
     raise ValueError(f"batch_size is {batch_size} with {n} training images; expected 1 … {n}")
 
 
+def _cumulative_weights(labels: np.ndarray, exponent: float) -> np.ndarray:
+  """Of images drawn so that a class of n of them is as likely as n^(1−q)."""
+  counts = np.bincount(labels).astype(np.float64)
+  return np.cumsum(counts[labels] ** -exponent)
+
+
+def _draw(cumulative: np.ndarray, seed: tuple[int, ...], count: int) -> np.ndarray:
+  """Indices drawn with replacement, a function of the arguments only."""
+  bits = np.random.Philox(np.random.SeedSequence(seed)).random_raw(count)
+  places = (bits >> np.uint64(11)) * 2.0**-53 * cumulative[-1]
+  return np.minimum(np.searchsorted(cumulative, places, side="right"), len(cumulative) - 1)
+
+
 class _TrainBatches:
   """Random access for Grain: element k is the batch of step steps[k]."""
 
-  def __init__(self, source: sources.Source, seed: int, batch_size: int, steps: range):
+  def __init__(
+    self,
+    source: sources.Source,
+    seed: int,
+    batch_size: int,
+    steps: range,
+    sampling_exponent: float,
+    partner_exponent: float | None,
+  ):
     self.source = source
     self._seed = seed
     self._batch_size = batch_size
     self._steps = steps
+    self._sampling = self._partner = None
+    if sampling_exponent:
+      self._sampling = _cumulative_weights(source.labels, sampling_exponent)
+    if partner_exponent is not None:
+      self._partner = _cumulative_weights(source.labels, partner_exponent)
 
   def __len__(self) -> int:
     return len(self._steps)
 
   def __getitem__(self, k: int) -> Batch:
-    indices = batch_indices(
-      self._steps[k], seed=self._seed, n=len(self.source), batch_size=self._batch_size
-    )
-    return {"images": self.source.images(indices), "labels": self.source.labels[indices]}
+    step, seed, size = self._steps[k], self._seed, self._batch_size
+    if self._sampling is None:
+      indices = batch_indices(step, seed=seed, n=len(self.source), batch_size=size)
+    else:
+      indices = _draw(self._sampling, (seed, step, 1), size)
+    batch = {"images": self.source.images(indices), "labels": self.source.labels[indices]}
+    if self._partner is not None:
+      partners = _draw(self._partner, (seed, step, 2), size)
+      batch["partner_images"] = self.source.images(partners)
+      batch["partner_labels"] = self.source.labels[partners]
+    return batch
 
 
 class _EvaluationBatches:

@@ -64,6 +64,33 @@ def class_counts(
   return counts.astype(np.int64)
 
 
+def largest_fit(
+  available: Int[np.ndarray, "N"], *, imbalance: float, profile: str = "exponential"
+) -> Int64[np.ndarray, "N"]:
+  """Returns the largest counts of a profile that the classes of a set can give.
+
+  Args:
+    available: images of each class, ≥ 1: [N].
+    imbalance: IF ≥ 1.
+    profile: "exponential" or "step".
+
+  Returns:
+    `class_counts` of the largest first class with which no class needs more than it has: [N].
+
+  Raises:
+    ValueError: as `class_counts`.
+
+  >>> largest_fit(np.array([100, 30, 10]), imbalance=10).tolist()
+  [97, 30, 9]
+  """
+  largest = int(available[0])
+  while True:
+    counts = class_counts(len(available), largest, imbalance=imbalance, profile=profile)
+    if np.all(counts <= available):
+      return counts
+    largest -= 1
+
+
 def subset(
   labels: Int[np.ndarray, "n"], counts: Any, *, seed: int | None = None
 ) -> Int64[np.ndarray, "kept"]:

@@ -27,6 +27,9 @@ MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
+# (mean, standard deviation) of CIFAR-10's channels, as much published code has them.
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
 Progress = Callable[..., Iterable[Any]]  # called like tqdm: progress(iterable, total=n, desc="…")
 
 
@@ -41,6 +44,10 @@ class Source(Protocol):
 
   def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Returns the images at `indices`, uint8 [k, H, W, C]."""
+    ...
+
+  def take(self, indices: Int[np.ndarray, "k"]) -> "Source":
+    """Returns a source of these images only, in this order."""
     ...
 
 
@@ -77,6 +84,10 @@ class ArraySource:
   def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Returns the images at `indices`, uint8 [k, H, W, C]."""
     return self._images[indices]
+
+  def take(self, indices: Int[np.ndarray, "k"]) -> "ArraySource":
+    """Returns a source of these images only, in this order."""
+    return ArraySource(self._images[indices], self.labels[indices])
 
 
 class FolderSource:
@@ -121,6 +132,13 @@ class FolderSource:
     for row, index in enumerate(indices):
       images[row] = self.read(int(index))
     return images
+
+  def take(self, indices: Int[np.ndarray, "k"]) -> "FolderSource":
+    """Returns a source of these images only, in this order; there must be one."""
+    height, _, channels = self.image_shape
+    size = None if self._image_size is None else height
+    paths = [self._paths[index] for index in indices]
+    return FolderSource(paths, self.labels[indices], size, channels)
 
   def read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
     """Decodes one image, uint8 [H, W, C]."""

@@ -3,15 +3,19 @@
 from bce_jax.losses.bce import bce, cosine, naive, softmax_cross_entropy, unit
 from bce_jax.losses.bias import bias_init, converged_bias, prior_bias
 from bce_jax.losses.longtail import (
+  balanced_softmax,
   class_weights,
   classifier_uniformity,
   contrast,
+  logit_adjustment,
   max_norm,
   max_norm_limit,
   mixed_bce,
 )
+from bce_jax.losses.sampling import sample_classes
 
 __all__ = [
+  "balanced_softmax",
   "bce",
   "bias_init",
   "class_weights",
@@ -19,11 +23,13 @@ __all__ = [
   "contrast",
   "converged_bias",
   "cosine",
+  "logit_adjustment",
   "max_norm",
   "max_norm_limit",
   "mixed_bce",
   "naive",
   "prior_bias",
+  "sample_classes",
   "softmax_cross_entropy",
   "unit",
 ]

@@ -82,13 +82,7 @@ def _terms(
   kept: jax.Array | None = None
   num_kept: jax.Array | float = float(num_classes)
   if class_mask is not None:
-    mask_dtype = checks.dtype_of(class_mask)
-    if mask_dtype != np.bool_ or np.shape(class_mask) not in ((num_classes,), c.shape):
-      raise ValueError(
-        f"class_mask must be bool of shape ({num_classes},) or {c.shape},"
-        f" got {mask_dtype} of shape {np.shape(class_mask)}"
-      )
-    kept = _per_class(jnp.asarray(class_mask), c.ndim)
+    kept = checks.class_mask(class_mask, c.shape)
     num_kept = jnp.sum(kept, -1, keepdims=True, dtype=c.dtype)
     c = jnp.where(kept, c, 0.0)  # what is removed may be nan, and must not reach scale's gradient
   return _Terms(scale * c, bias, targets, kept, num_kept, valid)

@@ -1,4 +1,4 @@
-"""The three BCE terms of BCE3S, class-balanced weights and the MaxNorm projection.
+"""The three BCE terms of BCE3S, weights and offsets from class counts, the MaxNorm projection.
 
 Signs as in `bce`: a decision score z counts for a class where it is positive. (BCE3S writes
 z = ŵᵀx + b; with the bias of this package, which is subtracted, its b is −bias.)
@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
-from bce_jax.losses.bce import bce, cosine, unit
+from bce_jax.losses.bce import bce, cosine, softmax_cross_entropy, unit
 
 
 def mixed_bce(
-  logits: Float[ArrayLike, "*batch N"], targets: Float[ArrayLike, "*batch N"]
+  logits: Float[ArrayLike, "*batch N"],
+  targets: Float[ArrayLike, "*batch N"],
+  *,
+  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""BCE of mixed images: weighted positives, and no negative term for a class that is in the mix.
 
@@ -31,6 +34,7 @@ def mixed_bce(
   Args:
     logits: decision scores z, any floating dtype; computed in float32 (float64 stays float64).
     targets: t in [0, 1], λ for the source's class and 1 − λ for the partner's.
+    class_mask: False removes the class, its positive term too.
 
   Returns:
     One loss per example, ≥ 0, summed over classes: [*batch].
@@ -48,7 +52,13 @@ def mixed_bce(
   if not jnp.issubdtype(checks.dtype_of(targets), jnp.floating):
     raise ValueError(f"targets must be floating point, got dtype {checks.dtype_of(targets)}")
   t = checks.float_targets(targets, z)
-  return jnp.sum(t * jax.nn.softplus(-z) + jnp.where(t == 0, jax.nn.softplus(z), 0.0), -1)
+  if class_mask is None:
+    kept = jnp.ones((), bool)
+  else:
+    kept = checks.class_mask(class_mask, z.shape)
+    z = jnp.where(kept, z, 0.0)  # what is removed may be nan, and must not reach a gradient
+  negative = jnp.where(t == 0, jax.nn.softplus(z), 0.0)
+  return jnp.sum(jnp.where(kept, t * jax.nn.softplus(-z) + negative, 0.0), -1)
 
 
 def contrast(
@@ -144,16 +154,70 @@ def class_weights(counts: Int[ArrayLike, "N"], *, beta: float) -> Float[Array, "
 
   Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
   """
-  values = checks.known(counts)
-  if values is None or values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-    raise ValueError(f"counts must be integers of shape [N], got {counts}")
-  if values.size == 0 or values.min() < 1:
-    raise ValueError(f"every class needs at least one image, got counts {values}")
+  values = _counts(counts)
   if not (np.ndim(beta) == 0 and 0 <= beta < 1):
     raise ValueError(f"beta must be a number in [0, 1), got {beta}")
   effective = -np.expm1(values * (math.log(beta) if beta else -math.inf))
   weights = 1.0 / effective
   return jnp.asarray(weights * (len(values) / weights.sum()), jnp.float32)
+
+
+def logit_adjustment(counts: Int[ArrayLike, "N"], *, temperature: float = 1.0) -> Float[Array, "N"]:
+  r"""Offsets τ log π_j for the decision scores, π_j = n_j / Σ n the training prior.
+
+  Added in training (loss of z + τ log π), or subtracted at test time from the scores of a plainly
+  trained network (post hoc). Losses of this package take them in their bias: bias − offsets.
+
+  Args:
+    counts: n_j ≥ 1, training images of each class.
+    temperature: τ, finite; 1 is the Bayes-optimal one for softmax.
+
+  Returns:
+    Offsets, float32: [N].
+
+  Raises:
+    ValueError: for counts that are not integers, a class without images, or τ not finite.
+
+  >>> logit_adjustment([90, 10])
+  Array([-0.105..., -2.302...], dtype=float32)
+
+  Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eqs. 9 and 10.
+  """
+  values = _counts(counts)
+  if not (np.ndim(temperature) == 0 and np.isfinite(temperature)):
+    raise ValueError(f"temperature must be a finite number, got {temperature}")
+  return jnp.asarray(temperature * np.log(values / values.sum()), jnp.float32)
+
+
+def balanced_softmax(
+  logits: Float[ArrayLike, "*batch N"],
+  labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
+  counts: Int[ArrayLike, "N"],
+) -> Float[Array, "*batch"]:
+  r"""Softmax cross-entropy whose classes weigh as often as they are trained on.
+
+    loss = −log (n_y exp z_y / Σ_j n_j exp z_j)
+
+  The same as softmax cross-entropy of z + `logit_adjustment` with τ = 1.
+
+  Args:
+    logits: z, any floating dtype.
+    labels: class ids in [0, N), or float targets in [0, 1] of the logits' own shape.
+    counts: n_j ≥ 1, training images of each class.
+
+  Returns:
+    One loss per example, ≥ 0: [*batch].
+
+  Raises:
+    ValueError: as `softmax_cross_entropy` and `logit_adjustment`.
+
+  >>> import jax.numpy as jnp
+  >>> balanced_softmax(jnp.zeros((1, 2)), jnp.array([1]), [90, 10])
+  Array([2.302...], dtype=float32)
+
+  Source: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020.
+  """
+  return softmax_cross_entropy(logits, labels, bias=-logit_adjustment(counts))
 
 
 def max_norm_limit(weights: Float[ArrayLike, "N D"], *, fraction: float = 0.1) -> Float[Array, ""]:
@@ -206,6 +270,15 @@ def max_norm(
   bound = checks.scalar("limit", limit, w.dtype, low=0.0)
   norms = jnp.linalg.norm(w, axis=-1, keepdims=True)
   return jnp.where(norms > bound, unit(w) * bound, w)
+
+
+def _counts(counts: ArrayLike) -> np.ndarray:
+  values = checks.known(counts)
+  if values is None or values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+    raise ValueError(f"counts must be integers of shape [N], got {counts}")
+  if values.size == 0 or values.min() < 1:
+    raise ValueError(f"every class needs at least one image, got counts {values}")
+  return values
 
 
 def _rows(weights: ArrayLike) -> jax.Array:

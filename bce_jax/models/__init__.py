@@ -1,7 +1,18 @@
 """Networks in flax.linen: backbones give features, the head turns them into scores."""
 
 from bce_jax.models.classifier import Classifier, Outputs
-from bce_jax.models.head import BIAS_INITS, Head, Scores
+from bce_jax.models.head import BIAS_INITS, WEIGHT_INITS, Head, Scores
+from bce_jax.models.projector import Projector
 from bce_jax.models.resnet import create, names
 
-__all__ = ["BIAS_INITS", "Classifier", "Head", "Outputs", "Scores", "create", "names"]
+__all__ = [
+  "BIAS_INITS",
+  "WEIGHT_INITS",
+  "Classifier",
+  "Head",
+  "Outputs",
+  "Projector",
+  "Scores",
+  "create",
+  "names",
+]

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bce_jax import losses
 from bce_jax.losses.bias import uniform_bias
 
 BIASES = ("none", "unified", "diverse")
+WEIGHT_INITS = ("uniform", "normal")
 BIAS_INITS = ("prior", "zero", "0", "1", "2", "3", "4", "5", "6", "7")
 
 
@@ -37,20 +38,25 @@ class Scores(NamedTuple):
     """The decision scores z = scale · c − bias."""
     return self.scaled - self.bias
 
+  def accuracy(self, labels: Int[Array, "b"]) -> Float[Array, ""]:
+    """The share of samples whose own class has the largest decision score."""
+    return jnp.mean((jnp.argmax(self.decision, -1) == labels).astype(jnp.float32))
+
 
 class Head(nn.Module):
   r"""Linear or cosine classifier with a bias that is one number, one a class, or absent.
 
     z_j = scale · c_j − b_j,   c_j = w_jᵀx, with x̂ and ŵ in place of x and w where normalised
 
-  Parameters: weights [N, features], started at U(±1/√features); bias [] or [N]. All in float32
-  whatever the backbone's dtype.
+  Parameters: weights [N, features]; bias [] or [N]. All in float32 whatever the backbone's dtype.
 
   Attributes:
     num_classes: N.
     normalize_features: use x / ‖x‖.
     normalize_weights: use w / ‖w‖. Both together give the cosine (the losses -nu and -nd).
     scale: γ > 0, not learned.
+    weight_init: "uniform", U(±1/√features) (deviation 1/√(3 · features)), or "normal",
+      N(0, 1/features). Where weights are normalised only the step size feels their length.
     bias: "none" (0, no parameter), "unified" (one number) or "diverse" (one a class).
     bias_init: "prior", log(10 · N); "zero"; "0", U(±1/√features); "1" … "7", the deterministic
       modes of `losses.bias_init`, for the diverse bias only.
@@ -59,7 +65,8 @@ class Head(nn.Module):
       decay it either: see `training.optim`.)
 
   Raises:
-    ValueError: for an unknown bias or bias_init, and for a mode "1" … "7" of a unified bias.
+    ValueError: for an unknown bias, weight_init or bias_init, and for a mode "1" … "7" of a
+      unified bias.
 
   Source: Li et al., arXiv 2403.07289, §3 and figure 3; prior: UniFace, ICCV 2023, §3.4.
   """
@@ -68,6 +75,7 @@ class Head(nn.Module):
   normalize_features: bool = False
   normalize_weights: bool = False
   scale: float = 1.0
+  weight_init: str = "uniform"
   bias: str = "unified"
   bias_init: str = "prior"
   bias_mean: float = 0.0
@@ -77,12 +85,16 @@ class Head(nn.Module):
   def __call__(self, features: Float[Array, "batch D"]) -> Scores:
     """Scores the features of a batch, in float32."""
     features = features.astype(jnp.float32)
-    weights = self.param(
-      "weights",
-      nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2),
-      (self.num_classes, features.shape[-1]),
-      jnp.float32,
-    )
+    if self.weight_init not in WEIGHT_INITS:
+      raise ValueError(
+        f"unknown weight_init {self.weight_init!r}: expected one of {', '.join(WEIGHT_INITS)}"
+      )
+    if self.weight_init == "uniform":
+      init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
+    else:
+      init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
+    shape = (self.num_classes, features.shape[-1])
+    weights = self.param("weights", init, shape, jnp.float32)
     if self.normalize_features and self.normalize_weights:
       metrics = losses.cosine(features, weights)
     else:

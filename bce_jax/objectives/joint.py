@@ -6,14 +6,17 @@ Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 24
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from bce_jax import losses
 from bce_jax.models import Outputs
 from bce_jax.names import nearest
-from bce_jax.objectives.objective import Objective, Views
+from bce_jax.objectives import rebalance as rebalance_lib
+from bce_jax.objectives.objective import Batch, Objective, Problem, Views
+from bce_jax.objectives.rebalance import Rebalance
 
 LOSSES = ("bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-d", "soft-nu", "soft-nd")
+
+_PLAIN = Rebalance()
 
 
 class Joint(NamedTuple):
@@ -54,36 +57,62 @@ def parse(name: str) -> Joint:
   return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")
 
 
+OPTIONS: dict[str, Any] = {}
+RANGES: dict[str, tuple[float, bool, float]] = {}
+
+
+def check(config: Any) -> None:
+  """Refuses a config that this method can't use."""
+  if parse(config.loss).family == "soft" and config.negative_weight != 1.0:
+    raise ValueError(
+      f"config.negative_weight weighs the negative terms of BCE, but the loss is {config.loss!r}:"
+      f" expected 1.0, got {config.negative_weight}"
+    )
+
+
+def create(config: Any, problem: Problem) -> Objective:
+  """Returns the method with the options of a config."""
+  return joint(
+    config.loss,
+    margin=config.margin,
+    negative_weight=config.negative_weight,
+    smoothing=config.smoothing,
+    rebalance=rebalance_lib.from_config(config, problem.train_counts),
+  )
+
+
 def joint(
-  name: str, *, margin: float = 0.0, negative_weight: float = 1.0, smoothing: float = 0.0
+  name: str,
+  *,
+  margin: float = 0.0,
+  negative_weight: float = 1.0,
+  smoothing: float = 0.0,
+  rebalance: Rebalance = _PLAIN,
 ) -> Objective:
   """The mean over the batch of one of the eight losses; scale and bias are the head's.
 
   Args:
     name: one of `LOSSES`.
     margin: m ≥ 0.
-    negative_weight: λ ≥ 0, for the BCE losses only.
+    negative_weight: λ ≥ 0, for the BCE losses only (the softmax ones have no negative terms).
     smoothing: ε in [0, 1].
+    rebalance: weights and offsets of the classes.
 
   Returns:
     The objective; its logs hold "accuracy", top-1 on the training batch.
 
   Raises:
-    ValueError: for an unknown name, or negative_weight ≠ 1 with a softmax loss.
+    ValueError: for an unknown name.
   """
   family = parse(name).family
-  if family == "soft" and negative_weight != 1.0:
-    raise ValueError(
-      f"negative_weight weighs the negative terms of BCE, but the loss is {name!r}:"
-      f" expected 1.0, got {negative_weight}"
-    )
 
-  def views(key: jax.Array, images: jax.Array, labels: jax.Array, memory: Any) -> Views:
+  def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
     del key, memory
-    return Views(images, labels)
+    return Views(batch.images, batch.labels)
 
-  def loss(outputs: Outputs, labels: jax.Array, memory: Any):
-    metrics, scale, bias = outputs.scores
+  def loss(params: Any, outputs: Outputs, labels: jax.Array, memory: Any, step: jax.Array):
+    del params, step
+    metrics, scale, bias = rebalance.adjusted(outputs.scores)
     if family == "bce":
       values = losses.bce(
         metrics,
@@ -98,7 +127,7 @@ def joint(
       values = losses.softmax_cross_entropy(
         metrics, labels, bias=bias, scale=scale, margin=margin, smoothing=smoothing
       )
-    hit = jnp.argmax(outputs.scores.decision, -1) == labels
-    return jnp.mean(values), memory, {"accuracy": jnp.mean(hit.astype(jnp.float32))}
+    logs = {"accuracy": outputs.scores.accuracy(labels)}
+    return rebalance.mean(values, labels), memory, logs
 
-  return Objective(memory=lambda: (), views=views, loss=loss)
+  return Objective(views=views, loss=loss)

@@ -1,37 +1,100 @@
-"""What a method is to the train step, which knows nothing else of it."""
+"""What a method is to the train step, the loop and the config, which know nothing else of it.
+
+A method is one module of this folder with four names: `OPTIONS`, its keys in a config's group
+`objective` and their defaults; `RANGES`, {key: (low, whether low itself is allowed, high)} of the
+numbers among them; `check(config)`, which refuses what can't be used before data are read; and
+`create(config, problem)`, which returns an `Objective`. There is nothing to register.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from bce_jax.models import Outputs
+
+
+class Problem(NamedTuple):
+  """What a method may know of the data when it is created.
+
+  Attributes:
+    train_counts: training images of each class: int [N].
+    steps_per_epoch: updates until every training image was seen about once, ≥ 1.
+  """
+
+  train_counts: Int[np.ndarray, "N"]
+  steps_per_epoch: int
+
+
+class Batch(NamedTuple):
+  """Augmented and normalised images of a step.
+
+  Attributes:
+    images: [batch, height, width, channels].
+    labels: [batch].
+    partner_images: a second batch, of an objective with a `partner`; else None.
+    partner_labels: likewise.
+  """
+
+  images: Float[Array, "b height width channels"]
+  labels: Int[Array, "b"]
+  partner_images: Float[Array, "b height width channels"] | None = None
+  partner_labels: Int[Array, "b"] | None = None
 
 
 class Views(NamedTuple):
   """The images that go through the network in one forward pass, and what they should give.
 
   Attributes:
-    images: [views · batch, height, width, channels].
+    images: [batch · views, height, width, channels]. The views of an image are neighbours, so that
+      a batch split over devices stays where it is.
     targets: whatever the objective's own loss wants to know of them; labels for most.
   """
 
-  images: Float[Array, "views_batch height width channels"]
+  images: Float[Array, "views_b height width channels"]
   targets: Any
 
 
+def _no_memory(params: Any) -> Any:
+  del params
+  return ()
+
+
+def _unchanged(params: Any, memory: Any, step: jax.Array) -> Any:
+  del memory, step
+  return params
+
+
 class Objective(NamedTuple):
-  """A method, as three pure functions.
+  """A method, as a few pure functions and what it asks of the rest.
 
   Attributes:
-    memory: () → the arrays carried from step to step; () for none. They are part of the train
+    views: (key, `Batch`, memory) → `Views`.
+    loss: (params, outputs, targets, memory, step) → (loss, new memory, logs): a scalar, and named
+      scalars that every line of the log shows.
+    memory: params → the arrays carried from step to step; () for none. They are part of the train
       state, so they are saved, restored and donated with it.
-    views: (key, images, labels, memory) → `Views`.
-    loss: (outputs, targets, memory) → (loss, new memory, logs): a scalar, and named scalars that
-      the log shows.
+    parameters: (key, number of features) → parameters of its own, trained as params["objective"];
+      None for none.
+    after_update: (params, memory, step) → params, applied after each update of the optimiser.
+    partner: exponent q of the class-weighted sampler that draws a partner batch for each step, in
+      which a class of n training images is as likely as n^(1−q); None for no partner.
+    trainable: the top-level groups of params that are trained; None for all. The others get no
+      gradient, no decay and no update.
+    batch_statistics: whether training normalises by the batch's own statistics and updates the
+      running ones; False leaves them as they are.
+    channel_statistics: (mean, std) of the three channels of colour images on 0 … 1, in place of the
+      training images' own; gray ones keep theirs.
   """
 
-  memory: Callable[[], Any]
-  views: Callable[[jax.Array, jax.Array, jax.Array, Any], Views]
-  loss: Callable[[Outputs, Any, Any], tuple[jax.Array, Any, dict[str, jax.Array]]]
+  views: Callable[[jax.Array, Batch, Any], Views]
+  loss: Callable[[Any, Outputs, Any, Any, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]]
+  memory: Callable[[Any], Any] = _no_memory
+  parameters: Callable[[jax.Array, int], Any] | None = None
+  after_update: Callable[[Any, Any, jax.Array], Any] = _unchanged
+  partner: float | None = None
+  trainable: tuple[str, ...] | None = None
+  batch_statistics: bool = True
+  channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -103,9 +103,33 @@ class Checkpoints:
       restored = self._manager.restore(step, args=args)
       return restored["state"], restored["loop"]
     except Exception as error:  # orbax raises whatever its readers do
-      where = self._manager.directory / str(step)
-      reason = f"{type(error).__name__}: {error}"
-      raise ValueError(f"checkpoint {where} can't be restored: {reason[:200]}") from error
+      raise self._damaged(step, error) from error
+
+  def network(self, step: int, sharding: jax.sharding.Sharding) -> tuple[Any, Any]:
+    """Restores the network of a checkpoint of any method and optimiser.
+
+    Args:
+      step: of an existing checkpoint.
+      sharding: of all its arrays.
+
+    Returns:
+      (params, batch_stats).
+
+    Raises:
+      ValueError: when the checkpoint is damaged.
+    """
+    try:
+      like = abstract(self._manager.item_metadata(step)["state"], sharding)
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+      state = self._manager.restore(step, args=args)["state"]
+      return state["params"], state["batch_stats"]
+    except Exception as error:
+      raise self._damaged(step, error) from error
+
+  def _damaged(self, step: int, error: Exception) -> ValueError:
+    where = self._manager.directory / str(step)
+    reason = f"{type(error).__name__}: {error}"
+    return ValueError(f"checkpoint {where} can't be restored: {reason[:200]}")
 
   def wait(self) -> None:
     """Waits for what is being written."""

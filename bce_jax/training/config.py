@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bce_jax import models, objectives
+from bce_jax.data import longtail
 from bce_jax.names import nearest
 
 DATASETS = ("digits", "folder")
@@ -19,11 +20,18 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
 STEMS = ("cifar", "imagenet")
 DTYPES = ("float32", "bfloat16")
+CHECKPOINTS = ("latest", "best")
 BEST_METRICS = ("sample_wise_accuracy", "class_wise_accuracy", "uniform_accuracy")
 
 
-def default() -> ConfigDict:
+def default(objective: str = "joint") -> ConfigDict:
   """Returns a config with every key there is, at its default.
+
+  Args:
+    objective: name of the method, whose own options are the group `objective`.
+
+  Raises:
+    ValueError: for an unknown method.
 
   >>> default().loss
   'bce-nu'
@@ -32,8 +40,15 @@ def default() -> ConfigDict:
   # One key for the run: initial weights, data order and augmentation follow from it.
   config.seed = 0
 
+  # The method and its options; they stand in its module, bce_jax/objectives/NAME.py.
+  config.objective = _objective_group(objective)
+
   # The loss, by the uniform paper's name: {bce, soft}-{u, d, nu, nd}.
   config.loss = "bce-nu"
+  # Whether the classifier's rows are normalised; none: as the loss' name says.
+  config.normalize_weights = config_dict.placeholder(bool)
+  # Where its weights start: uniform, U(±1/√D), or normal, N(0, 1/D).
+  config.weight_init = "uniform"
   # γ of the normalised losses (-nu, -nd); the plain ones score with wᵀx itself.
   config.scale = 32.0
   config.margin = 0.0
@@ -45,12 +60,22 @@ def default() -> ConfigDict:
   config.bias_mean = 0.0
   config.bias_learnable = True
 
+  # For long-tailed training sets, with any method.
+  config.rebalance = ConfigDict()
+  # τ: trains with z + τ log π. With a softmax loss 1 is balanced softmax.
+  config.rebalance.logit_adjustment = 0.0
+  # β of class-balanced weights (1 − β)/(1 − βⁿ) of the examples.
+  config.rebalance.class_weight_beta = config_dict.placeholder(float)
+
   config.model = "resnet20"
   # First layers: cifar (3×3, stride 1) or imagenet (7×7, stride 2, max pool; resnet18 and up).
   config.stem = "cifar"
   # Of the backbone's computation; parameters, logits and losses are float32.
   config.dtype = "float32"
   config.zero_init_last_norm = False
+  # A run folder from whose network training starts, and which of its checkpoints: latest or best.
+  config.start_from = ""
+  config.start_from_checkpoint = "latest"
 
   config.batch_size = 128
   config.eval_batch_size = 256
@@ -92,17 +117,44 @@ def default() -> ConfigDict:
   config.data.validation_fraction = 0.0
   # Share of the images that becomes the test split of a folder that has none.
   config.data.test_fraction = 0.2
-  # Augmentation: random shifts by up to so many pixels, mirror images.
+  # Makes the training split long-tailed: images of the first class over those of the last.
+  config.data.imbalance = config_dict.placeholder(float)
+  # exponential or step.
+  config.data.imbalance_profile = "exponential"
+  # Of the choice within each class; none: its first images in data order.
+  config.data.imbalance_seed = config_dict.placeholder(int)
+  # q: a class of n training images is drawn as often as n^(1−q); 0 visits each image once an epoch.
+  config.data.sampling_exponent = 0.0
+  # Augmentation: random shifts by up to so many pixels, mirror images, AutoAugment's CIFAR-10
+  # policy, a square of so many pixels blacked out.
   config.data.crop_padding = 4
   config.data.flip = True
+  config.data.auto_augment = False
+  config.data.cutout = 0
 
   config.log_every_steps = 50
   config.eval_every_epochs = 1.0
+  # Judge besides: scores averaged over image and mirror image; z − τ log π (post-hoc adjustment).
+  config.eval_flip = False
+  config.eval_logit_adjustment = 0.0
   # Checkpoints besides those after each evaluation.
   config.checkpoint_every_steps = config_dict.placeholder(int)
   # What makes a checkpoint the best, on the validation split.
   config.best_metric = "uniform_accuracy"
   return config
+
+
+def _objective_group(name: str) -> ConfigDict:
+  return ConfigDict({"name": name, **objectives.module(name).OPTIONS})
+
+
+def set_objective(config: ConfigDict, name: str) -> None:
+  """Changes a config's method; its options start at their defaults.
+
+  Raises:
+    ValueError: for an unknown method.
+  """
+  config.objective = _objective_group(name)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -117,9 +169,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-  """Returns a config with the values of a config.json."""
-  config = default()
-  refuse_unknown_keys(flatten(values))
+  """Returns a config with the values of a config.json.
+
+  A key that it lacks, of an older version, is at its default.
+
+  Raises:
+    ValueError: for an unknown key or method, or a value of another type.
+  """
+  method = values.get("objective") or {"name": "joint"}
+  config = default(str(method["name"]) if isinstance(method, Mapping) else str(method))
+  refuse_unknown_keys(flatten(values), config)
   for key, value in flatten(values).items():
     group, _, name = key.rpartition(".")
     try:
@@ -129,9 +188,9 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def refuse_unknown_keys(keys: Iterable[str]) -> None:
-  """Raises ValueError for the first key that no config has."""
-  known = flatten(default())
+def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:
+  """Raises ValueError for the first key that no config of this one's method has."""
+  known = flatten(default(config.objective.name))
   for key in keys:
     if key not in known:
       raise ValueError(f"unknown config key {key!r}; did you mean {nearest(key, known)!r}?")
@@ -147,8 +206,9 @@ def check(config: ConfigDict) -> None:
     ValueError: one line: which key, its value, what was expected.
   """
   flat = flatten(config)
-  refuse_unknown_keys(flat)
-  missing = set(flatten(default())) - set(flat)
+  method = objectives.module(config.objective.name)
+  refuse_unknown_keys(flat, config)
+  missing = set(flatten(default(config.objective.name))) - set(flat)
   if missing:
     raise ValueError(f"config lacks the key {min(missing)!r}")
 
@@ -157,7 +217,10 @@ def check(config: ConfigDict) -> None:
     "model": models.names(),
     "stem": STEMS,
     "dtype": DTYPES,
+    "weight_init": models.WEIGHT_INITS,
     "bias_init": models.BIAS_INITS,
+    "start_from_checkpoint": CHECKPOINTS,
+    "data.imbalance_profile": longtail.PROFILES,
     "best_metric": BEST_METRICS,
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
@@ -178,7 +241,9 @@ def check(config: ConfigDict) -> None:
     "steps": 1,
     "data.image_size": 8,
     "data.workers": 0,
+    "data.imbalance_seed": 0,
     "data.crop_padding": 0,
+    "data.cutout": 0,
     "log_every_steps": 1,
     "checkpoint_every_steps": 1,
   }
@@ -192,6 +257,8 @@ def check(config: ConfigDict) -> None:
     "negative_weight": (0, True, math.inf),
     "smoothing": (0, True, 1),
     "bias_mean": (-math.inf, False, math.inf),
+    "rebalance.logit_adjustment": (-math.inf, False, math.inf),
+    "rebalance.class_weight_beta": (0, True, 1),
     "optimizer.learning_rate": (0, False, math.inf),
     "optimizer.warmup_epochs": (0, True, math.inf),
     "optimizer.momentum": (0, True, 1),
@@ -202,7 +269,11 @@ def check(config: ConfigDict) -> None:
     "optimizer.clip_norm": (0, False, math.inf),
     "data.validation_fraction": (0, True, 1),
     "data.test_fraction": (0, False, 1),
+    "data.imbalance": (1, True, math.inf),
+    "data.sampling_exponent": (-math.inf, False, math.inf),
     "eval_every_epochs": (0, False, math.inf),
+    "eval_logit_adjustment": (-math.inf, False, math.inf),
+    **{f"objective.{key}": bounds for key, bounds in method.RANGES.items()},
   }
   for key, (low, closed, high) in real.items():
     value = flat[key]
@@ -213,9 +284,21 @@ def check(config: ConfigDict) -> None:
         f"config.{key} must be a finite number {'≥' if closed else '>'} {low}"
         f"{f' and ≤ {high}' if math.isfinite(high) else ''}, got {value}"
       )
-  for key in ("data.validation_fraction", "optimizer.momentum", "data.test_fraction"):
-    if flat[key] >= 1:
+  for key in (
+    "data.validation_fraction",
+    "optimizer.momentum",
+    "data.test_fraction",
+    "rebalance.class_weight_beta",
+  ):
+    if flat[key] is not None and flat[key] >= 1:
       raise ValueError(f"config.{key} must be less than 1, got {flat[key]}")
+  normalized = objectives.parse(config.loss).normalized
+  if normalized and config.normalize_weights is False:
+    raise ValueError(
+      f"config.normalize_weights is false, but the loss {config.loss!r} has normalised weights by"
+      " definition: expected true or none"
+    )
+  method.check(config)
   if config.data.name == "folder" and not config.data.folder:
     raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
   if config.data.name != "folder":

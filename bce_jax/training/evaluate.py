@@ -27,32 +27,48 @@ def judge(
   state: TrainState,
   source: Source,
   *,
+  num_classes: int,
   batch_size: int,
   workers: int,
   mesh: Mesh,
-) -> Judged:
+) -> tuple[Judged, metrics.ClassMoments | None]:
   """Runs the network over a split.
 
   Args:
     eval_step: as `jit_eval_step` returns it.
     state: the train state.
     source: the split.
+    num_classes: N.
     batch_size: images at once; the last batch is filled up and its filling left out again.
     workers: processes that read images.
     mesh: the devices.
 
   Returns:
-    The numbers of each image, in the split's order: numpy [n].
+    (the numbers of each image, in the split's order: numpy [n]; what is kept of the features).
   """
   parts = []
+  moments = None
   for batch in loader.evaluation_batches(source, batch_size=batch_size, workers=workers):
-    where = batch.pop("where")
+    where, labels = batch.pop("where"), batch["labels"]
     judged = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh)))
+    judged, features = judged._replace(features=None), judged.features[where]
     parts.append(jax.tree.map(lambda x, where=where: x[where], judged))
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    if np.isfinite(features).all():  # else `figures` says how many scores are nan
+      with jax.default_device(jax.local_devices(backend="cpu")[0]):  # in float64
+        part = metrics.class_moments(features, labels[where], num_classes=num_classes)
+        moments = part if moments is None else metrics.merge_moments(moments, part)
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts), moments
 
 
-def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes: int) -> Figures:
+def figures(
+  judged: Judged,
+  labels: np.ndarray,
+  bias: np.ndarray,
+  *,
+  train_counts: np.ndarray,
+  moments: metrics.ClassMoments | None = None,
+  weights: np.ndarray | None = None,
+) -> Figures:
   """Sums up a split: the three accuracies, the best threshold and the bias beside it.
 
   Accuracies are on the decision scores z = scale · c − bias. `threshold` and `bias` are both on
@@ -61,18 +77,24 @@ def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes
   mean, least and largest are given, and beside the accuracies on z those on scale · c ("raw_…"),
   which `threshold` belongs to.
 
+  A group of classes (many, medium, few) without samples is absent. Figures averaged over image and
+  mirror image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
+
   Args:
     judged: of each image.
     labels: [n].
     bias: the head's, [] or [N].
-    num_classes: N.
+    train_counts: training images of each class: [N].
+    moments: of the features; None leaves their geometry out.
+    weights: the classifier's rows [N, D], given with `moments`.
 
   Returns:
-    Named figures; shares in [0, 1].
+    Named figures; shares in [0, 1], compactness and separability in %.
 
   Raises:
     NonFiniteError: when a score is nan.
   """
+  num_classes = len(train_counts)
   pairs = (judged.positive, judged.hardest_negative)
   broken = int(np.sum(np.isnan(pairs[0]) | np.isnan(pairs[1])))
   if broken:
@@ -105,11 +127,43 @@ def figures(judged: Judged, labels: np.ndarray, bias: np.ndarray, *, num_classes
       "raw_uniform_accuracy": best.uniform,
       "threshold_on_decision": on_z.threshold,
     }
-  return out | {
+  out |= {
     "threshold": best.threshold,
     "threshold_low": best.threshold_low,
     "threshold_high": best.threshold_high,
+    **_by_shots(*pairs, labels, train_counts),
   }
+  for prefix, other in (("flip_", judged.flipped), ("adjusted_", judged.adjusted)):
+    if other is not None:
+      three = metrics.uniform_accuracy_from_pairs(*other, labels, num_classes=num_classes)
+      out |= {
+        f"{prefix}sample_wise_accuracy": three.sample_wise,
+        f"{prefix}uniform_accuracy": three.uniform,
+        **_by_shots(*other, labels, train_counts, prefix),
+      }
+  if moments is not None:
+    out |= _geometry(moments, weights)
+  return out
+
+
+def _by_shots(
+  positive: np.ndarray,
+  hardest_negative: np.ndarray,
+  labels: np.ndarray,
+  train_counts: np.ndarray,
+  prefix: str = "",
+) -> Figures:
+  shots = metrics.shot_accuracy(hardest_negative < positive, labels, train_counts)
+  groups = {"many": shots.many, "medium": shots.medium, "few": shots.few}
+  return {f"{prefix}{name}_accuracy": x for name, x in groups.items() if not math.isnan(x)}
+
+
+def _geometry(moments: metrics.ClassMoments, weights: Any) -> Figures:
+  measured = metrics.geometry(moments, weights)
+  out: Figures = {}
+  for name in ("compactness", "separability", "classifier_separability"):
+    out[name], out[f"{name}_std"] = metrics.mean_and_std(getattr(measured, name))
+  return out | {"nc1": measured.nc1, "nc2": measured.nc2, "nc3": measured.nc3}
 
 
 def at_validation_threshold(
@@ -157,6 +211,19 @@ def table(split: str, values: Figures) -> str:
   if "uniform_accuracy_at_validation_threshold" in values:
     name = "uniform_accuracy_at_validation_threshold"
     rows.append(("       … at the validation threshold", percent(name)))
+  shots = [name for name in ("many", "medium", "few") if f"{name}_accuracy" in values]
+  if len(shots) > 1:
+    about = {"many": "> 100", "medium": "20 … 100", "few": "< 20"}
+    rows += [
+      (f"A_SW   of classes of {about[name]} training images", percent(f"{name}_accuracy"))
+      for name in shots
+    ]
+  for prefix, what in (("flip_", "with mirror images"), ("adjusted_", "after logit adjustment")):
+    if f"{prefix}uniform_accuracy" in values:
+      rows += [
+        (f"A_SW   {what}", percent(f"{prefix}sample_wise_accuracy")),
+        (f"A_Uni  {what}", percent(f"{prefix}uniform_accuracy")),
+      ]
   rows += [
     ("at the bias: no class above", percent("none_above_bias")),
     ("             several or a wrong one", percent("several_or_wrong_above_bias")),
@@ -171,6 +238,12 @@ def table(split: str, values: Figures) -> str:
     rows.append(("b      learned bias", number("bias")))
   interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
   rows.append(("t*     best threshold (its interval)", interval))
+  for name in ("compactness", "separability", "classifier_separability"):
+    if name in values:
+      spread = f"{number(name)} ± {number(f'{name}_std')}"
+      rows.append((f"{name.replace('_', ' ')} (mean ± deviation over classes)", spread))
+  if "nc1" in values:
+    rows.append(("NC1, NC2, NC3", ", ".join(number(name) for name in ("nc1", "nc2", "nc3"))))
   width = max(len(name) for name, _ in rows)
   title = f"{split}: {values['images']:,} images"
   rule = "─" * (width + 26)

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bce_jax import models, objectives
-from bce_jax.data import sources
+from bce_jax.data import longtail, sources
 from bce_jax.data.sources import Dataset
 from bce_jax.models import Classifier
-from bce_jax.objectives import Objective
+from bce_jax.objectives import Objective, Problem
 from bce_jax.training import config as config_lib
 from bce_jax.training import optim, parallel
 from bce_jax.training.state import TrainState, create_state
@@ -33,6 +33,7 @@ class Experiment(NamedTuple):
     optimizer: an optax chain.
     schedule: step → learning rate.
     preprocess: augmentation and normalisation.
+    train_counts: training images of each class, [N].
     key: the run's.
     steps_per_epoch: whole batches of the training split.
     total_steps: of the run.
@@ -46,16 +47,25 @@ class Experiment(NamedTuple):
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   preprocess: Preprocess
+  train_counts: np.ndarray
   key: jax.Array
   steps_per_epoch: int
   total_steps: int
 
   @property
-  def init_state(self) -> Callable[[], TrainState]:
-    """The pure function that makes the state before the first step."""
+  def init_state(self) -> Callable[..., TrainState]:
+    """The pure function that makes the state before the first step.
+
+    Its argument, where given, is the network to start from: (params, batch_stats).
+    """
     shape = self.dataset.train.image_shape
-    return lambda: create_state(
-      jax.random.fold_in(self.key, 2**31 - 1), self.model, self.optimizer, self.objective, shape
+    return lambda network=None: create_state(
+      jax.random.fold_in(self.key, 2**31 - 1),
+      self.model,
+      self.optimizer,
+      self.objective,
+      shape,
+      network,
     )
 
   def steps(self, epochs: float) -> int:
@@ -74,6 +84,7 @@ def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
     ValueError: one line, for a folder or an image that can't be read.
   """
   data = config.data
+  dataset: Dataset
   if data.name == "digits":
     dataset = sources.digits(validation_fraction=data.validation_fraction)
   else:
@@ -86,6 +97,17 @@ def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
       test_fraction=data.test_fraction,
       progress=progress,
     )
+  if data.imbalance is not None:
+    labels = dataset.train.labels
+    available = np.bincount(labels, minlength=len(dataset.class_names))
+    try:
+      counts = longtail.largest_fit(
+        available, imbalance=data.imbalance, profile=data.imbalance_profile
+      )
+    except ValueError as error:
+      raise ValueError(f"config.data.imbalance: {error}") from None
+    kept = longtail.subset(labels, counts, seed=data.imbalance_seed)
+    dataset = dataset._replace(train=dataset.train.take(kept))
   return dataset
 
 
@@ -104,12 +126,6 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
   parallel.check_batch_size("batch_size", config.batch_size, mesh)
   parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
   loss = objectives.parse(config.loss)
-  objective = objectives.joint(
-    config.loss,
-    margin=config.margin,
-    negative_weight=config.negative_weight,
-    smoothing=config.smoothing,
-  )
   backbone = models.create(
     config.model,
     stem=config.stem,
@@ -123,23 +139,33 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
     raise ValueError(
       f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
     )
+  train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch))
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
   warmup_epochs = config.optimizer.warmup_epochs
   warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps // 2)
-  height, width, _ = dataset.train.image_shape
+  height, width, channels = dataset.train.image_shape
   if config.data.crop_padding >= min(height, width):
     raise ValueError(
       f"config.data.crop_padding {config.data.crop_padding} is too much for images of"
       f" {height}×{width} pixels: expected less than {min(height, width)}"
     )
 
+  if config.data.auto_augment and channels != 3:
+    raise ValueError(
+      f"config.data.auto_augment is made for colour images, got {channels} channel(s): expected"
+      " false"
+    )
+
+  normalize_weights = config.normalize_weights
   model = Classifier(
     backbone,
     models.Head(
       num_classes=len(dataset.class_names),
       normalize_features=loss.normalized,
-      normalize_weights=loss.normalized,
+      normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
       scale=config.scale if loss.normalized else 1.0,
+      weight_init=config.weight_init,
       bias=loss.bias,
       bias_init=config.bias_init,
       bias_mean=config.bias_mean,
@@ -152,7 +178,8 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
   optimizer = optim.create_optimizer(
     config.optimizer, schedule, bias_learnable=config.bias_learnable
   )
-  mean, std = sources.channel_statistics(dataset.train)
+  statistics = objective.channel_statistics if channels == 3 else None
+  mean, std = statistics or sources.channel_statistics(dataset.train)
   experiment = Experiment(
     config=config,
     dataset=dataset,
@@ -162,8 +189,14 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
     optimizer=optimizer,
     schedule=schedule,
     preprocess=Preprocess(
-      np.asarray(mean), np.asarray(std), config.data.crop_padding, config.data.flip
+      np.asarray(mean, np.float32),
+      np.asarray(std, np.float32),
+      config.data.crop_padding,
+      config.data.flip,
+      config.data.auto_augment,
+      config.data.cutout,
     ),
+    train_counts=train_counts,
     key=jax.random.key(config.seed),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,

@@ -5,6 +5,7 @@ import math
 import pathlib
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
+from bce_jax import losses
 from bce_jax.data import loader
 from bce_jax.training import checkpoint, evaluate, parallel, records
 from bce_jax.training import workdir as workdir_lib
@@ -54,6 +56,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
 
 def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
   config, mesh = experiment.config, experiment.mesh
+  experiment = _with_source(experiment, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   workdir_lib.refuse_other_dataset(workdir, experiment)
   records.write_json(workdir / records.CONFIG, config.to_dict())
@@ -71,11 +74,13 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     stack.callback(progress.close)
     parameters = int(parameter_overview.count_parameters(state.params))
     progress.say(
-      f"{config.loss} on {config.model}: {parameters:,} parameters,"
+      f"{config.objective.name}, {config.loss} on {config.model}: {parameters:,} parameters,"
       f" {len(experiment.dataset.train):,} training images of"
       f" {len(experiment.dataset.class_names)} classes, {experiment.total_steps:,} steps on"
       f" {mesh.size} {jax.default_backend()} device(s)"
     )
+    if config.start_from and not first_step:
+      progress.say(f"starts from the {config.start_from_checkpoint} network of {config.start_from}")
     if first_step:
       progress.say(f"resumed from the checkpoint of step {first_step}")
     eval_step = jit_eval(experiment)
@@ -101,19 +106,20 @@ def evaluate_only(
     ValueError: when there is no such checkpoint, or the data do not fit it.
   """
   experiment = workdir_lib.with_statistics_of(workdir, experiment)
-  checkpoints = Checkpoints(workdir, best_metric=experiment.config.best_metric, read_only=True)
-  with contextlib.closing(checkpoints):
-    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
-    if step is None:
-      reason = "" if which == "latest" else "; one is chosen on the validation split"
-      raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
+  with _existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):
     state, _ = checkpoints.restore(step, _abstract_state(experiment))
   return _test_figures(experiment, state, jit_eval(experiment))
 
 
 def jit_eval(experiment: Experiment) -> Any:
   """Compiles the experiment's evaluation step for its devices."""
-  eval_step = make_eval_step(experiment.model, experiment.preprocess)
+  temperature = experiment.config.eval_logit_adjustment
+  offsets = None
+  if temperature:
+    offsets = losses.logit_adjustment(experiment.train_counts, temperature=temperature)
+  eval_step = make_eval_step(
+    experiment.model, experiment.preprocess, flip=experiment.config.eval_flip, offsets=offsets
+  )
   return jit_eval_step(eval_step, experiment.mesh)
 
 
@@ -121,13 +127,47 @@ def _abstract_state(experiment: Experiment) -> TrainState:
   return abstract(jax.eval_shape(experiment.init_state), parallel.replicated(experiment.mesh))
 
 
+@contextlib.contextmanager
+def _existing(
+  workdir: pathlib.Path, which: str, best_metric: str
+) -> Iterator[tuple[Checkpoints, int]]:
+  """Opens the checkpoints of a run folder to read the latest or the best one."""
+  with contextlib.closing(
+    Checkpoints(workdir, best_metric=best_metric, read_only=True)
+  ) as checkpoints:
+    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
+    if step is None:
+      reason = "" if which == "latest" else "; one is chosen on the validation split"
+      raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
+    yield checkpoints, step
+
+
+def _with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
+  """What starts from another run normalises images as that run did, and so does its resumption."""
+  config = experiment.config
+  if not config.start_from:
+    return experiment
+  if checkpoint.any_in(workdir):
+    return workdir_lib.with_statistics_of(workdir, experiment)
+  source = pathlib.Path(config.start_from)
+  workdir_lib.refuse_other_network(source, config)
+  counts = experiment.train_counts  # this run's own: its training images may be others
+  return workdir_lib.with_statistics_of(source, experiment)._replace(train_counts=counts)
+
+
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
   """The newest checkpoint, or the state before the first step."""
   step = checkpoints.latest_step()
   if step is not None:
     return checkpoints.restore(step, _abstract_state(experiment))
-  sharding = parallel.replicated(experiment.mesh)
-  state = jax.jit(experiment.init_state, out_shardings=sharding)()
+  config, sharding = experiment.config, parallel.replicated(experiment.mesh)
+  init_state = jax.jit(experiment.init_state, out_shardings=sharding)
+  if config.start_from:
+    source, which = pathlib.Path(config.start_from), config.start_from_checkpoint
+    with _existing(source, which, config.best_metric) as (others, step):
+      state = init_state(others.network(step, sharding))
+  else:
+    state = init_state()
   return state, {"pending": {}, "seconds": 0.0}
 
 
@@ -191,6 +231,8 @@ def _run(
     batch_size=config.batch_size,
     first_step=first_step,
     last_step=total,
+    sampling_exponent=config.data.sampling_exponent,
+    partner_exponent=experiment.objective.partner,
     workers=config.data.workers,
   )
   for batch in batches:
@@ -221,8 +263,7 @@ def _run(
         "images_per_second": count * config.batch_size / (now - since_record),
       }
       writer.write(record)
-      shown: tuple[str, ...] = ("loss", "accuracy", "bias")
-      progress.show(step, epoch, {name: record[name] for name in shown if name in record})
+      progress.show(step, epoch, {name: record[name] for name in (*means, "bias")})
       pending.clear()
       since_record = now
     validation = None
@@ -262,21 +303,29 @@ def _bias(state: TrainState) -> np.ndarray:
   return np.asarray(jax.device_get(state.params["head"]["bias"]))
 
 
-def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str) -> Judged:
+def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str):
   return evaluate.judge(
     eval_step,
     state,
     getattr(experiment.dataset, split),
+    num_classes=len(experiment.dataset.class_names),
     batch_size=experiment.config.eval_batch_size,
     workers=experiment.config.data.workers,
     mesh=experiment.mesh,
   )
 
 
-def _figures(experiment: Experiment, state: TrainState, judged: Judged, split: str):
-  labels = getattr(experiment.dataset, split).labels
+def _figures(
+  experiment: Experiment, state: TrainState, judged: tuple[Judged, Any], split: str
+) -> evaluate.Figures:
+  pairs, moments = judged
   return evaluate.figures(
-    judged, labels, _bias(state), num_classes=len(experiment.dataset.class_names)
+    pairs,
+    getattr(experiment.dataset, split).labels,
+    _bias(state),
+    train_counts=experiment.train_counts,
+    moments=moments,
+    weights=np.asarray(jax.device_get(state.params["head"]["weights"])),
   )
 
 
@@ -291,9 +340,10 @@ def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> 
   judged = _judge(experiment, state, eval_step, "test")
   figures = _figures(experiment, state, judged, "test")
   if experiment.dataset.validation is not None:
+    validation, _ = _judge(experiment, state, eval_step, "validation")
     figures["uniform_accuracy_at_validation_threshold"] = evaluate.at_validation_threshold(
-      judged,
-      _judge(experiment, state, eval_step, "validation"),
+      judged[0],
+      validation,
       experiment.dataset.validation.labels,
       len(experiment.dataset.class_names),
     )

@@ -14,12 +14,12 @@ def parameter_group(path: tuple[Any, ...], leaf: Any) -> str:
   """Names the weight-decay group of a parameter.
 
   Args:
-    path: its key path in {"backbone": …, "head": …}.
+    path: its key path in {"backbone": …, "head": …, "objective": …}.
     leaf: the parameter, or its shape.
 
   Returns:
     "bias" (the head's: a threshold, not a weight), "head" (the classifier's weights), "norm"
-    (vectors: scales and biases of the normalisation layers) or "kernel" (the rest).
+    (vectors: scales and biases of the normalisation and linear layers) or "kernel" (the rest).
   """
   names = [key.key for key in path]
   if names[0] == "head":

@@ -16,9 +16,9 @@ class TrainState(struct.PyTreeNode):
 
   Attributes:
     step: number of updates made, int32.
-    params: {"backbone": …, "head": …}.
+    params: {"backbone": …, "head": …}, and "objective" where the method has parameters of its own.
     batch_stats: running statistics of the normalisation layers.
-    opt_state: the optimiser's.
+    opt_state: the optimiser's, of the parameters that are trained.
     memory: the objective's.
   """
 
@@ -29,20 +29,43 @@ class TrainState(struct.PyTreeNode):
   memory: Any
 
 
+def trained(params: Any, objective: Objective) -> Any:
+  """Returns the groups of parameters that the method trains."""
+  names = params.keys() if objective.trainable is None else objective.trainable
+  return {name: params[name] for name in names}
+
+
 def create_state(
   key: jax.Array,
   model: Classifier,
   optimizer: optax.GradientTransformation,
   objective: Objective,
   image_shape: tuple[int, int, int],
+  network: tuple[Any, Any] | None = None,
 ) -> TrainState:
-  """Returns the state before the first step: a pure function, to be jitted or `eval_shape`d."""
-  variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-  params = variables["params"]
+  """Returns the state before the first step: a pure function, to be jitted or `eval_shape`d.
+
+  Args:
+    key: the run's.
+    model: a classifier.
+    optimizer: of the parameters that are trained.
+    objective: the method.
+    image_shape: height, width, channels.
+    network: (params, batch_stats) to start from; None starts anew.
+  """
+  if network is None:
+    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+  else:
+    params, batch_stats = network
+  params = {name: params[name] for name in ("backbone", "head")}
+  if objective.parameters is not None:
+    num_features = params["head"]["weights"].shape[-1]
+    params["objective"] = objective.parameters(jax.random.fold_in(key, 1), num_features)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    batch_stats=variables.get("batch_stats", {}),
-    opt_state=optimizer.init(params),
-    memory=objective.memory(),
+    batch_stats=batch_stats,
+    opt_state=optimizer.init(trained(params, objective)),
+    memory=objective.memory(params),
   )

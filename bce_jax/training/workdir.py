@@ -54,7 +54,7 @@ def refuse_other_config(
   path = workdir / records.CONFIG
   if not path.exists() or not (finished(workdir) or checkpoint.any_in(workdir)):
     return
-  before = config_lib.flatten(records.read_json(path))
+  before = config_lib.flatten(config_of(workdir))
   now = config_lib.flatten(config.to_dict())
   changed = [
     f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
@@ -75,6 +75,7 @@ def describe_dataset(experiment: Experiment) -> dict[str, Any]:
     "class_names": list(experiment.dataset.class_names),
     "image_shape": [int(n) for n in train.image_shape],
     "train_images": len(train),
+    "train_counts": [int(n) for n in experiment.train_counts],
     "mean": [float(x) for x in experiment.preprocess.mean],
     "std": [float(x) for x in experiment.preprocess.std],
   }
@@ -96,9 +97,10 @@ def refuse_other_dataset(workdir: pathlib.Path, experiment: Experiment) -> None:
 
 
 def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
-  """Returns the experiment with the run's own mean and deviation of the channels.
+  """Returns the experiment with what a run knows of its training images.
 
-  A folder of other images, to be judged by what was trained, has others.
+  Mean and deviation of the channels, and images of each class: a folder of other images, to be
+  judged by what was trained, has others.
 
   Raises:
     ValueError: when the classes or the size of the images are not the run's.
@@ -110,4 +112,27 @@ def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experim
       was, now_is = str(before.get(key)), str(now[key])
       raise ValueError(f"{workdir} was trained with {key} {was[:80]}, got {now_is[:80]}")
   mean, std = (np.asarray(before[key], np.float32) for key in ("mean", "std"))
-  return experiment._replace(preprocess=experiment.preprocess._replace(mean=mean, std=std))
+  return experiment._replace(
+    preprocess=experiment.preprocess._replace(mean=mean, std=std),
+    train_counts=np.asarray(before.get("train_counts", now["train_counts"])),
+  )
+
+
+# What the network of a run is made of.
+NETWORK_KEYS = ("model", "stem", "loss", "normalize_weights", "scale", "zero_init_last_norm")
+
+
+def refuse_other_network(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Refuses to start from the run in a folder with a network that is not its own.
+
+  Raises:
+    ValueError: when there is no run, or naming the keys that differ.
+  """
+  before = config_of(workdir)
+  changed = [
+    f"{key} is {before[key]!r} there and {config[key]!r} here"
+    for key in NETWORK_KEYS
+    if before[key] != config[key]
+  ]
+  if changed:
+    raise ValueError(f"config.start_from {workdir} has another network: {'; '.join(changed)}")

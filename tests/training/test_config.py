@@ -2,6 +2,7 @@ import pathlib
 
 import pytest
 
+from bce_jax import objectives
 from bce_jax.cli import train as cli
 from bce_jax.training import config as config_lib
 from bce_jax.training import experiment, loop
@@ -24,16 +25,25 @@ class Recording:
     self._seen.add(self._prefix + name)
     return value
 
+  def __getitem__(self, name):
+    return getattr(self, name)
 
-def test_every_key_is_read(tmp_path, tiny, image_folder):
+
+@pytest.mark.parametrize("method", objectives.names())
+def test_every_key_is_read(tmp_path, tiny, image_folder, method):
   seen = set()
   tiny.steps = 1
+  tiny.loss = "bce-d"
+  loop.train(experiment.build(tiny), tmp_path / "first")
+  config_lib.set_objective(tiny, method)
+  tiny.start_from = str(tmp_path / "first")
   loop.train(experiment.build(Recording(tiny, seen)), tmp_path / "run")
   tiny.steps = None
   tiny.data.name, tiny.data.folder = "folder", str(image_folder)
+  tiny.data.imbalance = 2.0
   tiny.batch_size = 8
   experiment.build(Recording(tiny, seen))
-  assert set(config_lib.flatten(config_lib.default())) - seen == set()
+  assert set(config_lib.flatten(config_lib.default(method))) - seen == set()
 
 
 def test_warm_up_takes_half_of_a_short_run_at_most(tiny):
@@ -50,15 +60,49 @@ def test_recording_would_notice():
   assert seen == {"optimizer.momentum"}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "folder"])
 @pytest.mark.parametrize("loss", ["bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-nd"])
-def test_every_config_file_makes_a_valid_config(path, loss):
-  config = cli.load_config(f"{path}:{loss}")
+def test_configs_of_the_eight_losses(name, loss):
+  config = cli.load_config(f"{CONFIGS / name}.py:{loss}")
   assert config.loss == loss
   if config.data.name == "folder":
     config.data.folder = "somewhere"
   config_lib.check(config)
   assert config_lib.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+WORDS = [
+  *(f"cifar100,{method}" for method in ("ce", "bce", "ce-mixed", "bce-mixed", "bce-contrast")),
+  *(f"{data},bce3s,{x}" for data in ("cifar10", "cifar100") for x in ("if10", "if50", "if200")),
+  *("bce-uniform", "bce3s-released", "cpu", "stage2", "cpu,bce3s-released,cifar10"),
+  *("stage2,cpu", "ce,cpu"),
+]
+LONG_TAILED = [
+  *(f"cifar_lt:{words}" for words in WORDS),
+  *(f"digits_lt:{method}" for method in ("ce", "bce", "bce3s", "bce3s-released")),
+]
+
+
+@pytest.mark.parametrize("reference", LONG_TAILED)
+def test_configs_of_long_tailed_sets(reference):
+  name, words = reference.split(":")
+  config = cli.load_config(f"{CONFIGS / name}.py:{words}")
+  if config.objective.name == "balanced":
+    config.start_from = "somewhere"
+  config_lib.check(config)
+  assert config_lib.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_every_config_file_is_tried_here():
+  tried = {"cifar10", "cifar100", "digits", "folder", "cifar_lt", "digits_lt"}
+  assert {path.stem for path in CONFIGS.glob("*.py")} == tried
+
+
+def test_a_config_with_an_unknown_word_says_which_there_are():
+  with pytest.raises(ValueError, match="unknown word 'bce4s': expected cifar100, cifar10; bce3s"):
+    cli.load_config(f"{CONFIGS}/cifar_lt.py:cifar100,bce4s")
+  with pytest.raises(ValueError, match="unknown method 'bce4s': expected one of ce, bce, bce3s"):
+    cli.load_config(f"{CONFIGS}/digits_lt.py:bce4s")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +129,14 @@ def test_every_config_file_makes_a_valid_config(path, loss):
     ("optimizer.momentum", 1.0, "config.optimizer.momentum must be less than 1"),
     ("optimizer.clip_norm", 0.0, "config.optimizer.clip_norm must be"),
     ("data.validation_fraction", 1.0, "config.data.validation_fraction must be less than 1"),
+    ("weight_init", "kaiming", "unknown config.weight_init 'kaiming'"),
+    ("start_from_checkpoint", "last", "did you mean 'latest'"),
+    ("data.imbalance_profile", "exp", "did you mean 'exponential'"),
+    ("data.imbalance", 0.5, "config.data.imbalance must be a finite number ≥ 1, got 0.5"),
+    ("data.imbalance_seed", -1, "config.data.imbalance_seed must be"),
+    ("data.cutout", -1, "config.data.cutout must be"),
+    ("rebalance.class_weight_beta", 1.0, "config.rebalance.class_weight_beta must be less than 1"),
+    ("normalize_weights", False, "config.normalize_weights is false, but the loss 'bce-nu' has"),
     ("data.name", "folder", "set --config.data.folder=FOLDER"),
     ("data.folder", "x", "config.data.folder is 'x', but config.data.name is 'digits'"),
   ],
@@ -98,16 +150,78 @@ def test_refused_before_anything_is_read(key, value, message):
 
 
 @pytest.mark.parametrize(
+  ("method", "changes", "message"),
+  [
+    ("tripartite", {"objective.temperature": 0.0}, "config.objective.temperature must be"),
+    ("tripartite", {"objective.class_share": 1.5}, "config.objective.class_share must be"),
+    ("tripartite", {"objective.projection_size": 0}, "config.objective.projection_size must be at"),
+    ("tripartite", {"margin": 0.1}, "config.margin is 0.1, but the objective 'tripartite' has"),
+    ("tripartite", {"smoothing": 0.1}, "config.smoothing is 0.1, but the objective 'tripartite'"),
+    ("balanced", {}, "set --config.start_from=RUN_FOLDER too"),
+    (
+      "balanced",
+      {"start_from": "x", "loss": "soft-d"},
+      "'balanced' is a BCE loss, but config.loss",
+    ),
+    ("balanced", {"start_from": "x", "objective.beta": 1.0}, "config.objective.beta must be less"),
+    (
+      "balanced",
+      {"start_from": "x", "rebalance.class_weight_beta": 0.9},
+      "config.rebalance.class_weight_beta would weigh the classes twice",
+    ),
+    (
+      "joint",
+      {"loss": "soft-u", "negative_weight": 0.5},
+      "config.negative_weight weighs the negative terms of BCE",
+    ),
+  ],
+)
+def test_refused_by_the_method(method, changes, message):
+  config = config_lib.default(method)
+  for key, value in changes.items():
+    group, _, name = key.rpartition(".")
+    (config[group] if group else config)[name] = value
+  with pytest.raises(ValueError, match=message):
+    config_lib.check(config)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+  with pytest.raises(
+    ValueError, match=r"config.objective.name 'tripart'; did you mean 'tripartite'"
+  ):
+    config_lib.default("tripart")
+  config = config_lib.default()
+  config.objective.name = "balance"
+  with pytest.raises(ValueError, match="did you mean 'balanced'"):
+    config_lib.check(config)
+
+
+def test_the_command_line_can_change_the_method():
+  config = config_lib.default()
+  cli.override(config, "objective.name", "tripartite")
+  cli.override(config, "objective.temperature", "0.5")
+  assert (config.objective.name, config.objective.temperature) == ("tripartite", 0.5)
+  with pytest.raises(
+    ValueError, match=r"objective.temperture'; did you mean 'objective.temperature"
+  ):
+    cli.override(config, "objective.temperture", "0.5")
+
+
+def test_a_config_of_an_older_version_is_completed():
+  old = config_lib.default().to_dict()
+  del old["objective"], old["eval_flip"]
+  assert config_lib.from_dict(old).to_dict() == config_lib.default().to_dict()
+
+
+@pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"data.imbalance": 1e6}, "config.data.imbalance: imbalance 1000000.0 leaves a class"),
+    ({"data.auto_augment": True}, "config.data.auto_augment is made for colour images, got 1"),
     ({"batch_size": 2000}, "config.batch_size 2000 is more than the 1437 training images"),
     ({"batch_size": 12}, "config.batch_size is 12, which 8 devices can't split; 8 or 16 fits"),
     ({"model": "resnet20", "stem": "imagenet"}, "stem"),
     ({"loss": "bce-u", "bias_init": "3"}, "bias_init '3' differs from class to class"),
-    (
-      {"loss": "soft-u", "negative_weight": 0.5},
-      "negative_weight weighs the negative terms of BCE",
-    ),
     ({"data.crop_padding": 8}, "config.data.crop_padding 8 is too much for images of 8×8"),
     ({"data.validation_fraction": 1e-6}, "data.validation_fraction is 1e-06, which takes no image"),
   ],

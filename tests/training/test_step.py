@@ -103,11 +103,13 @@ def test_evaluation_is_exact(tiny, loss, devices):
   parts = parts._replace(mesh=mesh_of(devices))
   state = jax.device_put(state, parallel.replicated(parts.mesh))
   test = parts.dataset.test
-  judged = evaluate.judge(
-    loop.jit_eval(parts), state, test, batch_size=64, workers=0, mesh=parts.mesh
+  judged, moments = evaluate.judge(
+    loop.jit_eval(parts), state, test, num_classes=10, batch_size=64, workers=0, mesh=parts.mesh
   )
-  bias = np.asarray(state.params["head"]["bias"])
-  actual = evaluate.figures(judged, test.labels, bias, num_classes=10)
+  bias, weights = (np.asarray(state.params["head"][name]) for name in ("bias", "weights"))
+  actual = evaluate.figures(
+    judged, test.labels, bias, train_counts=parts.train_counts, moments=moments, weights=weights
+  )
 
   # By definition, from all scores of all images at once.
   state = jax.device_get(state)

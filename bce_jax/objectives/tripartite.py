@@ -1,0 +1,278 @@
+"""BCE3S: sample against class, sample against sample and class against class, on mixed views.
+
+  total = L_sc + λ_ss L_ss + λ_cc L_cc
+
+L_sc is the mean over three views of a batch (source, MixUp and CutMix with a partner batch), L_ss
+the sum over the two mixed views, whose projections are compared with one remembered projection a
+class, L_cc the mean over the classifier's rows.
+
+In the released code the remembered projections are constants. Every projection then flees the mean
+of the memory, the memory follows, and on real data all of them end in one point. Here the classes
+of the batch take part with the projections they have now, so that the gradient reaches both sides
+of a pair; `released` repeats the released code's choices.
+
+Source: [T] Fan et al., "BCE3S", AAAI 2026, arXiv 2511.14097, §3, and its released code.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bce_jax import losses
+from bce_jax.data import augment
+from bce_jax.data.sources import CIFAR10_STATISTICS
+from bce_jax.models import Outputs, Projector
+from bce_jax.objectives import rebalance as rebalance_lib
+from bce_jax.objectives.joint import parse
+from bce_jax.objectives.objective import Batch, Objective, Problem, Views
+from bce_jax.objectives.rebalance import Rebalance
+
+_PLAIN = Rebalance()
+
+OPTIONS: dict[str, Any] = {
+  # λ_ss of the contrast; 0 runs without projector and memory.
+  "contrast_weight": 0.1,
+  # λ_cc of the classifier's uniformity.
+  "uniform_weight": 1.0,
+  # τ of the contrast.
+  "temperature": 1.0,
+  # r, the share of the classes that the first term of a step looks at.
+  "class_share": 1.0,
+  # Size of the projections.
+  "projection_size": 128,
+  # q of the partner batch's sampler: a class of n images is as likely as n^(1−q).
+  "partner_exponent": 0.0,
+  # The released code's choices: memory held constant, CutMix labels by λ, a share of the classes
+  # for the source view only, which may drop positives, CIFAR-10's channel statistics.
+  "released": False,
+}
+RANGES = {
+  "contrast_weight": (0, True, math.inf),
+  "uniform_weight": (0, True, math.inf),
+  "temperature": (0, False, math.inf),
+  "class_share": (0, False, 1),
+  "partner_exponent": (-math.inf, False, math.inf),
+}
+
+
+def check(config: Any) -> None:
+  """Refuses a config that this method can't use."""
+  for key, value in {"margin": 0.0, "negative_weight": 1.0, "smoothing": 0.0}.items():
+    if config[key] != value:
+      raise ValueError(
+        f"config.{key} is {config[key]}, but the objective 'tripartite' has none: expected {value}"
+      )
+  size = config.objective.projection_size
+  if size < 1:
+    raise ValueError(f"config.objective.projection_size must be at least 1, got {size}")
+
+
+def create(config: Any, problem: Problem) -> Objective:
+  """Returns the method with the options of a config."""
+  options = config.objective
+  return tripartite(
+    config.loss,
+    len(problem.train_counts),
+    warmup_steps=problem.steps_per_epoch,
+    contrast_weight=options.contrast_weight,
+    uniform_weight=options.uniform_weight,
+    temperature=options.temperature,
+    class_share=options.class_share,
+    projection_size=options.projection_size,
+    partner_exponent=options.partner_exponent,
+    released=options.released,
+    rebalance=rebalance_lib.from_config(config, problem.train_counts),
+  )
+
+
+class Targets(NamedTuple):
+  """What the three views of a batch show.
+
+  Attributes:
+    labels: classes of the source view.
+    mixed: shares of the classes in the MixUp and the CutMix view.
+    class_mask: classes that the first term looks at; None for all.
+  """
+
+  labels: Int[Array, "b"]
+  mixed: Float[Array, "b 2 N"]
+  class_mask: Bool[Array, "N"] | None
+
+
+def tripartite(
+  name: str,
+  num_classes: int,
+  *,
+  warmup_steps: int,
+  contrast_weight: float = 0.1,
+  uniform_weight: float = 1.0,
+  temperature: float = 1.0,
+  class_share: float = 1.0,
+  projection_size: int = 128,
+  partner_exponent: float = 0.0,
+  released: bool = False,
+  rebalance: Rebalance = _PLAIN,
+) -> Objective:
+  """The three losses of BCE3S on mixed views; scale and bias are the head's.
+
+  Args:
+    name: one of `LOSSES`, of L_sc; a softmax one takes mixed targets, for comparison.
+    num_classes: N.
+    warmup_steps: updates that only fill the memory, without L_ss: an epoch.
+    contrast_weight: λ_ss ≥ 0; 0 runs without projector and memory.
+    uniform_weight: λ_cc ≥ 0.
+    temperature: τ > 0 of the contrast.
+    class_share: r in (0, 1], of the classes that L_sc looks at in a step; every class of the batch
+      and of its partners is among them.
+    projection_size: of the projections.
+    partner_exponent: q; see `Objective.partner`.
+    released: the released code's choices: the memory is held constant, CutMix labels go by λ and
+      not by the pasted area, r is for the source view only and drops positives where a batch holds
+      more classes, channel statistics are CIFAR-10's.
+    rebalance: weights and offsets of the classes.
+
+  Returns:
+    The objective. Its logs hold "accuracy", top-1 of the source view; the three terms
+    "sample_class", "sample_sample" and "class_class"; and "positive_cosine" and
+    "negative_cosine", the mean cosines of a projection to the remembered ones of the classes in
+    its image and of the others: where both near 1, the contrast has collapsed.
+
+  Source: [T] §3; REFERENCE: the released stage 1.
+  """
+  family = parse(name).family
+  projector = Projector(projection_size) if contrast_weight else None
+
+  def parameters(key: jax.Array, num_features: int) -> Any:
+    assert projector is not None
+    return projector.init(key, jnp.zeros((1, num_features)))["params"]
+
+  def memory(params: Any) -> Any:
+    del params
+    return jnp.zeros((num_classes, projection_size)) if projector else ()
+
+  def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
+    del memory
+    assert batch.partner_images is not None
+    assert batch.partner_labels is not None
+    share_key, box_key, class_key = jax.random.split(key, 3)
+    share = jax.random.uniform(share_key)
+    mixed = augment.mixup(batch.images, batch.partner_images, share)
+    pasted, kept = augment.cutmix(box_key, batch.images, batch.partner_images, share)
+    if released:
+      kept = jnp.full_like(kept, share)
+    shares = jnp.stack([jnp.full_like(kept, share), kept], 1)[..., None]
+    own = jax.nn.one_hot(batch.labels, num_classes)[:, None]
+    other = jax.nn.one_hot(batch.partner_labels, num_classes)[:, None]
+    class_mask = None
+    if class_share < 1:
+      if released:
+        class_mask = _released_classes(class_key, batch.labels, num_classes, class_share)
+      else:
+        all_labels = jnp.concatenate([batch.labels, batch.partner_labels])
+        class_mask = losses.sample_classes(class_key, all_labels, num_classes, share=class_share)
+    return Views(
+      _interleave(batch.images, mixed, pasted),
+      Targets(batch.labels, shares * own + (1 - shares) * other, class_mask),
+    )
+
+  def loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
+    scores = outputs.scores
+    adjusted = rebalance.adjusted(scores).decision
+    z = adjusted.reshape(-1, 3, num_classes)
+    of_source, of_mixed = targets.class_mask, None if released else targets.class_mask
+    if family == "bce":
+      plain = losses.bce(z[:, 0], targets.labels, class_mask=of_source)
+      mixed = losses.mixed_bce(z[:, 1:], targets.mixed, class_mask=of_mixed)
+    else:
+      plain = losses.softmax_cross_entropy(z[:, 0], targets.labels, class_mask=of_source)
+      mixed = losses.softmax_cross_entropy(z[:, 1:], targets.mixed, class_mask=of_mixed)
+    sample_class = (
+      rebalance.mean(plain, targets.labels) + 2 * rebalance.mean(mixed, targets.mixed)
+    ) / 3
+    class_class = jnp.mean(losses.classifier_uniformity(params["head"]["weights"]))
+    total = sample_class + uniform_weight * class_class
+    guess = jnp.argmax(scores.decision.reshape(-1, 3, num_classes)[:, 0], -1)
+    logs = {
+      "accuracy": jnp.mean((guess == targets.labels).astype(jnp.float32)),
+      "sample_class": sample_class,
+      "class_class": class_class,
+    }
+    if projector is None:
+      return total, memory, logs
+
+    projections = projector.apply({"params": params["objective"]}, outputs.features)
+    assert isinstance(projections, jax.Array)
+    projections = projections.reshape(-1, 3, projection_size)
+    newest = _remember(memory, projections[:, 0], targets.labels)
+    remembered = jax.lax.stop_gradient(memory) if released else newest
+    compared = losses.contrast(
+      projections[:, 1:], remembered, targets.mixed, temperature=temperature
+    )
+    sample_sample = 2 * jnp.mean(compared)  # the sum of the two views' means
+    total += jnp.where(step >= warmup_steps, contrast_weight * sample_sample, 0.0)
+    positive, negative = _mean_cosines(projections[:, 1:], remembered, targets.mixed)
+    logs |= {
+      "sample_sample": sample_sample,
+      "positive_cosine": positive,
+      "negative_cosine": negative,
+    }
+    return total, jax.lax.stop_gradient(newest), logs
+
+  return Objective(
+    views=views,
+    loss=loss,
+    memory=memory,
+    parameters=parameters if projector else None,
+    partner=partner_exponent,
+    channel_statistics=CIFAR10_STATISTICS if released else None,
+  )
+
+
+def _interleave(*views: jax.Array) -> jax.Array:
+  """[B, …] of each view to [B · views, …] with the views of an image side by side."""
+  stacked = jnp.stack(views, 1)
+  return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _remember(
+  memory: Float[Array, "N P"], projections: Float[Array, "b P"], labels: Int[Array, "b"]
+) -> Float[Array, "N P"]:
+  """The memory with the projections of a batch, of each class its last sample's.
+
+  A scatter with repeated indices has no defined order, so the last is found first.
+  """
+  last = jax.ops.segment_max(jnp.arange(len(labels)), labels, num_segments=len(memory))
+  present = (last >= 0)[:, None]
+  return jnp.where(present, projections[jnp.maximum(last, 0)], memory)
+
+
+def _mean_cosines(
+  projections: Float[Array, "b 2 P"],
+  remembered: Float[Array, "N P"],
+  targets: Float[Array, "b 2 N"],
+) -> tuple[jax.Array, jax.Array]:
+  """Mean cosines to the classes in an image, weighted by their shares, and to the others.
+
+  Classes that the memory does not hold yet are left out.
+  """
+  cosines = jax.lax.stop_gradient(losses.cosine(projections, remembered))
+  held = jnp.any(remembered != 0, -1)
+
+  def mean(weights: jax.Array) -> jax.Array:
+    weights = weights * held
+    return jnp.sum(weights * cosines) / jnp.maximum(jnp.sum(weights), 1e-9)
+
+  return mean(targets), mean((targets == 0).astype(cosines.dtype))
+
+
+def _released_classes(
+  key: jax.Array, labels: Int[Array, "b"], num_classes: int, share: float
+) -> Bool[Array, "N"]:
+  """⌊r · N⌋ classes, those of the batch first; when they are more, some of them are dropped."""
+  present = jnp.zeros(num_classes, bool).at[labels].set(True)
+  rank = jax.random.uniform(key, (num_classes,)) + jnp.where(present, 1.0, 0.0)
+  chosen = jnp.argsort(rank, descending=True)[: max(1, int(num_classes * share))]
+  return jnp.zeros(num_classes, bool).at[chosen].set(True)

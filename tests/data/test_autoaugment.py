@@ -1,0 +1,260 @@
+"""AutoAugment against Pillow, what it draws, and the same on one device as on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_images
+
+from bce_jax.data import autoaugment
+
+GREY = (128, 128, 128)
+SIGNED = ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
+SIGNED += ["color", "contrast", "brightness", "sharpness"]
+UNSIGNED = ["posterize", "solarize", "autocontrast", "equalize", "invert"]
+SIZES = [(32, 32), (7, 5), (5, 8), (33, 21), (2, 9), (1, 1), (64, 48)]
+
+
+def by_pillow(pixels, operation, magnitude):
+  """One operation by Pillow: [H, W, 3] to the same."""
+  image = Image.fromarray(pixels)
+
+  def affine(*coefficients):
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=GREY)
+
+  match operation:
+    case "shear_x":
+      image = affine(1, magnitude, 0, 0, 1, 0)
+    case "shear_y":
+      image = affine(1, 0, 0, magnitude, 1, 0)
+    case "translate_x":
+      image = affine(1, 0, magnitude * image.width, 0, 1, 0)
+    case "translate_y":
+      image = affine(1, 0, 0, 0, 1, magnitude * image.height)
+    case "rotate":
+      image = image.rotate(magnitude, fillcolor=GREY)
+    case "color" | "contrast" | "brightness" | "sharpness":
+      image = getattr(ImageEnhance, operation.capitalize())(image).enhance(1 + magnitude)
+    case "posterize":
+      image = ImageOps.posterize(image, int(magnitude))
+    case "solarize":
+      image = ImageOps.solarize(image, magnitude)
+    case _:
+      image = getattr(ImageOps, operation)(image)
+  return np.asarray(image)
+
+
+def magnitudes(operation):
+  """All that a policy can choose, with both signs where it draws one."""
+  values = autoaugment.MAGNITUDES[operation]
+  return sorted({*values, *(-m for m in values if operation in SIGNED)})
+
+
+@pytest.fixture(scope="module")
+def pictures():
+  """Of each size photographs, noise, one grey, two greys apart and two together."""
+  rng = np.random.default_rng(0)
+  photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
+  found = []
+  for height, width in SIZES:
+    shape = (height, width, 3)
+    found += [np.asarray(photograph.resize((width, height))) for photograph in photographs]
+    found.append(rng.integers(0, 256, shape, np.uint8))
+    found.append(np.clip(rng.normal(120, 40, shape), 0, 255).astype(np.uint8))
+    found.append(np.full(shape, 77, np.uint8))
+    found.append(rng.choice(np.array([3, 200], np.uint8), shape))
+    found.append(rng.choice(np.array([76, 77], np.uint8), shape))
+  return found
+
+
+@pytest.fixture(scope="module")
+def photographs():
+  """40 pieces of photographs, 16 × 12."""
+  rng = np.random.default_rng(1)
+  whole = load_sample_images().images[1]
+  corners = rng.integers(0, np.array(whole.shape[:2]) - 96, (40, 2))
+  return np.stack([whole[y : y + 96 : 6, x : x + 96 : 8] for y, x in corners])
+
+
+def farthest(operation, magnitude, pictures):
+  """The largest difference from Pillow on any pixel."""
+  differences = [0]
+  for picture in pictures:
+    ours = np.asarray(autoaugment.apply(picture, operation, magnitude))
+    theirs = by_pillow(picture, operation, magnitude)
+    assert (ours.shape, ours.dtype) == (picture.shape, np.uint8)
+    differences.append(np.abs(ours.astype(int) - theirs.astype(int)).max())
+  return max(differences)
+
+
+# A blend, or an autocontrast, may differ by a level where Pillow's floats are just below a whole
+# number; everything else is integers in Pillow, too.
+@pytest.mark.parametrize(("operation", "levels"), [
+  *[(operation, 0) for operation in ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]],
+  *[(operation, 1) for operation in ["color", "contrast", "brightness", "sharpness"]],
+  *[(operation, 0) for operation in ["posterize", "solarize", "equalize", "invert"]],
+  ("autocontrast", 1),
+])  # fmt: skip
+def test_operation_is_pillows(pictures, operation, levels):
+  for magnitude in magnitudes(operation):
+    assert farthest(operation, magnitude, pictures) <= levels, magnitude
+
+
+@pytest.mark.parametrize(
+  ("operation", "magnitude"),
+  [("rotate", turn) for turn in (45, 90, -90, 180, 270, 359.9, 133.7, 720)]
+  + [("shear_x", 1.7), ("shear_y", -2.3), ("translate_x", 0.5), ("translate_y", -1.2)]
+  + [("translate_x", 1e2), ("posterize", 1), ("solarize", 127.5), ("solarize", -1)],
+)
+def test_magnitudes_of_no_policy(pictures, operation, magnitude):
+  assert farthest(operation, magnitude, pictures) == 0
+
+
+@pytest.mark.parametrize("magnitude", [-1.5, -1.0, -0.937, 0.123, 2.6])
+def test_factors_of_no_policy(pictures, magnitude):
+  for operation in ["color", "contrast", "brightness", "sharpness"]:
+    assert farthest(operation, magnitude, pictures) <= 1
+
+
+@pytest.mark.parametrize("operation", ["color", "contrast", "brightness", "sharpness"])
+def test_blends_are_seldom_a_level_off(pictures, operation):
+  """Within a level would let a rounding pass where Pillow cuts off: half of all pixels."""
+  for magnitude in magnitudes(operation):
+    ours = [np.asarray(autoaugment.apply(x, operation, magnitude)) for x in pictures]
+    theirs = [by_pillow(x, operation, magnitude) for x in pictures]
+    off = [(a != b).ravel() for a, b in zip(ours, theirs, strict=True)]
+    assert np.concatenate(off).mean() < 0.03, magnitude
+
+
+def test_histogram_of_a_large_image():
+  """More pixels than 16 bits count, and a step of thousands."""
+  rng = np.random.default_rng(0)
+  picture = np.clip(rng.normal(90, 20, (700, 900, 3)), 0, 255).astype(np.uint8)
+  for operation in ["equalize", "autocontrast", "contrast"]:
+    assert farthest(operation, 0.5, [picture]) <= 1
+
+
+def test_policy_is_the_published_one():
+  """The published figures by their sums: a slip in one of them shows."""
+  assert len(autoaugment.POLICY) == 25
+  operations = [op for sub_policy in autoaugment.POLICY for op in sub_policy]
+  counts = {name: [op[0] for op in operations].count(name) for name in autoaugment.MAGNITUDES}
+  assert counts == {
+    **{"shear_x": 0, "shear_y": 2, "translate_x": 2, "translate_y": 5, "rotate": 1},
+    **{"color": 5, "contrast": 2, "brightness": 4, "sharpness": 5},
+    **{"posterize": 1, "solarize": 4, "autocontrast": 6, "equalize": 10, "invert": 3},
+  }
+  assert sum(op[2] for op in operations) == 262
+  assert sum(op[1] for op in operations) == pytest.approx(26.6)
+  assert autoaugment.POLICY[7] == (("sharpness", 0.3, 9), ("brightness", 0.7, 9))
+  tops = {name: values[9] for name, values in autoaugment.MAGNITUDES.items()}
+  assert tops == {
+    **dict.fromkeys(["shear_x", "shear_y"], 0.3),
+    **dict.fromkeys(["translate_x", "translate_y"], 150 / 331),
+    **dict.fromkeys(["color", "contrast", "brightness", "sharpness"], 0.9),
+    **{"rotate": 30, "posterize": 4, "solarize": 0},
+    **dict.fromkeys(["autocontrast", "equalize", "invert"], 0),
+  }
+  assert autoaugment.MAGNITUDES["posterize"] == (8, 8, 7, 7, 6, 6, 5, 5, 4, 4)
+  assert autoaugment.MAGNITUDES["solarize"][0] == 256
+  assert sorted(autoaugment.SIGNED) == sorted(SIGNED)
+  assert sorted([*SIGNED, *UNSIGNED]) == sorted(autoaugment.MAGNITUDES)
+
+
+def test_each_sub_policy_and_sign_is_drawn_as_often_as_it_should_be():
+  draws = 50_000
+  numbers = np.asarray(jax.jit(autoaugment.draw, static_argnums=1)(jax.random.key(3), draws))
+  pairs, counts = np.unique(numbers, axis=0, return_counts=True)
+  drawn = {
+    tuple(autoaugment.VARIANTS[n] for n in pair): count
+    for pair, count in zip(pairs, counts, strict=True)
+  }
+  expected = {}
+  for sub_policy in autoaugment.POLICY:
+    sides = []
+    for operation, probability, level in sub_policy:
+      magnitude = autoaugment.MAGNITUDES[operation][level]
+      signs = (1, -1) if operation in SIGNED else (1,)
+      sides.append([(("nothing", 0.0), 1 - probability)])
+      sides[-1] += [((operation, sign * magnitude), probability / len(signs)) for sign in signs]
+    for first, share in sides[0]:
+      for second, other in sides[1]:
+        if share * other:
+          expected[first, second] = expected.get((first, second), 0) + share * other / 25
+  assert sum(expected.values()) == pytest.approx(1)
+  assert set(drawn) <= set(expected)
+  for pair, share in expected.items():
+    deviation = np.sqrt(draws * share * (1 - share))
+    assert abs(drawn.get(pair, 0) - draws * share) < 4.5 * deviation + 1, pair
+
+
+def test_images_go_through_what_is_drawn(photographs):
+  key = jax.random.key(11)
+  numbers = np.asarray(autoaugment.draw(key, len(photographs)))
+  assert len(np.unique(numbers)) > 15
+  varied = np.asarray(jax.jit(autoaugment.auto_augment)(key, photographs))
+  assert (varied.shape, varied.dtype) == (photographs.shape, np.uint8)
+  for picture, result, pair in zip(photographs, varied, numbers, strict=True):
+    expected = picture
+    for operation, magnitude in (autoaugment.VARIANTS[n] for n in pair if n):
+      expected = np.asarray(autoaugment.apply(expected, operation, magnitude))
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_order_of_the_two_operations(photographs):
+  """First the first: a translation after an `autocontrast` keeps the grey at 128."""
+  key = jax.random.key(0)
+  numbers = np.asarray(autoaugment.draw(key, 2000))
+  names = [[autoaugment.VARIANTS[n][0] for n in pair] for pair in numbers]
+  (place,) = [i for i, pair in enumerate(names) if pair == ["translate_y", "autocontrast"]][:1]
+  dark = photographs[:1] // 4
+  varied = autoaugment.auto_augment(key, np.repeat(dark, place + 1, axis=0))[place]
+  moved = by_pillow(dark[0], *autoaugment.VARIANTS[numbers[place, 0]])
+  assert np.abs(varied - by_pillow(moved, "autocontrast", 0).astype(int)).max() <= 1
+  assert np.asarray(varied).max() == 255  # the fill, stretched after it came in
+
+
+def test_image_and_key_decide_alone(photographs):
+  vary = jax.jit(autoaugment.auto_augment)
+  whole = np.asarray(vary(jax.random.key(5), photographs))
+  np.testing.assert_array_equal(vary(jax.random.key(5), photographs[:7]), whole[:7])
+  assert (np.asarray(vary(jax.random.key(6), photographs)) != whole).any()
+  np.testing.assert_array_equal(vary(jax.random.PRNGKey(5), photographs), whole)  # old keys too
+  np.testing.assert_array_equal(autoaugment.auto_augment(jax.random.key(5), photographs), whole)
+
+
+def test_eight_devices_give_what_one_gives(photographs):
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  sharded = NamedSharding(mesh, PartitionSpec("data"))
+  key = jax.random.key(1)
+  vary = jax.jit(autoaugment.auto_augment, out_shardings=sharded)
+  on_eight = jax.device_put(photographs, sharded)
+  eight = vary(key, on_eight)
+  assert len(eight.sharding.device_set) == 8
+  one = jax.jit(autoaugment.auto_augment)(key, jax.device_put(photographs, jax.devices()[0]))
+  np.testing.assert_array_equal(eight, one)
+  program = vary.lower(key, on_eight).compile().as_text()
+  for exchange in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
+    assert exchange not in program
+
+
+def test_refusals():
+  key, grey = jax.random.key(0), np.zeros((2, 4, 4, 1), np.uint8)
+  with pytest.raises(ValueError, match="need colour images, got 1 channels"):
+    autoaugment.auto_augment(key, grey)
+  with pytest.raises(ValueError, match="need colour images, got 1 channels"):
+    autoaugment.apply(grey[0], "invert")
+  with pytest.raises(ValueError, match="need uint8 images, got dtype float32"):
+    autoaugment.auto_augment(key, np.zeros((2, 4, 4, 3), np.float32))
+  image = np.zeros((4, 4, 3), np.uint8)
+  with pytest.raises(ValueError, match="'posterise'; did you mean 'posterize'"):
+    autoaugment.apply(image, "posterise", 4)
+  for bits in (0, 9, 4.5):
+    with pytest.raises(ValueError, match="posterize keeps 1, 2, … or 8 bits"):
+      autoaugment.apply(image, "posterize", bits)
+  with pytest.raises(ValueError, match="finite number, got nan"):
+    autoaugment.apply(image, "rotate", float("nan"))
+  with pytest.raises(ValueError, match="4 × 4 pixels leads too far away"):
+    autoaugment.apply(image, "shear_x", 1e4)
