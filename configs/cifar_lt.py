@@ -6,8 +6,8 @@
 
 The argument is a list of words in any order: cifar10 or cifar100; a method; if10, if50, if100 or
 if200, images of the first class over those of the last; cpu for a preset that a laptop can run.
-What is left out is cifar100, bce3s, if100 and the paper's recipe (ResNet-34, 320 epochs, AutoAugment,
-Cutout, SGD 0.01 with decay 5e-3 on everything). Methods:
+What is left out is cifar100, bce3s, if100 and the paper's recipe (ResNet-34, 320 epochs,
+AutoAugment, Cutout, SGD 0.01 with decay 5e-3 on everything). Methods:
 
   ce, bce                 one plain view; bce with ŵᵀx − b
   ce-mixed, bce-mixed     the first term of BCE3S alone, on its three views: the paper's CE and BCE

@@ -18,8 +18,19 @@ BELOW = {
   "models": {"names", "checks", "losses", "metrics"},
   "data": {"names", "checks"},
   "objectives": {"names", "checks", "losses", "metrics", "models", "data"},
+  "report": {"names", "checks", "losses", "metrics", "models", "data", "objectives"},
   "training": {"names", "checks", "losses", "metrics", "models", "data", "objectives"},
-  "cli": {"names", "checks", "losses", "metrics", "models", "data", "objectives", "training"},
+  "cli": {
+    "names",
+    "checks",
+    "losses",
+    "metrics",
+    "models",
+    "data",
+    "objectives",
+    "report",
+    "training",
+  },
 }
 
 

@@ -105,7 +105,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   target[name] = float(value) if kind is float and value is not None else value
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
   """Takes --config.key=value and --config.key value out of the arguments."""
   rest, overrides, words = [], [], iter(argv)
   for word in words:
@@ -122,14 +122,17 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
   return rest, overrides
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+  """Raises ValueError, where argparse would print its usage and leave."""
+
   def error(self, message: str) -> Any:
+    """Is called by argparse with what was wrong."""
     raise ValueError(message)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
   summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = _Parser(
+  parser = Parser(
     prog="bce-train",
     description=summary.removeprefix("bce-train: "),
     epilog=details,
@@ -147,7 +150,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     help="which one --evaluate-only judges: latest (the default) or best on the validation split",
   )
   parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
-  rest, overrides = _split_overrides(argv)
+  rest, overrides = split_overrides(argv)
   return parser.parse_args(rest), overrides
 
 

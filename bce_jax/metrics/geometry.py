@@ -119,7 +119,7 @@ def class_moments(
   mask = checks.example_mask(where, shape[:-1])
   ids, valid = checks.int_labels(labels, shape[:-1], num_classes, where=where)
   # Inside a trace all that `jnp` makes is a tracer, even of constants.
-  eager = axis_name is None and all(checks.known(x) is not None for x in (features, ids, mask))
+  eager = all(checks.known(x) is not None for x in (features, ids, mask))
   with jax.enable_x64(True) if eager else contextlib.nullcontext():
     x = checks.float_array("features", features)
     x = x.astype(np.float64) if eager else x

@@ -115,8 +115,8 @@ def shot_accuracy(
   if axis_name is not None:
     right, count, bad = lax.psum((right, count, bad), axis_name)
   wide = checks.computing_dtype(right.dtype)
-  share = right.astype(wide) / count.astype(wide)
-  return ShotAccuracy(*jnp.where((count > 0) & (bad == 0), share, jnp.nan))
+  share = right.astype(wide) / count.astype(wide)  # 0/0 is nan
+  return ShotAccuracy(*jnp.where(bad == 0, share, jnp.nan))
 
 
 def _shots(train_counts: Any) -> Any:
@@ -131,7 +131,7 @@ def _shots(train_counts: Any) -> Any:
   # In numpy where the value is known: a wide integer must not wrap as int32.
   counts = train_counts if value is None else value
   shots = (counts >= FEW).astype(np.int32) + (counts > MANY).astype(np.int32)
-  return shots - (3 * (counts < 0).astype(np.int32))
+  return shots - (counts < 0).astype(np.int32)
 
 
 def _sums(xp: Any, value: Any, group: Any, mask: Any) -> tuple[Any, Any]:

@@ -49,7 +49,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     return _train(experiment, workdir)
   except ValueError:
     # What was given is wrong, and nothing came of it yet: no half-made run folder stays behind.
-    if made_here and not checkpoint.any_in(workdir):
+    if made_here and workdir.exists() and not checkpoint.any_in(workdir):
       shutil.rmtree(workdir)
     raise
 

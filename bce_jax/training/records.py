@@ -43,6 +43,13 @@ def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
   return values
 
 
+def read_metrics(workdir: pathlib.Path) -> list[Record]:
+  """Returns the records of a run folder's metrics.jsonl; a line cut off by a kill is left out."""
+  path = workdir / METRICS
+  lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines if math.isfinite(_step(line))]
+
+
 def _finite(values: Any) -> Any:
   """JSON has no nan and no infinity: null stands for them."""
   if isinstance(values, dict):

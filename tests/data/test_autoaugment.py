@@ -1,7 +1,8 @@
 """AutoAugment against Pillow, what it draws, and the same on one device as on eight."""
 
+import collections
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -78,6 +79,11 @@ def photographs():
   return np.stack([whole[y : y + 96 : 6, x : x + 96 : 8] for y, x in corners])
 
 
+@pytest.fixture(scope="module")
+def vary():
+  return jax.jit(autoaugment.auto_augment)
+
+
 def farthest(operation, magnitude, pictures):
   """The largest difference from Pillow on any pixel."""
   differences = [0]
@@ -137,28 +143,19 @@ def test_histogram_of_a_large_image():
 
 
 def test_policy_is_the_published_one():
-  """The published figures by their sums: a slip in one of them shows."""
+  """By the sums of the published figures: a slip in one of them shows."""
   assert len(autoaugment.POLICY) == 25
   operations = [op for sub_policy in autoaugment.POLICY for op in sub_policy]
-  counts = {name: [op[0] for op in operations].count(name) for name in autoaugment.MAGNITUDES}
-  assert counts == {
-    **{"shear_x": 0, "shear_y": 2, "translate_x": 2, "translate_y": 5, "rotate": 1},
-    **{"color": 5, "contrast": 2, "brightness": 4, "sharpness": 5},
-    **{"posterize": 1, "solarize": 4, "autocontrast": 6, "equalize": 10, "invert": 3},
-  }
-  assert sum(op[2] for op in operations) == 262
-  assert sum(op[1] for op in operations) == pytest.approx(26.6)
+  counts = collections.Counter(name for name, _, _ in operations)
+  assert [counts[name] for name in SIGNED] == [0, 2, 2, 5, 1, 5, 2, 4, 5]
+  assert [counts[name] for name in UNSIGNED] == [1, 4, 7, 9, 3]
+  assert sum(probability for _, probability, _ in operations) == pytest.approx(26.5)
+  assert sum(level for _, _, level in operations) == 267
   assert autoaugment.POLICY[7] == (("sharpness", 0.3, 9), ("brightness", 0.7, 9))
-  tops = {name: values[9] for name, values in autoaugment.MAGNITUDES.items()}
-  assert tops == {
-    **dict.fromkeys(["shear_x", "shear_y"], 0.3),
-    **dict.fromkeys(["translate_x", "translate_y"], 150 / 331),
-    **dict.fromkeys(["color", "contrast", "brightness", "sharpness"], 0.9),
-    **{"rotate": 30, "posterize": 4, "solarize": 0},
-    **dict.fromkeys(["autocontrast", "equalize", "invert"], 0),
-  }
+  tops = [autoaugment.MAGNITUDES[name][9] for name in SIGNED]
+  assert tops == [0.3, 0.3, 150 / 331, 150 / 331, 30, 0.9, 0.9, 0.9, 0.9]
   assert autoaugment.MAGNITUDES["posterize"] == (8, 8, 7, 7, 6, 6, 5, 5, 4, 4)
-  assert autoaugment.MAGNITUDES["solarize"][0] == 256
+  assert autoaugment.MAGNITUDES["solarize"][::9] == (256, 0)
   assert sorted(autoaugment.SIGNED) == sorted(SIGNED)
   assert sorted([*SIGNED, *UNSIGNED]) == sorted(autoaugment.MAGNITUDES)
 
@@ -190,54 +187,41 @@ def test_each_sub_policy_and_sign_is_drawn_as_often_as_it_should_be():
     assert abs(drawn.get(pair, 0) - draws * share) < 4.5 * deviation + 1, pair
 
 
-def test_images_go_through_what_is_drawn(photographs):
+def test_images_go_through_what_is_drawn(vary, photographs):
+  """The first of the two first: an `autocontrast` before a translation would leave the fill."""
   key = jax.random.key(11)
-  numbers = np.asarray(autoaugment.draw(key, len(photographs)))
-  assert len(np.unique(numbers)) > 15
-  varied = np.asarray(jax.jit(autoaugment.auto_augment)(key, photographs))
+  numbers = np.asarray(jax.jit(autoaugment.draw, static_argnums=1)(key, len(photographs)))
+  assert (numbers > 0).all(axis=1).sum() > 10
+  varied = np.asarray(vary(key, photographs))
   assert (varied.shape, varied.dtype) == (photographs.shape, np.uint8)
   for picture, result, pair in zip(photographs, varied, numbers, strict=True):
-    expected = picture
+    ours = theirs = picture
     for operation, magnitude in (autoaugment.VARIANTS[n] for n in pair if n):
-      expected = np.asarray(autoaugment.apply(expected, operation, magnitude))
-    np.testing.assert_array_equal(result, expected)
+      ours = np.asarray(autoaugment.apply(ours, operation, magnitude))
+      theirs = by_pillow(theirs, operation, magnitude)
+    np.testing.assert_array_equal(result, ours)
+    # A level of the first can become many in the second, but of few pixels.
+    assert (np.abs(result.astype(int) - theirs.astype(int)) <= 1).mean() > 0.95
 
 
-def test_order_of_the_two_operations(photographs):
-  """First the first: a translation after an `autocontrast` keeps the grey at 128."""
-  key = jax.random.key(0)
-  numbers = np.asarray(autoaugment.draw(key, 2000))
-  names = [[autoaugment.VARIANTS[n][0] for n in pair] for pair in numbers]
-  (place,) = [i for i, pair in enumerate(names) if pair == ["translate_y", "autocontrast"]][:1]
-  dark = photographs[:1] // 4
-  varied = autoaugment.auto_augment(key, np.repeat(dark, place + 1, axis=0))[place]
-  moved = by_pillow(dark[0], *autoaugment.VARIANTS[numbers[place, 0]])
-  assert np.abs(varied - by_pillow(moved, "autocontrast", 0).astype(int)).max() <= 1
-  assert np.asarray(varied).max() == 255  # the fill, stretched after it came in
-
-
-def test_image_and_key_decide_alone(photographs):
-  vary = jax.jit(autoaugment.auto_augment)
+def test_image_and_key_decide_alone(vary, photographs):
   whole = np.asarray(vary(jax.random.key(5), photographs))
   np.testing.assert_array_equal(vary(jax.random.key(5), photographs[:7]), whole[:7])
   assert (np.asarray(vary(jax.random.key(6), photographs)) != whole).any()
   np.testing.assert_array_equal(vary(jax.random.PRNGKey(5), photographs), whole)  # old keys too
-  np.testing.assert_array_equal(autoaugment.auto_augment(jax.random.key(5), photographs), whole)
 
 
-def test_eight_devices_give_what_one_gives(photographs):
+def test_eight_devices_give_what_one_gives(vary, photographs):
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   sharded = NamedSharding(mesh, PartitionSpec("data"))
   key = jax.random.key(1)
-  vary = jax.jit(autoaugment.auto_augment, out_shardings=sharded)
   on_eight = jax.device_put(photographs, sharded)
-  eight = vary(key, on_eight)
+  split = jax.jit(autoaugment.auto_augment, out_shardings=sharded).lower(key, on_eight).compile()
+  eight = split(key, on_eight)
   assert len(eight.sharding.device_set) == 8
-  one = jax.jit(autoaugment.auto_augment)(key, jax.device_put(photographs, jax.devices()[0]))
-  np.testing.assert_array_equal(eight, one)
-  program = vary.lower(key, on_eight).compile().as_text()
+  np.testing.assert_array_equal(eight, vary(key, photographs))
   for exchange in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
-    assert exchange not in program
+    assert exchange not in split.as_text()
 
 
 def test_refusals():

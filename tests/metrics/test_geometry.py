@@ -291,12 +291,13 @@ def test_pseudo_inverse_where_the_means_lie_in_a_plane(inside, rtol):
 
 
 def test_centred_means_have_one_rank_less_than_classes():
-  # The mean of many means is rounded by more than the means are: centred, they are not quite so.
-  far = np.random.default_rng(0).normal(size=(600, 310)) + 1e3 * np.pi
-  labels = np.arange(600) % 300
+  # The mean of many equal numbers is rounded by more than each is, so that means less their mean
+  # are not centred quite, and seem to have an extent in one direction more.
+  far = 1e-6 * np.random.default_rng(0).normal(size=(400, 400)) + 0.7
+  labels = np.arange(400) % 200
   actual, expected = (
-    metrics.geometry(metrics.class_moments(x, labels, num_classes=300), np.eye(300, 310)).nc1
-    for x in (far, far - 1e3 * np.pi)
+    metrics.geometry(metrics.class_moments(x, labels, num_classes=200), np.eye(200, 400)).nc1
+    for x in (far, far - 0.7)
   )
   assert actual == pytest.approx(expected, rel=1e-6)
 
@@ -564,3 +565,8 @@ MOMENTS = metrics.class_moments(X, Y, num_classes=2)
 def test_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_an_axis_that_is_not_there_is_refused():
+  with pytest.raises(NameError, match="batch"):
+    metrics.class_moments(X, Y, num_classes=2, axis_name="batch")

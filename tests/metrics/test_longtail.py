@@ -209,3 +209,8 @@ def test_refused(args, message):
 def test_masks_refused(where, message):
   with pytest.raises(ValueError, match=message):
     metrics.shot_accuracy(np.ones(3), np.zeros(3, int), [5], where=where)
+
+
+def test_an_axis_that_is_not_there_is_refused():
+  with pytest.raises(NameError, match="batch"):
+    metrics.shot_accuracy(np.ones(3), np.zeros(3, int), [5], axis_name="batch")

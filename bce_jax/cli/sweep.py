@@ -1,0 +1,234 @@
+"""bce-sweep: trains several configs, or one with varied keys, and sets the runs side by side.
+
+  bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
+  bce-sweep --config cifar_lt:cpu --one-at-a-time --vary objective.contrast_weight=0,0.05,0.1,0.2 \\
+    --vary objective.temperature=0.1,0.5,1 --vary seed=0,1 --workdir DIR
+
+Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
+the end DIR holds table.md (mean ± deviation over seeds), table.csv (every figure of every run) and
+plot.png. Other --config.key=value are for all runs. Run again it goes on where it was: what is
+finished is not trained again. A run that fails does not stop the others. Exit codes: 0 done, 1 a
+run failed, 2 something given is wrong.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bce_jax.cli import train
+from bce_jax.report import comparison
+
+
+class Plan(NamedTuple):
+  """A run to be made.
+
+  Attributes:
+    config: its reference.
+    overrides: (key, value) as on the command line.
+    settings: what tells it from the others.
+    name: of its folder.
+  """
+
+  config: str
+  overrides: tuple[tuple[str, str], ...]
+  settings: dict[str, Any]
+  name: str
+
+
+def plans(
+  configs: Sequence[str],
+  varied: Sequence[tuple[str, Sequence[str]]],
+  overrides: Sequence[tuple[str, str]],
+  *,
+  one_at_a_time: bool,
+) -> list[Plan]:
+  """Lists the runs: every config with every combination of values, each config checked.
+
+  Args:
+    configs: references, as of bce-train.
+    varied: (key, values) each.
+    overrides: (key, value), for all runs.
+    one_at_a_time: each key alone, the others at the config's own value; "seed" goes with all.
+
+  Raises:
+    ValueError: for a config or a value that no run could use.
+  """
+  from bce_jax.training import config as config_lib
+
+  choices = [[(key, value) for value in values] for key, values in varied]
+  if one_at_a_time:
+    seeds = [c for c in choices if c[0][0] == comparison.SEED]
+    others = [c for c in choices if c[0][0] != comparison.SEED]
+    products = [p for c in others or [[]] for p in itertools.product(*([c] if c else []), *seeds)]
+  else:
+    products = list(itertools.product(*choices))
+  out: dict[str, Plan] = {}
+  for reference, changes in itertools.product(configs, products):
+    config = train.load_config(reference)
+    for key, value in (*overrides, *changes):
+      train.override(config, key, value)
+    config_lib.check(config)
+    flat = config_lib.flatten(config)
+    settings: dict[str, Any] = {"config": reference} if len(configs) > 1 else {}
+    settings |= {key: flat[key] for key, _ in changes}
+    name = _folder_name(reference, changes)
+    out.setdefault(name, Plan(reference, (*overrides, *changes), settings, name))
+  return list(out.values())
+
+
+def _folder_name(reference: str, changes: Sequence[tuple[str, str]]) -> str:
+  name, _, argument = reference.partition(":")
+  parts = [pathlib.Path(name).stem, argument, *(f"{key}={value}" for key, value in changes)]
+  return re.sub(r"[^\w.=+-]+", "-", "_".join(part for part in parts if part))
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  summary, _, details = (__doc__ or "").partition("\n\n")
+  parser = train.Parser(
+    prog="bce-sweep",
+    description=summary.removeprefix("bce-sweep: "),
+    epilog=details,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--config", metavar="FILE[:ARGUMENT]", action="append", help="config file or name; repeatable"
+  )
+  parser.add_argument(
+    "--vary", metavar="KEY=V1,V2,…", action="append", default=[], help="values of a key; repeatable"
+  )
+  parser.add_argument(
+    "--one-at-a-time", action="store_true", help="vary each key alone instead of all combinations"
+  )
+  parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (1)")
+  parser.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run folders")
+  rest, overrides = train.split_overrides(argv)
+  return parser.parse_args(rest), overrides
+
+
+def _varied(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+  out: dict[str, list[str]] = {}
+  for word in words:
+    key, _, values = word.partition("=")
+    key = key.removeprefix("config.")
+    chosen = [value for value in values.split(",") if value]
+    if not chosen:
+      raise ValueError(f"--vary {word}: expected KEY=V1,V2,…")
+    if key in out:
+      raise ValueError(f"--vary {key} is given twice: expected one list of values")
+    out[key] = chosen
+  return list(out.items())
+
+
+def run(argv: Sequence[str]) -> int:
+  """Does what the arguments say; returns the exit code.
+
+  Raises:
+    ValueError: one line, for anything given that is wrong.
+  """
+  args, overrides = _parse(argv)
+  if args.jobs < 1:
+    raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
+  if not args.config:
+    raise ValueError("--config is needed: a config file or name, repeatable")
+  workdir = pathlib.Path(args.workdir)
+  if not args.workdir or (workdir.exists() and not workdir.is_dir()):
+    raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
+  planned = plans(args.config, _varied(args.vary), overrides, one_at_a_time=args.one_at_a_time)
+  (workdir / "logs").mkdir(parents=True, exist_ok=True)
+  say(f"{len(planned)} run(s) into {workdir}")
+  with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    numbered = enumerate(planned, start=1)
+    jobs = [pool.submit(_train, plan, workdir, f"[{k}/{len(planned)}] ") for k, plan in numbered]
+    try:
+      codes = [job.result() for job in jobs]
+    except KeyboardInterrupt:
+      pool.shutdown(cancel_futures=True)
+      raise
+  done = [plan for plan, code in zip(planned, codes, strict=True) if code == 0]
+  if done:
+    _compare([_read(plan, workdir) for plan in done], workdir)
+  failed = [plan.name for plan, code in zip(planned, codes, strict=True) if code]
+  for name in failed:
+    say(f"bce-sweep: {name} failed: {_last_line(workdir / 'logs' / f'{name}.log')}")
+  return 1 if failed else 0
+
+
+def _train(plan: Plan, workdir: pathlib.Path, prefix: str) -> int:
+  """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
+  command = [sys.executable, "-m", "bce_jax.cli.train", "--config", plan.config]
+  command += [f"--config.{key}={value}" for key, value in plan.overrides]
+  command += ["--workdir", str(workdir / plan.name)]
+  say(f"{prefix}{plan.name}")
+  with (
+    open(workdir / "logs" / f"{plan.name}.log", "w") as log,
+    subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process,
+  ):
+    assert process.stdout is not None
+    for line in process.stdout:
+      log.write(line)
+      log.flush()
+      if line.startswith(("step ", "bce-train:", "resumed")):
+        say(prefix + line.rstrip())
+  return process.returncode
+
+
+def _read(plan: Plan, workdir: pathlib.Path) -> comparison.Run:
+  """A finished run's results, and the last logged figures that only training has."""
+  from bce_jax.training import records
+
+  folder = workdir / plan.name
+  figures = records.read_json(folder / records.RESULTS)
+  for record in records.read_metrics(folder):
+    if record.get("split") == "train":
+      cosines = ("positive_cosine", "negative_cosine")
+      figures |= {name: record[name] for name in cosines if name in record}
+  return comparison.Run(plan.settings, figures)
+
+
+def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
+  table = comparison.markdown(runs)
+  (workdir / "table.md").write_text(table + "\n")
+  (workdir / "table.csv").write_text(comparison.comma_separated(runs))
+  comparison.picture(runs, workdir.name).savefig(workdir / "plot.png", dpi=150)
+  print(table)
+  print(f"table.md, table.csv and plot.png are in {workdir}")
+
+
+def _last_line(path: pathlib.Path) -> str:
+  lines = path.read_text(errors="replace").splitlines()
+  return lines[-1] if lines else "it said nothing"
+
+
+_lock = threading.Lock()
+
+
+def say(line: str) -> None:
+  """Prints a line, whole even when several runs have something to say."""
+  with _lock:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The console script: errors of the user's making become one line and exit code 2."""
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except (ValueError, OSError) as error:
+    print(f"bce-sweep: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("bce-sweep: interrupted; run the same command again to go on", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,351 @@
+"""Long-tailed runs from a config to their end: BCE3S, its second stage, and what they go by."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bce_jax import losses, objectives
+from bce_jax.data import loader
+from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, workdir
+from bce_jax.training import config as config_lib
+from bce_jax.training.step import make_eval_step
+
+
+@pytest.fixture
+def tripartite(tiny):
+  """Three epochs of five steps on long-tailed digits."""
+  config_lib.set_objective(tiny, "tripartite")
+  tiny.loss, tiny.normalize_weights = "bce-d", True
+  tiny.data.imbalance = 20.0
+  tiny.batch_size = 80
+  tiny.steps = 15
+  tiny.log_every_steps = 4
+  tiny.checkpoint_every_steps = 6
+  return tiny
+
+
+@pytest.fixture
+def stage1(tripartite, tmp_path):
+  """A finished run of it."""
+  folder = tmp_path / "stage1"
+  loop.train(experiment.build(tripartite), folder)
+  return folder
+
+
+def second(config, folder, **options):
+  config = config.copy_and_resolve_references()
+  config_lib.set_objective(config, "balanced")
+  config.start_from = str(folder)
+  config.optimizer.learning_rate = 0.5
+  config.objective.update(options)
+  return config
+
+
+def state_of(folder, config):
+  parts = experiment.build(config)
+  store = checkpoint.Checkpoints(folder, best_metric=config.best_metric, read_only=True)
+  like = checkpoint.abstract(jax.eval_shape(parts.init_state), parallel.replicated(parts.mesh))
+  return store.restore(store.latest_step(), like)[0]
+
+
+def equal(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def records(folder):
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def test_the_memory_survives_a_kill(tripartite, stage1, tmp_path, monkeypatch):
+  train_batches = loader.train_batches
+
+  def killed(*args, first_step, **kwargs):
+    for step, batch in enumerate(train_batches(*args, first_step=first_step, **kwargs), first_step):
+      if step == 9:  # the newest checkpoint is that of step 6, in the second epoch
+        raise KeyboardInterrupt
+      yield batch
+
+  folder = tmp_path / "killed"
+  monkeypatch.setattr(loader, "train_batches", killed)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(experiment.build(tripartite), folder)
+  monkeypatch.setattr(loader, "train_batches", train_batches)
+  loop.train(experiment.build(tripartite), folder)
+  whole, resumed = state_of(stage1, tripartite), state_of(folder, tripartite)
+  assert np.any(whole.memory)
+  assert equal(whole, resumed)
+  assert records(stage1) == records(folder)
+
+
+def test_every_line_of_the_log_shows_the_cosines(tripartite, tmp_path, capfd):
+  loop.train(experiment.build(tripartite), tmp_path / "run")
+  lines = [line for line in capfd.readouterr().err.splitlines() if "images/s" in line]
+  assert len(lines) == 4
+  assert all("positive_cosine" in line and "negative_cosine" in line for line in lines)
+  train = [line for line in records(tmp_path / "run") if line["split"] == "train"]
+  assert all(-1 <= line["negative_cosine"] <= 1 for line in train)
+
+
+def test_contrast_starts_after_the_first_epoch(tripartite):
+  parts = experiment.build(tripartite)
+  assert parts.steps_per_epoch == 5
+  params = jax.jit(parts.init_state)().params
+  key = jax.random.key(0)
+  images = jax.random.normal(key, (8, 8, 8, 1))
+  labels = jnp.arange(8)
+  batch = objectives.Batch(images, labels, images[::-1], labels[::-1])
+  views = parts.objective.views(key, batch, ())
+  outputs = parts.model.apply(
+    {"params": params, "batch_stats": jax.jit(parts.init_state)().batch_stats},
+    views.images,
+    train=False,
+  )
+  memory = jax.random.normal(key, (10, 128))
+  totals = []
+  for step in (4, 5):
+    total, _, logs = parts.objective.loss(params, outputs, views.targets, memory, step)
+    totals.append(float(total))
+  weight = tripartite.objective.contrast_weight
+  assert totals[1] - totals[0] == pytest.approx(weight * float(logs["sample_sample"]), rel=1e-4)
+
+
+def test_stage_two_trains_the_classifier_alone(tripartite, stage1, tmp_path):
+  config = second(tripartite, stage1)
+  results = loop.train(experiment.build(config), tmp_path / "stage2")
+  before, after = state_of(stage1, tripartite), state_of(tmp_path / "stage2", config)
+  assert equal(before.params["backbone"], after.params["backbone"])
+  assert equal(before.batch_stats, after.batch_stats)
+  assert not np.array_equal(before.params["head"]["weights"], after.params["head"]["weights"])
+  assert not np.array_equal(before.params["head"]["bias"], after.params["head"]["bias"])
+  assert set(after.params) == {"backbone", "head"}  # the projector has done its work
+  limit = losses.max_norm_limit(before.params["head"]["weights"], fraction=0.1)
+  np.testing.assert_array_equal(after.memory, limit)
+  norms = np.linalg.norm(after.params["head"]["weights"], axis=1)
+  assert norms.max() <= float(limit) * (1 + 1e-6)  # 15 steps: the last one ends an epoch
+  assert results["step"] == 15
+  # The optimiser keeps nothing of what it does not train.
+  sizes = {leaf.shape for leaf in jax.tree.leaves(after.opt_state)}
+  assert sizes <= {(), (10,), (10, 64)}
+
+
+def test_statistics_drift_where_asked(tripartite, stage1, tmp_path):
+  config = second(tripartite, stage1, drifting_statistics=True)
+  loop.train(experiment.build(config), tmp_path / "stage2")
+  before, after = state_of(stage1, tripartite), state_of(tmp_path / "stage2", config)
+  assert equal(before.params["backbone"], after.params["backbone"])
+  assert not equal(before.batch_stats, after.batch_stats)
+
+
+def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
+  config = second(tripartite, stage1)
+  parts = loop._with_source(experiment.build(config), stage1.parent / "new")
+  store = checkpoint.Checkpoints(stage1, best_metric=config.best_metric, read_only=True)
+  network = store.network(15, parallel.replicated(parts.mesh))
+  state = parts.init_state(network)
+  first = state_of(stage1, tripartite)
+  assert equal(state.params["head"], first.params["head"])
+  judged = loop._test_figures(parts, state, loop.jit_eval(parts))
+  expected = json.loads((stage1 / "results.json").read_text())
+  for name in ("sample_wise_accuracy", "uniform_accuracy", "threshold", "bias_min"):
+    assert judged[name] == pytest.approx(expected[name], rel=1e-6)
+
+
+def test_stage_two_goes_on_without_the_folder_it_came_from(tripartite, stage1, tmp_path):
+  config = second(tripartite, stage1)
+  folder = tmp_path / "stage2"
+  loop.train(experiment.build(config), folder)
+  (folder / "results.json").unlink()
+  shutil.rmtree(stage1)
+  loop.train(experiment.build(config), folder)
+  assert (folder / "results.json").exists()
+  figures = loop.evaluate_only(experiment.build(config), folder)
+  assert figures["step"] == 15
+
+
+def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(tripartite, stage1, tmp_path):
+  other = second(tripartite, stage1)
+  other.model = "resnet14"
+  message = "has another network: model is 'resnet8' there and 'resnet14' here"
+  with pytest.raises(ValueError, match=message):
+    loop.train(experiment.build(other), tmp_path / "new")
+  with pytest.raises(ValueError, match=r"config.json can't be read: No such file"):
+    loop.train(experiment.build(second(tripartite, tmp_path / "none")), tmp_path / "new")
+  best = second(tripartite, stage1)
+  best.start_from_checkpoint = "best"
+  with pytest.raises(ValueError, match="has no best checkpoint; one is chosen on the validation"):
+    loop.train(experiment.build(best), tmp_path / "new")
+  assert not (tmp_path / "new").exists()
+
+
+def test_any_method_can_start_from_a_run(tripartite, stage1, tmp_path):
+  config = tripartite.copy_and_resolve_references()
+  config.start_from = str(stage1)
+  parts = experiment.build(config)
+  loop.train(parts, tmp_path / "on")
+  assert state_of(tmp_path / "on", config).step == 15
+
+
+@pytest.mark.parametrize("profile", ["exponential", "step"])
+def test_the_training_split_becomes_long_tailed(tiny, profile):
+  tiny.data.imbalance, tiny.data.imbalance_profile = 10.0, profile
+  whole = config_lib.default()
+  everything = experiment.load_dataset(whole).train
+  parts = experiment.build(tiny)
+  counts = parts.train_counts
+  assert counts[0] / counts[-1] == pytest.approx(10.0, rel=0.1)
+  assert (np.diff(counts) <= 0).all()
+  for label in range(10):  # the first images of each class, in data order
+    mine = parts.dataset.train.images(np.flatnonzero(parts.dataset.train.labels == label))
+    all_of_it = everything.images(np.flatnonzero(everything.labels == label))
+    np.testing.assert_array_equal(mine, all_of_it[: len(mine)])
+  assert len(parts.dataset.test) == 360  # balanced as it was
+  tiny.data.imbalance_seed = 1
+  others = experiment.build(tiny)
+  np.testing.assert_array_equal(others.train_counts, counts)
+  assert any(
+    not np.array_equal(
+      others.dataset.train.images(np.array([k])), parts.dataset.train.images(np.array([k]))
+    )
+    for k in range(20)
+  )
+
+
+def test_long_tailed_folders(tiny, image_folder):
+  tiny.data.name, tiny.data.folder = "folder", str(image_folder)
+  tiny.data.imbalance = 4.0
+  tiny.batch_size = 8
+  for in_memory in (True, False):
+    tiny.data.in_memory = in_memory
+    parts = experiment.build(tiny)
+    assert parts.train_counts.tolist() == [12, 6, 3]
+    train = parts.dataset.train
+    assert train.images(np.arange(len(train))).shape == (21, 8, 8, 3)
+
+
+def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
+  tiny.loss = "bce-d"
+  tiny.data.imbalance = 20.0
+  tiny.eval_flip = True
+  tiny.eval_logit_adjustment = 0.5
+  tiny.steps = 30
+  results = loop.train(experiment.build(tiny), tmp_path / "run")
+  parts = experiment.build(tiny)
+  state = state_of(tmp_path / "run", tiny)
+  test, counts = parts.dataset.test, parts.train_counts
+  images = parts.preprocess.evaluate(test.images(np.arange(len(test))))
+
+  def z(images):
+    outputs = parts.model.apply(
+      {"params": state.params, "batch_stats": state.batch_stats}, images, train=False
+    )
+    return np.asarray(outputs.scores.decision, np.float64)
+
+  plain = z(images)
+  flipped = (plain + z(images[:, :, ::-1])) / 2
+  adjusted = plain - 0.5 * np.log(counts / counts.sum())
+  own_counts = counts[test.labels]
+  groups = {"many": own_counts > 100, "few": own_counts < 20}
+  groups["medium"] = ~groups["many"] & ~groups["few"]
+  for prefix, scores in (("", plain), ("flip_", flipped), ("adjusted_", adjusted)):
+    right = scores.argmax(1) == test.labels
+    assert results[f"{prefix}sample_wise_accuracy"] == pytest.approx(right.mean(), abs=2.5 / 360)
+    for name, members in groups.items():
+      expected = right[members].mean()
+      assert results[f"{prefix}{name}_accuracy"] == pytest.approx(expected, abs=2.5 / 30)
+  assert results["flip_uniform_accuracy"] != results["uniform_accuracy"]
+  table = evaluate.table("test", results)
+  for words in ("of classes of > 100", "with mirror images", "after logit adjustment", "NC1"):
+    assert words in table
+
+
+def test_an_absent_group_is_absent(tiny, tmp_path):
+  tiny.steps = 1
+  results = loop.train(experiment.build(tiny), tmp_path / "run")  # 143 images of each digit
+  assert results["many_accuracy"] == results["sample_wise_accuracy"]
+  assert "few_accuracy" not in results
+  assert "medium_accuracy" not in results
+  assert "flip_sample_wise_accuracy" not in results
+
+
+def test_geometry_of_the_test_split(tiny, tmp_path):
+  tiny.steps = 2
+  results = loop.train(experiment.build(tiny), tmp_path / "run")
+  parts, state = experiment.build(tiny), state_of(tmp_path / "run", tiny)
+  test = parts.dataset.test
+  eval_step = make_eval_step(parts.model, parts.preprocess)
+  whole = {"images": test.images(np.arange(len(test))), "labels": test.labels}
+  x = np.asarray(eval_step(state, whole).features, np.float64)
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  means = np.stack([x[test.labels == k].mean(0) for k in range(10)])
+  within = [
+    np.mean((x[test.labels == k] @ x[test.labels == k].T)[~np.eye(n, dtype=bool)])
+    for k, n in enumerate(np.bincount(test.labels))
+  ]
+  unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+  between = (unit @ unit.T)[~np.eye(10, dtype=bool)].reshape(10, 9).mean(1)
+  assert results["compactness"] == pytest.approx(100 * np.mean(within), rel=1e-4)
+  assert results["separability"] == pytest.approx(100 * np.mean(1 - between), rel=1e-4)
+  assert results["separability_std"] == pytest.approx(100 * np.std(between), rel=1e-3)
+
+
+def test_other_images_are_judged_by_the_counts_of_the_run(tiny, tmp_path, image_folder):
+  tiny.data.name, tiny.data.folder = "folder", str(image_folder)
+  tiny.data.imbalance = 4.0
+  tiny.batch_size = 8
+  tiny.steps = 1
+  loop.train(experiment.build(tiny), tmp_path / "run")
+  tiny.data.imbalance = None
+  parts = workdir.with_statistics_of(tmp_path / "run", experiment.build(tiny))
+  assert parts.train_counts.tolist() == [12, 6, 3]
+
+
+FOURTH = '''
+"""A method that the package does not come with: the squared hinge."""
+
+import jax.numpy as jnp
+
+from bce_jax.objectives.objective import Objective, Views
+
+OPTIONS = {"weight": 2.0}
+RANGES = {"weight": (0, False, 10)}
+
+
+def check(config):
+  pass
+
+
+def create(config, problem):
+  def views(key, batch, memory):
+    return Views(batch.images, batch.labels)
+
+  def loss(params, outputs, labels, memory, step):
+    z = outputs.scores.decision
+    sign = jnp.where(jnp.arange(z.shape[-1]) == labels[:, None], 1.0, -1.0)
+    hinge = jnp.maximum(0.0, 1.0 - sign * z) ** 2
+    return config.objective.weight * jnp.mean(jnp.sum(hinge, -1)), memory, {"seen": memory * 0.0}
+
+  return Objective(views=views, loss=loss, memory=lambda params: jnp.float32(7.0))
+'''
+
+
+def test_a_fourth_method_is_one_file_and_a_config(tiny, tmp_path, monkeypatch):
+  (tmp_path / "methods").mkdir()
+  (tmp_path / "methods" / "hinge.py").write_text(FOURTH)
+  monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path / "methods")])
+  assert "hinge" in objectives.names()
+  config_lib.set_objective(tiny, "hinge")
+  tiny.objective.weight = 3.0
+  loop.train(experiment.build(tiny), tmp_path / "run")
+  again = workdir.config_of(tmp_path / "run")
+  assert again.objective.weight == 3.0
+  assert state_of(tmp_path / "run", again).memory == 7.0
+  assert all("seen" in line for line in records(tmp_path / "run") if line["split"] == "train")
+  tiny.objective.weight = 11.0
+  with pytest.raises(ValueError, match="config.objective.weight must be a finite"):
+    config_lib.check(tiny)
