@@ -8,6 +8,7 @@ several batches, as in an epoch: JAX's threads fall asleep while Pillow has its 
 """
 
 import argparse
+import math
 import random
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ PILLOW: dict[str, Callable[[Image.Image, float], Image.Image]] = {
   "brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(1 + m),
   "sharpness": lambda image, m: ImageEnhance.Sharpness(image).enhance(1 + m),
   "posterize": lambda image, m: ImageOps.posterize(image, int(m)),
-  "solarize": lambda image, m: ImageOps.solarize(image, int(m)),
+  "solarize": lambda image, m: ImageOps.solarize(image, math.ceil(m)),
   "autocontrast": lambda image, m: ImageOps.autocontrast(image),
   "equalize": lambda image, m: ImageOps.equalize(image),
   "invert": lambda image, m: ImageOps.invert(image),

@@ -335,13 +335,11 @@ def _blend(
   kind = blended[:, None, None]
   plain = jnp.where(kind == _GREY, grey, jnp.where(kind == _MEAN, mean, 0))
 
-  kind = kind[..., None]
-  smooth = values
-  if height > 2 and width > 2:  # a border of one pixel stays as it is
-    lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
-    total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
-    smooth = smooth.at[:, :, 1:-1, 1:-1].set((2 * total + 13) // 26)
-  other = jnp.where(kind == _SMOOTH, smooth, plain[:, None])
+  lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+  total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
+  # The border of one pixel stays as it is.
+  smooth = values.at[:, :, 1:-1, 1:-1].set((2 * total + 13) // 26)
+  other = jnp.where(kind[..., None] == _SMOOTH, smooth, plain[:, None])
   mixed = other + factor[:, None, None, None] * (values - other)
   # To be cut off, as Pillow does. The little more is far below a tenth, what a factor of the policy
   # can leave, and far above what a compiler can make of a product that should be whole.

@@ -5,6 +5,7 @@ Source: [F] Zhou et al., "UniFace", ICCV 2023, §3.4; An et al., "Partial FC", C
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Key, UInt32
 
@@ -45,7 +46,7 @@ def sample_classes(
   num_classes = checks.integer("num_classes", num_classes, low=1)
   if not 0 < share <= 1:
     raise ValueError(f"share must be a number in (0, 1], got {share}")
-  ids, valid = checks.int_labels(labels, jnp.shape(labels), num_classes)
+  ids, valid = checks.int_labels(labels, np.shape(labels), num_classes)
   present = jnp.zeros(num_classes, bool).at[ids.reshape(-1)].max(valid.reshape(-1))
   rank = jax.random.uniform(key, (num_classes,)) + jnp.where(present, 1.0, 0.0)
   chosen = jnp.argsort(rank, descending=True)[: max(1, int(num_classes * share))]

@@ -134,6 +134,19 @@ def test_blends_are_seldom_a_level_off(pictures, operation):
     assert np.concatenate(off).mean() < 0.03, magnitude
 
 
+def test_what_should_be_whole_is_whole():
+  """Cut off after products of floats, 10 · 0.7 could become 6."""
+  ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+  levels = ramp.astype(int)
+  for tenths in range(1, 20):
+    blended = autoaugment.apply(ramp, "brightness", tenths / 10 - 1)
+    np.testing.assert_array_equal(blended, np.minimum(levels * tenths // 10, 255))
+  for low, high in [(0, high) for high in range(1, 256)] + [(100, 207), (37, 38)]:
+    stretched = autoaugment.apply(np.clip(ramp, low, high), "autocontrast")
+    expected = 255 * (np.clip(levels, low, high) - low) // (high - low)
+    np.testing.assert_array_equal(stretched, expected)
+
+
 def test_histogram_of_a_large_image():
   """More pixels than 16 bits count, and a step of thousands."""
   rng = np.random.default_rng(0)

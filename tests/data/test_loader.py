@@ -338,3 +338,75 @@ def test_a_program_leaves_nothing_behind(files, tmp_path, how):
     assert errors == ""  # no warnings about leaked memory
   if how == "interrupt":
     assert errors.count("KeyboardInterrupt") == 1  # the main process' own
+
+
+# Class-weighted sampling, and partners
+
+# 400 images of class 0, 100 of 1, 25 of 2, 5 of 3.
+COUNTS = np.array([400, 100, 25, 5])
+
+
+def long_tailed_source():
+  index = np.arange(COUNTS.sum())
+  images = np.stack([index % 256, index // 256], axis=-1).astype(np.uint8)
+  return sources.ArraySource(images.reshape(-1, 1, 2, 1), np.repeat(np.arange(4), COUNTS))
+
+
+def weighted(**options):
+  source = options.pop("source", None) or long_tailed_source()
+  defaults = {"seed": 0, "batch_size": 50, "first_step": 0, "last_step": 200}
+  return list(loader.train_batches(source, **(defaults | options)))
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.3, 1.0])
+@pytest.mark.parametrize("which", ["labels", "partner_labels"])
+def test_a_class_is_drawn_as_often_as_its_count_to_the_power_of_one_minus_q(exponent, which):
+  name = "sampling_exponent" if which == "labels" else "partner_exponent"
+  drawn = np.concatenate([batch[which] for batch in weighted(**{name: exponent})])
+  expected = COUNTS ** (1.0 - exponent)
+  expected = expected / expected.sum()
+  deviation = np.sqrt(expected * (1 - expected) / len(drawn))
+  assert (np.abs(np.bincount(drawn) / len(drawn) - expected) < 5 * deviation).all()
+
+
+def test_partners_at_exponent_0_are_drawn_from_all_images_with_replacement():
+  batches = weighted(partner_exponent=0.0)
+  counts = np.zeros(COUNTS.sum())
+  for batch in batches:
+    image = {"images": batch["partner_images"]}
+    np.add.at(counts, indices(image), 1)
+  assert counts.sum() == 10_000
+  # Poisson of mean 18.9.
+  assert counts.min() > 2
+  assert counts.max() < 45
+  assert abs(counts.var() / counts.mean() - 1) < 0.3
+  assert batches[0].keys() == {"images", "labels", "partner_images", "partner_labels"}
+
+
+def test_partners_leave_the_order_as_it_is_and_fit_their_labels():
+  source = long_tailed_source()
+  plain, paired = weighted(last_step=5), weighted(last_step=5, partner_exponent=1.0)
+  for batch, other in zip(plain, paired, strict=True):
+    np.testing.assert_array_equal(batch["images"], other["images"])
+    np.testing.assert_array_equal(
+      source.labels[indices({"images": other["partner_images"]})], other["partner_labels"]
+    )
+    assert other["partner_labels"].dtype == np.int32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_drawn_batches_are_a_function_of_seed_and_step(folder_source, workers):
+  options = {"sampling_exponent": 0.5, "partner_exponent": 1.0, "batch_size": 4}
+  whole = weighted(source=folder_source, last_step=6, **options)
+  resumed = weighted(source=folder_source, first_step=3, last_step=6, workers=workers, **options)
+  assert_equal(resumed, whole[3:])
+  other = weighted(source=folder_source, last_step=6, **(options | {"seed": 1}))
+  assert any(
+    not np.array_equal(a["images"], b["images"]) for a, b in zip(whole, other, strict=True)
+  )
+  assert any(not np.array_equal(batch["labels"], batch["partner_labels"]) for batch in whole)
+
+
+def test_sampling_at_exponent_0_visits_every_image_once_an_epoch():
+  batches = weighted(source=array_source(20), batch_size=5, last_step=4, sampling_exponent=0.0)
+  assert sorted(np.concatenate([indices(batch) for batch in batches])) == list(range(20))

@@ -30,6 +30,22 @@ def test_no_imbalance_keeps_all():
     assert counts.tolist() == [7] * 4
 
 
+@pytest.mark.parametrize("profile", ["exponential", "step"])
+def test_largest_fit_is_the_largest_that_every_class_can_give(profile):
+  available = np.random.default_rng(0).integers(60, 90, 7)
+  counts = longtail.largest_fit(available, imbalance=5, profile=profile)
+  assert (counts <= available).all()
+  larger = longtail.class_counts(7, int(counts[0]) + 1, imbalance=5, profile=profile)
+  assert (larger > available).any()
+
+
+@pytest.mark.parametrize(("classes", "each"), [(10, 5000), (100, 500)])
+def test_largest_fit_of_cifar_is_the_published_subset(official, classes, each):
+  for imbalance in (10, 50, 100, 200):
+    counts = longtail.largest_fit(np.full(classes, each), imbalance=imbalance)
+    np.testing.assert_array_equal(counts, official[f"counts/cifar{classes}_if{imbalance}"])
+
+
 def test_subset_keeps_the_first_in_data_order_or_a_seeded_choice():
   labels = np.random.default_rng(0).integers(0, 4, 400)
   counts = np.array([40, 20, 10, 1])

@@ -203,3 +203,54 @@ X, M = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
 def test_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+COUNTS = np.array([90, 9, 1])
+
+
+def test_logit_adjustment_moves_the_scores_by_the_prior():
+  offsets = losses.logit_adjustment(COUNTS, temperature=2.0)
+  np.testing.assert_allclose(offsets, 2 * np.log([0.9, 0.09, 0.01]), rtol=1e-6)
+  assert not np.any(losses.logit_adjustment(COUNTS, temperature=0.0))
+
+
+def test_balanced_softmax_is_its_published_formula_and_its_gradient():
+  rng = np.random.default_rng(0)
+  z, labels = rng.normal(size=(6, 3)) * 3, np.array([0, 1, 2, 0, 1, 2])
+  weighted = COUNTS * np.exp(z)
+  expected = -np.log(weighted[np.arange(6), labels] / weighted.sum(1))
+  z32 = z.astype(np.float32)
+  np.testing.assert_allclose(losses.balanced_softmax(z32, labels, COUNTS), expected, rtol=1e-5)
+  gradient = jax.grad(lambda z: losses.balanced_softmax(z, labels, COUNTS).sum())(jnp.asarray(z32))
+  by_hand = weighted / weighted.sum(1, keepdims=True) - np.eye(3)[labels]
+  np.testing.assert_allclose(gradient, by_hand, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_bce_of_some_classes_is_that_of_the_columns_left():
+  rng = np.random.default_rng(1)
+  z = rng.normal(size=(4, 5)).astype(np.float32)
+  t = rng.dirichlet(np.ones(5), 4).astype(np.float32) * (rng.random((4, 5)) < 0.5)
+  mask = np.array([True, False, True, True, False])
+  expected = losses.mixed_bce(z[:, mask], t[:, mask])
+  np.testing.assert_allclose(losses.mixed_bce(z, t, class_mask=mask), expected, rtol=1e-6)
+  each = np.broadcast_to(mask, z.shape)
+  np.testing.assert_allclose(losses.mixed_bce(z, t, class_mask=each), expected, rtol=1e-6)
+  broken = np.where(mask, z, np.nan)
+  gradient = jax.grad(lambda z: losses.mixed_bce(z, t, class_mask=mask).sum())(jnp.asarray(broken))
+  assert np.isfinite(gradient).all()
+  assert not np.any(gradient[:, ~mask])
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: losses.logit_adjustment([3, 0]), "every class needs at least one image"),
+    (lambda: losses.logit_adjustment([3.0]), "counts must be integers"),
+    (lambda: losses.logit_adjustment([3], temperature=np.nan), "temperature must be a finite"),
+    (lambda: losses.balanced_softmax(X, np.array([0, 1]), [1, 2]), "bias must be a scalar"),
+    (lambda: losses.mixed_bce(X, X, class_mask=np.ones(2, bool)), "class_mask must be bool"),
+  ],
+)
+def test_adjustments_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()

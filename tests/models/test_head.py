@@ -96,6 +96,7 @@ def test_scores_of_bfloat16_features_are_float32():
   [
     ({"bias": "both"}, "unknown bias 'both'"),
     ({"bias_init": "9"}, "unknown bias_init '9'"),
+    ({"weight_init": "zeros"}, "unknown weight_init 'zeros'"),
     ({"bias": "unified", "bias_init": "3"}, "needs a diverse bias"),
   ],
 )
@@ -113,3 +114,25 @@ def test_classifier_gives_features_scores_and_intermediates():
   assert outputs.features.shape == (2, 64)
   assert outputs.scores.metrics.shape == (2, 5)
   assert {"stem", "stage1", "stage3"} <= set(outputs.intermediates)
+
+
+@pytest.mark.parametrize(("start", "deviation"), [("uniform", 3**-0.5), ("normal", 1.0)])
+def test_where_weights_start(start, deviation):
+  head = Head(num_classes=200, weight_init=start)
+  weights = head.init(jax.random.key(0), jnp.zeros((1, 256)))["params"]["weights"]
+  np.testing.assert_allclose(np.std(weights), deviation / 16, rtol=0.02)
+  assert (np.abs(weights).max() <= 1 / 16) == (start == "uniform")
+
+
+def test_projector_is_two_layers_started_as_pytorch_does():
+  projector = models.Projector(size=8)
+  features = jax.random.normal(jax.random.key(1), (5, 64))
+  params = projector.init(jax.random.key(0), features)["params"]
+  hidden, out = params["hidden"], params["out"]
+  assert (hidden["kernel"].shape, out["kernel"].shape) == ((64, 64), (64, 8))
+  for leaf in jax.tree.leaves(params):
+    assert 0.8 / 8 < np.abs(leaf).max() <= 1 / 8
+  expected = np.maximum(features @ hidden["kernel"] + hidden["bias"], 0) @ out["kernel"]
+  np.testing.assert_allclose(
+    projector.apply({"params": params}, features), expected + out["bias"], rtol=1e-4, atol=1e-5
+  )

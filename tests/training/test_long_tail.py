@@ -347,5 +347,5 @@ def test_a_fourth_method_is_one_file_and_a_config(tiny, tmp_path, monkeypatch):
   assert state_of(tmp_path / "run", again).memory == 7.0
   assert all("seen" in line for line in records(tmp_path / "run") if line["split"] == "train")
   tiny.objective.weight = 11.0
-  with pytest.raises(ValueError, match="config.objective.weight must be a finite"):
+  with pytest.raises(ValueError, match=r"config.objective.weight must be a finite"):
     config_lib.check(tiny)

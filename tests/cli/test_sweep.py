@@ -1,0 +1,126 @@
+"""bce-sweep as people use it."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from bce_jax.cli import sweep
+
+FAST = ("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3")
+
+
+def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+  folder = tmp_path / "runs"
+  argv = [
+    "--config",
+    "digits_lt:ce",
+    "--config",
+    "digits_lt:bce3s",
+    *FAST,
+    "--workdir",
+    str(folder),
+  ]
+  assert sweep.main(argv) == 0
+  out, err = capfd.readouterr()
+  assert "[2/2] digits_lt_bce3s" in err
+  assert "digits_lt:bce3s" in out
+  table = (folder / "table.md").read_text()
+  assert table.strip() in out
+  lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+  assert [line["config"] for line in lines] == ["digits_lt:ce", "digits_lt:bce3s"]
+  results = json.loads((folder / "digits_lt_bce3s" / "results.json").read_text())
+  assert float(lines[1]["uniform_accuracy"]) == results["uniform_accuracy"]
+  assert -1 <= float(lines[1]["negative_cosine"]) <= 1
+  assert lines[0]["negative_cosine"] == ""
+  with Image.open(folder / "plot.png") as picture:
+    assert min(picture.size) > 400
+  before = (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns
+  assert sweep.main(argv) == 0  # trains nothing twice
+  assert (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns == before
+  assert "nothing is trained twice" in (folder / "logs" / "digits_lt_ce.log").read_text()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capfd):
+  argv = ["--config", "digits", *FAST, "--config.loss=bce-u", "--jobs", "2"]
+  argv += ["--vary", "optimizer.learning_rate=0.1,1e30", "--workdir", str(tmp_path)]
+  assert sweep.main(argv) == 1
+  out, err = capfd.readouterr()
+  assert "digits_optimizer.learning_rate=1e30 failed: bce-train:" in err
+  assert "0.1" in out
+  assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
+
+
+def names(*argv):
+  args, overrides = sweep._parse([*argv, "--workdir", "x"])
+  varied = sweep._varied(args.vary)
+  return [
+    (plan.name, plan.settings)
+    for plan in sweep.plans(args.config, varied, overrides, one_at_a_time=args.one_at_a_time)
+  ]
+
+
+STUDY = (
+  "--config=digits_lt:bce3s",
+  "--vary=objective.contrast_weight=0,0.1",
+  "--vary=config.objective.temperature=0.5,1,2",
+  "--vary=seed=0,1",
+)
+
+
+def test_all_combinations():
+  planned = names(*STUDY)
+  assert len(planned) == len({name for name, _ in planned}) == 12
+  assert planned[0] == (
+    "digits_lt_bce3s_objective.contrast_weight=0_objective.temperature=0.5_seed=0",
+    {"objective.contrast_weight": 0.0, "objective.temperature": 0.5, "seed": 0},
+  )
+
+
+def test_one_at_a_time_with_all_seeds():
+  planned = names(*STUDY, "--one-at-a-time")
+  assert len(planned) == 2 * (2 + 3)
+  assert planned[0][1] == {"objective.contrast_weight": 0.0, "seed": 0}
+  assert planned[-1][1] == {"objective.temperature": 2.0, "seed": 1}
+  assert len(names("--config=digits", "--vary=seed=0,1", "--one-at-a-time")) == 2
+
+
+def test_several_configs_are_told_apart():
+  planned = names("--config=digits:bce-u", "--config=digits:soft-u", "--config.scale=3")
+  assert [settings for _, settings in planned] == [
+    {"config": "digits:bce-u"},
+    {"config": "digits:soft-u"},
+  ]
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ([], "--config is needed"),
+    (["--config=digitz"], "did you mean 'digits'"),
+    (["--config=digits", "--vary=seed"], "--vary seed: expected KEY=V1,V2"),
+    (["--config=digits", "--vary=seed=0,x"], "--config.seed=x: expected a whole number"),
+    (["--config=digits", "--vary=sead=0"], "did you mean 'seed'"),
+    (["--config=digits", "--vary=seed=0", "--vary=seed=1"], "--vary seed is given twice"),
+    (["--config=digits", "--vary=scale=0"], "config.scale must be a finite number > 0"),
+    (["--config=digits", "--jobs=0"], "--jobs must be at least 1, got 0"),
+    (["--config=digits", "--job=2"], "unrecognized arguments"),
+  ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
+  folder = tmp_path / "runs"
+  assert sweep.main([*argv, "--workdir", str(folder)]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("bce-sweep: ")
+  assert message in err
+  assert len(err.splitlines()) == 1
+  assert not folder.exists()
+
+
+def test_help_tells_how(capsys):
+  with pytest.raises(SystemExit) as done:
+    sweep.main(["--help"])
+  assert done.value.code == 0
+  assert "--one-at-a-time" in capsys.readouterr().out
