@@ -2,7 +2,6 @@ import csv
 import io
 
 import numpy as np
-import pytest
 
 from bce_jax.report import comparison
 from bce_jax.report.comparison import Run
@@ -60,5 +59,4 @@ def test_configs_are_bars_and_numbers_are_curves():
   weight, temperature = comparison.picture(studied, "title").axes
   assert (weight.get_xlabel(), temperature.get_xlabel()) == ("x.weight", "x.temperature")
   line = weight.containers[0].lines[0]
-  np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3, 0.5])
-  np.testing.assert_allclose(line.get_ydata(), [15, 35, 55])
+  np.testing.assert_allclose(line.get_xydata(), [[0.1, 15], [0.3, 35], [0.5, 55]])
