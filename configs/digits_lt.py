@@ -1,6 +1,6 @@
 """Digits-LT: scikit-learn's digits made long-tailed, 348 training images of 10 classes, 143 to 1.
 
-  bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir runs/digits_lt
+  bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
 
 trains the three and sets them side by side. The partners that BCE3S mixes in are drawn from every
 class alike (q = 1); with q = 0, the paper's, it stays behind plain BCE here.
