@@ -123,7 +123,7 @@ def tripartite(
     num_classes: N.
     warmup_steps: updates that only fill the memory, without L_ss: an epoch.
     contrast_weight: λ_ss ≥ 0; 0 runs without projector and memory.
-    uniform_weight: λ_cc ≥ 0.
+    uniform_weight: λ_cc ≥ 0; 0 leaves the term out.
     temperature: τ > 0 of the contrast.
     class_share: r in (0, 1], of the classes that L_sc looks at in a step; every class of the batch
       and of its partners is among them.
@@ -136,11 +136,14 @@ def tripartite(
 
   Returns:
     The objective. Its logs hold "accuracy", top-1 of the source view; the three terms
-    "sample_class", "sample_sample" and "class_class"; and "positive_cosine" and
-    "negative_cosine", the mean cosines of a projection to the remembered ones of the classes in
-    its image and of the others: where both near 1, the contrast has collapsed.
+    "sample_class", "sample_sample" and "class_class", those that weigh anything; and
+    "positive_cosine" and "negative_cosine", the mean cosines of a projection to the remembered
+    ones of the classes in its image and of the others: with both near 1 the contrast has collapsed.
 
-  Source: [T] §3; REFERENCE: the released stage 1.
+  Raises:
+    ValueError: for an unknown name.
+
+  Source: [T] §3 and its released code, stage 1.
   """
   family = parse(name).family
   projector = Projector(projection_size) if contrast_weight else None
@@ -192,14 +195,16 @@ def tripartite(
     sample_class = (
       rebalance.mean(plain, targets.labels) + 2 * rebalance.mean(mixed, targets.mixed)
     ) / 3
-    class_class = jnp.mean(losses.classifier_uniformity(params["head"]["weights"]))
-    total = sample_class + uniform_weight * class_class
+    total = sample_class
     guess = jnp.argmax(scores.decision.reshape(-1, 3, num_classes)[:, 0], -1)
     logs = {
       "accuracy": jnp.mean((guess == targets.labels).astype(jnp.float32)),
       "sample_class": sample_class,
-      "class_class": class_class,
     }
+    if uniform_weight:  # else not formed: it takes N² cosines
+      class_class = jnp.mean(losses.classifier_uniformity(params["head"]["weights"]))
+      total += uniform_weight * class_class
+      logs["class_class"] = class_class
     if projector is None:
       return total, memory, logs
 
