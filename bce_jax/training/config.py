@@ -148,6 +148,12 @@ def _objective_group(name: str) -> ConfigDict:
   return ConfigDict({"name": name, **objectives.module(name).OPTIONS})
 
 
+def _method_name(config: Mapping[str, Any]) -> str:
+  """The method of a config that may be damaged, or older than the first method's name."""
+  group = config.get("objective", {})
+  return str(group.get("name", "joint")) if hasattr(group, "get") else str(group)
+
+
 def set_objective(config: ConfigDict, name: str) -> None:
   """Changes a config's method; its options start at their defaults.
 
@@ -176,8 +182,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   Raises:
     ValueError: for an unknown key or method, or a value of another type.
   """
-  method = values.get("objective") or {"name": "joint"}
-  config = default(str(method["name"]) if isinstance(method, Mapping) else str(method))
+  config = default(_method_name(values))
   refuse_unknown_keys(flatten(values), config)
   for key, value in flatten(values).items():
     group, _, name = key.rpartition(".")
@@ -190,7 +195,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 
 def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:
   """Raises ValueError for the first key that no config of this one's method has."""
-  known = flatten(default(config.objective.name))
+  known = flatten(default(_method_name(config)))
   for key in keys:
     if key not in known:
       raise ValueError(f"unknown config key {key!r}; did you mean {nearest(key, known)!r}?")
@@ -206,9 +211,9 @@ def check(config: ConfigDict) -> None:
     ValueError: one line: which key, its value, what was expected.
   """
   flat = flatten(config)
-  method = objectives.module(config.objective.name)
+  method = objectives.module(_method_name(config))
   refuse_unknown_keys(flat, config)
-  missing = set(flatten(default(config.objective.name))) - set(flat)
+  missing = set(flatten(default(_method_name(config)))) - set(flat)
   if missing:
     raise ValueError(f"config lacks the key {min(missing)!r}")
 

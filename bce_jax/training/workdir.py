@@ -13,7 +13,14 @@ from bce_jax.training.evaluate import Figures
 from bce_jax.training.experiment import Experiment
 
 # What may differ when a checkpoint is judged: none of it changes the network.
-JUDGING_KEYS = ("eval_batch_size", "data.folder", "data.workers", "data.in_memory")
+JUDGING_KEYS = (
+  "eval_batch_size",
+  "eval_flip",
+  "eval_logit_adjustment",
+  "data.folder",
+  "data.workers",
+  "data.in_memory",
+)
 
 
 def finished(workdir: pathlib.Path) -> Figures | None:

@@ -166,6 +166,21 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, after_step):
     np.testing.assert_array_equal(a, b)
 
 
+def test_mirror_images_and_logit_adjustment_are_judged_besides(uninterrupted, capsys):
+  workdir, _ = uninterrupted
+  argv = ["--evaluate-only", "--workdir", str(workdir)]
+  assert cli.main(argv) == 0
+  plain = capsys.readouterr().out
+  assert cli.main([*argv, "--config.eval_flip=true", "--config.eval_logit_adjustment=1"]) == 0
+  more = capsys.readouterr().out
+  # The plain figures are there as they were.
+  words = {" ".join(line.split()) for line in plain.splitlines() if "%" in line}
+  assert words
+  assert words <= {" ".join(line.split()) for line in more.splitlines()}
+  assert "with mirror images" in more
+  assert "after logit adjustment" in more
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(uninterrupted, tmp_path):
   whole, _ = uninterrupted
   for seed, same in ((0, True), (1, False)):
