@@ -13,7 +13,8 @@ AutoAugment, Cutout, SGD 0.01 with decay 5e-3 on everything). Methods:
   ce-mixed, bce-mixed     the first term of BCE3S alone, on its three views: the paper's CE and BCE
   bce-contrast            … with the contrast
   bce-uniform             … with the uniform term
-  bce3s                   all three, the contrast mended: gradients reach both sides of a pair
+  bce3s                   all three, the contrast mended: gradients reach both sides of a pair; its
+                          weight is 0.01, since it acts (the released one, collapsed, does not)
   bce3s-released          all three, with the choices of the released code
   stage2                  the classifier alone, balanced, from a run of one of the five above it
 
@@ -79,6 +80,8 @@ def get_config(words: str = "cifar100,bce3s,if100") -> ConfigDict:
       config.objective.contrast_weight = 0.0
     if method not in ("bce3s", "bce3s-released", "bce-uniform"):
       config.objective.uniform_weight = 0.0
+  if method in ("bce3s", "bce-contrast"):
+    config.objective.contrast_weight = 0.01
   if method == "bce3s-released":
     config.objective.released = True
     config.objective.class_share = 0.4
@@ -88,7 +91,7 @@ def get_config(words: str = "cifar100,bce3s,if100") -> ConfigDict:
     config.epochs = 10
     config.eval_every_epochs = 1.0
     config.objective.class_share = 0.4
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = 1e-3 if cpu else 1e-4
     for group in ("", "norm_", "head_", "bias_"):
       config.optimizer[f"{group}weight_decay"] = 0.0
   return config

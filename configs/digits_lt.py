@@ -10,14 +10,15 @@ from ml_collections import ConfigDict
 
 from bce_jax.training import config as base
 
-METHODS = ("ce", "bce", "bce3s", "bce3s-released")
+METHODS = ("ce", "bce", "bce3s", "bce3s-released", "stage2")
 
 
 def get_config(method: str = "bce3s") -> ConfigDict:
   """The config of a method: `--config digits_lt:bce`."""
   if method not in METHODS:
     raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-  config = base.default("tripartite" if method.startswith("bce3s") else "joint")
+  objective = {"ce": "joint", "bce": "joint", "stage2": "balanced"}.get(method, "tripartite")
+  config = base.default(objective)
   config.loss = "soft-d" if method == "ce" else "bce-d"
   config.normalize_weights = method != "ce"
   config.model = "resnet8"
@@ -32,6 +33,12 @@ def get_config(method: str = "bce3s") -> ConfigDict:
   config.eval_every_epochs = 20.0
   if method == "bce3s":
     config.objective.partner_exponent = 1.0
+  if method == "stage2":
+    config.epochs = 20
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.warmup_epochs = 0.0
+    for group in ("", "norm_", "head_", "bias_"):
+      config.optimizer[f"{group}weight_decay"] = 0.0
   if method == "bce3s-released":
     config.objective.released = True
     config.objective.class_share = 0.4
