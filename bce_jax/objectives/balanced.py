@@ -12,17 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Int
 
 from bce_jax import losses
-from bce_jax.models import Outputs
 from bce_jax.objectives import rebalance as rebalance_lib
-from bce_jax.objectives.joint import parse
+from bce_jax.objectives.joint import check as check_joint
+from bce_jax.objectives.joint import joint
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
-
-_PLAIN = Rebalance()
 
 OPTIONS: dict[str, Any] = {
   # β of the class weights (1 − β)/(1 − βⁿ).
@@ -47,11 +43,6 @@ def check(config: Any) -> None:
     raise ValueError(
       "config.objective.name 'balanced' goes on from a run: set --config.start_from=RUN_FOLDER too"
     )
-  if parse(config.loss).family != "bce":
-    raise ValueError(
-      f"config.objective.name 'balanced' is a BCE loss, but config.loss is {config.loss!r}:"
-      " expected one of bce-u, bce-d, bce-nu, bce-nd"
-    )
   if config.objective.beta >= 1:
     raise ValueError(f"config.objective.beta must be less than 1, got {config.objective.beta}")
   if config.rebalance.class_weight_beta is not None:
@@ -59,87 +50,62 @@ def check(config: Any) -> None:
       "config.rebalance.class_weight_beta would weigh the classes twice: the objective 'balanced'"
       f" has config.objective.beta; expected none, got {config.rebalance.class_weight_beta}"
     )
+  check_joint(config)
 
 
 def create(config: Any, problem: Problem) -> Objective:
   """Returns the method with the options of a config."""
+  offsets = rebalance_lib.from_config(config, problem.train_counts).offsets
+  weights = losses.class_weights(problem.train_counts, beta=config.objective.beta)
   return balanced(
-    problem.train_counts,
+    joint(
+      config.loss,
+      margin=config.margin,
+      negative_weight=config.negative_weight,
+      smoothing=config.smoothing,
+      rebalance=Rebalance(offsets, weights),
+    ),
+    len(problem.train_counts),
     steps_per_epoch=problem.steps_per_epoch,
-    beta=config.objective.beta,
     class_share=config.objective.class_share,
     max_norm_fraction=config.objective.max_norm_fraction,
     drifting_statistics=config.objective.drifting_statistics,
-    margin=config.margin,
-    negative_weight=config.negative_weight,
-    smoothing=config.smoothing,
-    rebalance=rebalance_lib.from_config(config, problem.train_counts),
   )
 
 
 def balanced(
-  train_counts: Int[np.ndarray, "N"],
+  base: Objective,
+  num_classes: int,
   *,
   steps_per_epoch: int,
-  beta: float = 0.99999,
   class_share: float = 1.0,
   max_norm_fraction: float = 0.1,
   drifting_statistics: bool = False,
-  margin: float = 0.0,
-  negative_weight: float = 1.0,
-  smoothing: float = 0.0,
-  rebalance: Rebalance = _PLAIN,
 ) -> Objective:
-  """Class-balanced BCE of the classifier on a frozen backbone, with MaxNorm.
+  """The classifier alone on a frozen backbone, with MaxNorm.
 
   Args:
-    train_counts: n_j ≥ 1, training images of each class.
+    base: `joint` with class-balanced weights; BCE3S has a BCE loss.
+    num_classes: N.
     steps_per_epoch: updates between two projections by MaxNorm.
-    beta: β in [0, 1) of the class weights.
-    class_share: r in (0, 1], of the classes that a step looks at.
+    class_share: r in (0, 1], of the classes that a step looks at; those of the batch always.
     max_norm_fraction: in [0, 1]; see `losses.max_norm_limit`.
     drifting_statistics: normalise by the batch's own statistics in training, and update the
       running ones, as the released code does; else both stay those of stage 1.
-    margin: as in `joint`.
-    negative_weight: as in `joint`.
-    smoothing: as in `joint`.
-    rebalance: offsets of the classes; its weights are not used.
 
   Returns:
     The objective; its logs hold "accuracy", top-1 on the training batch.
-
-  Raises:
-    ValueError: for a class without training images, or an option out of range.
   """
-  num_classes = len(train_counts)
-  weighed = Rebalance(rebalance.offsets, losses.class_weights(train_counts, beta=beta))
 
   def memory(params: Any) -> jax.Array:
     return losses.max_norm_limit(params["head"]["weights"], fraction=max_norm_fraction)
 
   def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
-    del memory
-    class_mask = None
-    if class_share < 1:
-      class_mask = losses.sample_classes(key, batch.labels, num_classes, share=class_share)
-    return Views(batch.images, (batch.labels, class_mask))
-
-  def loss(params: Any, outputs: Outputs, targets: Any, memory: Any, step: jax.Array):
-    del params, step
-    labels, class_mask = targets
-    metrics, scale, bias = weighed.adjusted(outputs.scores)
-    values = losses.bce(
-      metrics,
-      labels,
-      bias=bias,
-      scale=scale,
-      margin=margin,
-      negative_weight=negative_weight,
-      smoothing=smoothing,
-      class_mask=class_mask,
-    )
-    logs = {"accuracy": outputs.scores.accuracy(labels)}
-    return weighed.mean(values, labels), memory, logs
+    plain = base.views(key, batch, memory)
+    if class_share == 1:
+      return plain
+    mask = losses.sample_classes(key, batch.labels, num_classes, share=class_share)
+    return plain._replace(targets=plain.targets._replace(class_mask=mask))
 
   def after_update(params: Any, limit: jax.Array, step: jax.Array) -> Any:
     head = params["head"]
@@ -147,9 +113,8 @@ def balanced(
     cut = losses.max_norm(head["weights"], limit=limit)
     return params | {"head": head | {"weights": jnp.where(ends_epoch, cut, head["weights"])}}
 
-  return Objective(
+  return base._replace(
     views=views,
-    loss=loss,
     memory=memory,
     after_update=after_update,
     trainable=("head",),

@@ -6,6 +6,7 @@ Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 24
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import Array, Bool, Int
 
 from bce_jax import losses
 from bce_jax.models import Outputs
@@ -81,6 +82,18 @@ def create(config: Any, problem: Problem) -> Objective:
   )
 
 
+class Targets(NamedTuple):
+  """What a batch shows.
+
+  Attributes:
+    labels: its classes.
+    class_mask: classes that the loss looks at; None for all.
+  """
+
+  labels: Int[Array, "b"]
+  class_mask: Bool[Array, "N"] | None = None
+
+
 def joint(
   name: str,
   *,
@@ -108,10 +121,11 @@ def joint(
 
   def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
     del key, memory
-    return Views(batch.images, batch.labels)
+    return Views(batch.images, Targets(batch.labels))
 
-  def loss(params: Any, outputs: Outputs, labels: jax.Array, memory: Any, step: jax.Array):
+  def loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
     del params, step
+    labels, class_mask = targets
     metrics, scale, bias = rebalance.adjusted(outputs.scores)
     if family == "bce":
       values = losses.bce(
@@ -122,10 +136,17 @@ def joint(
         margin=margin,
         negative_weight=negative_weight,
         smoothing=smoothing,
+        class_mask=class_mask,
       )
     else:
       values = losses.softmax_cross_entropy(
-        metrics, labels, bias=bias, scale=scale, margin=margin, smoothing=smoothing
+        metrics,
+        labels,
+        bias=bias,
+        scale=scale,
+        margin=margin,
+        smoothing=smoothing,
+        class_mask=class_mask,
       )
     logs = {"accuracy": outputs.scores.accuracy(labels)}
     return rebalance.mean(values, labels), memory, logs

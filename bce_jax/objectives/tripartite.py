@@ -88,7 +88,7 @@ def create(config: Any, problem: Problem) -> Objective:
   )
 
 
-class Targets(NamedTuple):
+class MixedTargets(NamedTuple):
   """What the three views of a batch show.
 
   Attributes:
@@ -178,10 +178,10 @@ def tripartite(
         class_mask = losses.sample_classes(class_key, all_labels, num_classes, share=class_share)
     return Views(
       _interleave(batch.images, mixed, pasted),
-      Targets(batch.labels, shares * own + (1 - shares) * other, class_mask),
+      MixedTargets(batch.labels, shares * own + (1 - shares) * other, class_mask),
     )
 
-  def loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
+  def loss(params: Any, outputs: Outputs, targets: MixedTargets, memory: Any, step: jax.Array):
     scores = outputs.scores
     adjusted = rebalance.adjusted(scores).decision
     z = adjusted.reshape(-1, 3, num_classes)

@@ -19,7 +19,7 @@ def outputs(bias):
 def test_the_loss_is_the_mean_of_the_named_one(name):
   bias = jnp.arange(4.0) if name.endswith("d") else jnp.float32(1.5)
   objective = objectives.joint(name, margin=0.1, smoothing=0.2)
-  loss, memory, logs = objective.loss({}, outputs(bias), LABELS, (), 0)
+  loss, memory, logs = objective.loss({}, outputs(bias), objectives.Targets(LABELS), (), 0)
   formula = losses.bce if name.startswith("bce") else losses.softmax_cross_entropy
   expected = formula(METRICS, LABELS, bias=bias, scale=6.0, margin=0.1, smoothing=0.2)
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
@@ -30,7 +30,7 @@ def test_the_loss_is_the_mean_of_the_named_one(name):
 
 def test_negative_weight_reaches_the_loss():
   objective = objectives.joint("bce-nu", negative_weight=0.5)
-  loss, _, _ = objective.loss({}, outputs(jnp.float32(1.5)), LABELS, (), 0)
+  loss, _, _ = objective.loss({}, outputs(jnp.float32(1.5)), objectives.Targets(LABELS), (), 0)
   expected = losses.bce(METRICS, LABELS, bias=1.5, scale=6.0, negative_weight=0.5)
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
 
@@ -41,7 +41,7 @@ def test_views_are_the_batch_itself():
   batch = objectives.Batch(images, jnp.asarray(LABELS))
   views = objective.views(jax.random.key(0), batch, objective.memory({}))
   assert views.images is images
-  np.testing.assert_array_equal(views.targets, LABELS)
+  np.testing.assert_array_equal(views.targets.labels, LABELS)
 
 
 def test_names_taken_apart():

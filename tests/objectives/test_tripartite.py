@@ -10,7 +10,7 @@ from bce_jax import losses, objectives
 from bce_jax.data.sources import CIFAR10_STATISTICS
 from bce_jax.models import Head, Outputs
 from bce_jax.objectives import Batch, Rebalance
-from bce_jax.objectives.tripartite import Targets, tripartite
+from bce_jax.objectives.tripartite import MixedTargets, tripartite
 
 N = 20
 
@@ -55,7 +55,7 @@ def value(objective, case, params, features, memory, step=10):
   head = Head(N, normalize_weights=True, bias="diverse")
   outputs = Outputs(features, head.apply({"params": params["head"]}, features), {})
   mixed = jnp.stack([case["mixed_targets"]] * 2, 1)
-  targets = Targets(jnp.asarray(case["labels"], jnp.int32), mixed, None)
+  targets = MixedTargets(jnp.asarray(case["labels"], jnp.int32), mixed, None)
   loss, after, logs = objective.loss(params, outputs, targets, memory, jnp.int32(step))
   return loss, (after, logs)
 
@@ -271,7 +271,9 @@ def test_the_share_masks_the_first_term_only(official):
   mixed = [t * sp(-z[:, k]) + (t == 0) * sp(z[:, k]) for k in (1, 2)]
   for released in (False, True):
     objective = method(case, released=released, class_share=0.5)
-    targets = Targets(jnp.asarray(labels, jnp.int32), jnp.stack([t, t], 1), jnp.asarray(mask, bool))
+    targets = MixedTargets(
+      jnp.asarray(labels, jnp.int32), jnp.stack([t, t], 1), jnp.asarray(mask, bool)
+    )
     _, _, logs = objective.loss(
       params, outputs, targets, jnp.asarray(case["memory"]), jnp.int32(10)
     )
@@ -293,7 +295,7 @@ def test_the_last_sample_of_a_class_is_remembered_on_any_number_of_devices(offic
     outputs = Outputs(features, head.apply({"params": params["head"]}, features), {})
     mixed = jax.nn.one_hot(jnp.stack([labels, labels], 1), N)
     loss, after, logs = objective.loss(
-      params, outputs, Targets(labels, mixed, None), memory, jnp.int32(10)
+      params, outputs, MixedTargets(labels, mixed, None), memory, jnp.int32(10)
     )
     return loss, after, logs
 

@@ -160,8 +160,8 @@ def test_refused_before_anything_is_read(key, value, message):
     ("balanced", {}, "set --config.start_from=RUN_FOLDER too"),
     (
       "balanced",
-      {"start_from": "x", "loss": "soft-d"},
-      "'balanced' is a BCE loss, but config.loss",
+      {"start_from": "x", "loss": "soft-d", "negative_weight": 0.5},
+      "config.negative_weight weighs the negative terms of BCE",
     ),
     ("balanced", {"start_from": "x", "objective.beta": 1.0}, "config.objective.beta must be less"),
     (
