@@ -173,6 +173,8 @@ def merge_moments(a: ClassMoments, b: ClassMoments) -> ClassMoments:
   shift = b.means - a.means
   # Rows scaled by a root, so that the product is symmetric.
   root = xp.sqrt(n_a * share)[:, None] * shift
+  if xp is np:  # a batch holds few of many classes, and the others' rows are 0
+    root = root[(n_a > 0) & (n_b > 0)]
   return ClassMoments(
     counts,
     a.means + share[:, None] * shift,

@@ -44,16 +44,19 @@ def judge(
     mesh: the devices.
 
   Returns:
-    (the numbers of each image, in the split's order: numpy [n]; what is kept of the features).
+    (the numbers of each image, in the split's order: numpy [n]; what is kept of the features,
+    None where the step gives none).
   """
   parts = []
   moments = None
   for batch in loader.evaluation_batches(source, batch_size=batch_size, workers=workers):
     where, labels = batch.pop("where"), batch["labels"]
     judged = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh)))
-    judged, features = judged._replace(features=None), judged.features[where]
-    parts.append(jax.tree.map(lambda x, where=where: x[where], judged))
-    if np.isfinite(features).all():  # else `figures` says how many scores are nan
+    judged = jax.tree.map(lambda x, where=where: x[where], judged)
+    features = judged.features
+    parts.append(judged._replace(features=None))
+    # Where one is not finite `figures` says how many scores are nan.
+    if features is not None and np.isfinite(features).all():
       with jax.default_device(jax.local_devices(backend="cpu")[0]):  # in float64
         part = metrics.class_moments(features, labels[where], num_classes=num_classes)
         moments = part if moments is None else metrics.merge_moments(moments, part)

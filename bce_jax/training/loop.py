@@ -118,7 +118,11 @@ def jit_eval(experiment: Experiment) -> Any:
   if temperature:
     offsets = losses.logit_adjustment(experiment.train_counts, temperature=temperature)
   eval_step = make_eval_step(
-    experiment.model, experiment.preprocess, flip=experiment.config.eval_flip, offsets=offsets
+    experiment.model,
+    experiment.preprocess,
+    geometry=experiment.config.eval_geometry,
+    flip=experiment.config.eval_flip,
+    offsets=offsets,
   )
   return jit_eval_step(eval_step, experiment.mesh)
 

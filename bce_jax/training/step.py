@@ -123,7 +123,7 @@ class Judged(NamedTuple):
     scaled_hardest_negative: likewise.
     flipped: (positive, hardest negative) of z averaged over image and mirror image; or None.
     adjusted: (positive, hardest negative) of z − τ log π, post-hoc logit adjustment; or None.
-    features: [batch, D]; None once they are summed up.
+    features: [batch, D]; None where nobody wants them, or once they are summed up.
   """
 
   positive: Any
@@ -139,6 +139,7 @@ def make_eval_step(
   model: Classifier,
   preprocess: Preprocess,
   *,
+  geometry: bool = True,
   flip: bool = False,
   offsets: jax.Array | None = None,
 ) -> Callable[[TrainState, Arrays], Judged]:
@@ -147,6 +148,7 @@ def make_eval_step(
   Args:
     model: a classifier.
     preprocess: normalisation.
+    geometry: also give the features.
     flip: also judge the average over image and mirror image.
     offsets: also judge z − offsets, [N].
   """
@@ -171,7 +173,7 @@ def make_eval_step(
       *pairs(outputs.scores.scaled),
       flipped=None if mirrored is None else pairs((z + mirrored) / 2),
       adjusted=None if offsets is None else pairs(z - offsets),
-      features=outputs.features,
+      features=outputs.features if geometry else None,
     )
 
   return eval_step

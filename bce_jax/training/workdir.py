@@ -16,6 +16,7 @@ from bce_jax.training.experiment import Experiment
 JUDGING_KEYS = (
   "eval_batch_size",
   "eval_flip",
+  "eval_geometry",
   "eval_logit_adjustment",
   "data.folder",
   "data.workers",

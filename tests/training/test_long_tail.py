@@ -273,6 +273,15 @@ def test_an_absent_group_is_absent(tiny, tmp_path):
   assert "flip_sample_wise_accuracy" not in results
 
 
+def test_geometry_can_be_left_out(tiny, tmp_path):
+  tiny.steps = 1
+  tiny.eval_geometry = False
+  results = loop.train(experiment.build(tiny), tmp_path / "run")
+  assert "compactness" not in results
+  assert "nc1" not in results
+  assert "uniform_accuracy" in results
+
+
 def test_geometry_of_the_test_split(tiny, tmp_path):
   tiny.steps = 2
   results = loop.train(experiment.build(tiny), tmp_path / "run")
