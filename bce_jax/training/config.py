@@ -134,7 +134,7 @@ def default(objective: str = "joint") -> ConfigDict:
 
   config.log_every_steps = 50
   config.eval_every_epochs = 1.0
-  # Whether compactness, separability and neural collapse are measured: [N, D] and [D, D] in float64.
+  # Measure compactness, separability and neural collapse; takes [N, D] and [D, D] in float64.
   config.eval_geometry = True
   # Judge besides: scores averaged over image and mirror image; z − τ log π (post-hoc adjustment).
   config.eval_flip = False
