@@ -501,6 +501,19 @@ def test_array_source_gives_copies():
   assert everything(source).max() == 0
 
 
+@pytest.mark.parametrize("image_size", [None, 5])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_take_gives_some_images_in_the_order_asked(tmp_path, in_memory, image_size):
+  tree(tmp_path, {"train/a": 3, "train/b": 2, "test/a": 1, "test/b": 1})
+  train = sources.folder(tmp_path, in_memory=in_memory, image_size=image_size).train
+  chosen = np.array([4, 0, 2])
+  taken = train.take(chosen)
+  assert type(taken) is type(train)
+  assert taken.image_shape == train.image_shape
+  np.testing.assert_array_equal(taken.labels, train.labels[chosen])
+  np.testing.assert_array_equal(taken.images(np.arange(3)), train.images(chosen))
+
+
 def test_folder_source_refuses_no_files():
   with pytest.raises(ValueError, match="no image files"):
     sources.FolderSource([], np.zeros(0, int))
