@@ -1,4 +1,4 @@
-"""Digits-LT: scikit-learn's digits made long-tailed, 348 training images of 10 classes, 143 to 1.
+"""Digits-LT: scikit-learn's digits made long-tailed, 348 training images of 10 classes, 142 to 1.
 
   bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
 

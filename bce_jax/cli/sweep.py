@@ -13,14 +13,18 @@ run failed, 2 something given is wrong.
 
 import argparse
 import concurrent.futures
+import hashlib
 import itertools
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from bce_jax.cli import train
 from bce_jax.report import comparison
@@ -30,20 +34,22 @@ class Plan(NamedTuple):
   """A run to be made.
 
   Attributes:
-    config: its reference.
+    reference: of its config.
     overrides: (key, value) as on the command line.
+    config: both together.
     settings: what tells it from the others.
     name: of its folder.
   """
 
-  config: str
+  reference: str
   overrides: tuple[tuple[str, str], ...]
+  config: ConfigDict
   settings: dict[str, Any]
   name: str
 
 
 def plans(
-  configs: Sequence[str],
+  references: Sequence[str],
   varied: Sequence[tuple[str, Sequence[str]]],
   overrides: Sequence[tuple[str, str]],
   *,
@@ -52,7 +58,7 @@ def plans(
   """Lists the runs: every config with every combination of values, each config checked.
 
   Args:
-    configs: references, as of bce-train.
+    references: of configs, as of bce-train.
     varied: (key, values) each.
     overrides: (key, value), for all runs.
     one_at_a_time: each key alone, the others at the config's own value; "seed" goes with all.
@@ -69,24 +75,30 @@ def plans(
     products = [p for c in others or [[]] for p in itertools.product(*([c] if c else []), *seeds)]
   else:
     products = list(itertools.product(*choices))
-  out: dict[str, Plan] = {}
-  for reference, changes in itertools.product(configs, products):
+  out: list[Plan] = []
+  for reference, changes in itertools.product(dict.fromkeys(references), products):
     config = train.load_config(reference)
-    for key, value in (*overrides, *changes):
-      train.override(config, key, value)
+    train.apply_overrides(config, (*overrides, *changes))
     config_lib.check(config)
     flat = config_lib.flatten(config)
-    settings: dict[str, Any] = {"config": reference} if len(configs) > 1 else {}
+    settings: dict[str, Any] = {"config": reference} if len(references) > 1 else {}
     settings |= {key: flat[key] for key, _ in changes}
-    name = _folder_name(reference, changes)
-    out.setdefault(name, Plan(reference, (*overrides, *changes), settings, name))
-  return list(out.values())
+    if any(plan.settings == settings for plan in out):
+      continue  # the same value, written in another way
+    name = _folder_name(reference, changes, {plan.name for plan in out})
+    out.append(Plan(reference, (*overrides, *changes), config, settings, name))
+  return out
 
 
-def _folder_name(reference: str, changes: Sequence[tuple[str, str]]) -> str:
-  name, _, argument = reference.partition(":")
-  parts = [pathlib.Path(name).stem, argument, *(f"{key}={value}" for key, value in changes)]
-  return re.sub(r"[^\w.=+-]+", "-", "_".join(part for part in parts if part))
+def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[str]) -> str:
+  """A name that tells what the run is: short enough for a file system, and none of `taken`."""
+  config, _, argument = reference.partition(":")
+  parts = [pathlib.Path(config).stem, argument, *(f"{key}={value}" for key, value in changes)]
+  name = re.sub(r"[^\w.=+-]+", "-", "_".join(part for part in parts if part))
+  if len(name) > 150:
+    name = f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+  numbered = (f"{name}-{k}" for k in itertools.count(2))
+  return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -117,8 +129,8 @@ def _varied(words: Sequence[str]) -> list[tuple[str, list[str]]]:
   out: dict[str, list[str]] = {}
   for word in words:
     key, _, values = word.partition("=")
-    key = key.removeprefix("config.")
-    chosen = [value for value in values.split(",") if value]
+    key = key.strip().removeprefix("config.")
+    chosen = [value.strip() for value in values.split(",") if value.strip()]
     if not chosen:
       raise ValueError(f"--vary {word}: expected KEY=V1,V2,…")
     if key in out:
@@ -141,16 +153,23 @@ def run(argv: Sequence[str]) -> int:
   workdir = pathlib.Path(args.workdir)
   if not args.workdir or (workdir.exists() and not workdir.is_dir()):
     raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs end too
   planned = plans(args.config, _varied(args.vary), overrides, one_at_a_time=args.one_at_a_time)
   (workdir / "logs").mkdir(parents=True, exist_ok=True)
   say(f"{len(planned)} run(s) into {workdir}")
   with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-    numbered = enumerate(planned, start=1)
-    jobs = [pool.submit(_train, plan, workdir, f"[{k}/{len(planned)}] ") for k, plan in numbered]
+    running: set[subprocess.Popen[str]] = set()
+    jobs = [
+      pool.submit(_train, plan, workdir, f"[{k}/{len(planned)}] ", running)
+      for k, plan in enumerate(planned, start=1)
+    ]
     try:
       codes = [job.result() for job in jobs]
     except KeyboardInterrupt:
-      pool.shutdown(cancel_futures=True)
+      pool.shutdown(wait=False, cancel_futures=True)
+      for process in tuple(running):
+        process.send_signal(signal.SIGINT)
       raise
   done = [plan for plan, code in zip(planned, codes, strict=True) if code == 0]
   if done:
@@ -161,24 +180,46 @@ def run(argv: Sequence[str]) -> int:
   return 1 if failed else 0
 
 
-def _train(plan: Plan, workdir: pathlib.Path, prefix: str) -> int:
+def _train(
+  plan: Plan, workdir: pathlib.Path, prefix: str, running: set["subprocess.Popen[str]"]
+) -> int:
   """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
-  command = [sys.executable, "-m", "bce_jax.cli.train", "--config", plan.config]
+  from bce_jax.training import workdir as workdir_lib
+
+  folder = workdir / plan.name
+  log_path = workdir / "logs" / f"{plan.name}.log"
+  try:
+    workdir_lib.refuse_other_config(folder, plan.config)
+    if workdir_lib.finished(folder) is not None:
+      say(f"{prefix}{plan.name} is finished")
+      return 0
+  except ValueError as error:
+    with open(log_path, "a") as log:
+      log.write(f"bce-sweep: {error}\n")
+    return 2
+  command = [sys.executable, "-m", "bce_jax.cli.train", "--config", plan.reference]
   command += [f"--config.{key}={value}" for key, value in plan.overrides]
-  command += ["--workdir", str(workdir / plan.name)]
+  command += ["--workdir", str(folder)]
   say(f"{prefix}{plan.name}")
   with (
-    open(workdir / "logs" / f"{plan.name}.log", "w") as log,
+    open(log_path, "a") as log,
+    # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
     subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+      command,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      start_new_session=True,
     ) as process,
   ):
+    running.add(process)
     assert process.stdout is not None
     for line in process.stdout:
       log.write(line)
       log.flush()
-      if line.startswith(("step ", "bce-train:", "resumed")):
+      if line.startswith(("step ", "bce-train:", "resumed", "starts")):
         say(prefix + line.rstrip())
+  running.discard(process)
   return process.returncode
 
 

@@ -105,6 +105,16 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   target[name] = float(value) if kind is float and value is not None else value
 
 
+def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+  """Sets the keys in their order, but first of all the method, which brings its own.
+
+  Raises:
+    ValueError: as `override`.
+  """
+  for key, text in sorted(overrides, key=lambda pair: pair[0] != "objective.name"):
+    override(config, key, text)
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
   """Takes --config.key=value and --config.key value out of the arguments."""
   rest, overrides, words = [], [], iter(argv)
@@ -185,8 +195,7 @@ def run(argv: Sequence[str]) -> int:
     config = workdir_lib.config_of(workdir)
   else:
     config = load_config(args.config or "digits")
-  for key, value in overrides:
-    override(config, key, value)
+  apply_overrides(config, overrides)
   config_lib.check(config)
   keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else ()
   workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
@@ -200,7 +209,7 @@ def run(argv: Sequence[str]) -> int:
   def progress(items, total, desc):
     return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
 
-  parts = experiment.build(config, progress=progress)
+  parts = experiment.build(config, progress=progress, judging=args.evaluate_only)
   try:
     if args.evaluate_only:
       which = args.checkpoint or "latest"

@@ -151,8 +151,10 @@ def _check_batch_size(batch_size: int, n: int) -> None:
 
 def _cumulative_weights(labels: np.ndarray, exponent: float) -> np.ndarray:
   """Of images drawn so that a class of n of them is as likely as n^(1−q)."""
-  counts = np.bincount(labels).astype(np.float64)
-  return np.cumsum(counts[labels] ** -exponent)
+  logs = np.log(np.bincount(labels)[labels])
+  # In logs, less the largest: no exponent overflows, or leaves nothing to draw.
+  weights = -exponent * logs
+  return np.cumsum(np.exp(weights - weights.max()))
 
 
 def _draw(cumulative: np.ndarray, seed: tuple[int, ...], count: int) -> np.ndarray:

@@ -56,6 +56,8 @@ def class_counts(
       f"unknown profile {profile!r}; did you mean {nearest(profile, PROFILES)!r}?"
       f" expected one of {', '.join(PROFILES)}"
     )
+  if imbalance <= largest:  # n · (1/n) may round to less than 1
+    counts = np.maximum(counts, 1)
   if counts.min() < 1:
     raise ValueError(
       f"imbalance {imbalance} leaves a class of {largest} images with none:"

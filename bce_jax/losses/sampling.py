@@ -3,6 +3,8 @@
 Source: [F] Zhou et al., "UniFace", ICCV 2023, §3.4; An et al., "Partial FC", CVPR 2022.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,5 +51,5 @@ def sample_classes(
   ids, valid = checks.int_labels(labels, np.shape(labels), num_classes)
   present = jnp.zeros(num_classes, bool).at[ids.reshape(-1)].max(valid.reshape(-1))
   rank = jax.random.uniform(key, (num_classes,)) + jnp.where(present, 1.0, 0.0)
-  chosen = jnp.argsort(rank, descending=True)[: max(1, int(num_classes * share))]
+  chosen = jnp.argsort(rank, descending=True)[: max(1, math.floor(num_classes * share + 1e-9))]
   return jnp.zeros(num_classes, bool).at[chosen].set(True) | present

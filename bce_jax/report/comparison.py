@@ -168,7 +168,8 @@ def _curves(axis: Any, groups: Sequence[Group], key: str) -> None:
       axis.errorbar(x, y, error, fmt=style, color=colour, capsize=3, label=label)
   axis.set_xlabel(key)
   axis.grid(alpha=0.3)
-  axis.legend(fontsize="small")
+  if axis.get_legend_handles_labels()[0]:
+    axis.legend(fontsize="small")
 
 
 def _bars(axis: Any, groups: Sequence[Group]) -> None:

@@ -157,12 +157,13 @@ def _method_name(config: Mapping[str, Any]) -> str:
 
 
 def set_objective(config: ConfigDict, name: str) -> None:
-  """Changes a config's method; its options start at their defaults.
+  """Changes a config's method; the options of another one start at their defaults.
 
   Raises:
     ValueError: for an unknown method.
   """
-  config.objective = _objective_group(name)
+  if name != config.objective.name:
+    config.objective = _objective_group(name)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -218,6 +219,9 @@ def check(config: ConfigDict) -> None:
   missing = set(flatten(default(_method_name(config)))) - set(flat)
   if missing:
     raise ValueError(f"config lacks the key {min(missing)!r}")
+  for key, usual in flatten(default(_method_name(config))).items():
+    if flat[key] is None and usual is not None:
+      raise ValueError(f"config.{key} is none: expected a value like {usual!r}")
 
   for key, choices in {
     "loss": objectives.LOSSES,
@@ -299,6 +303,13 @@ def check(config: ConfigDict) -> None:
   ):
     if flat[key] is not None and flat[key] >= 1:
       raise ValueError(f"config.{key} must be less than 1, got {flat[key]}")
+  for key, usual, needs in (
+    ("data.imbalance_profile", "exponential", "data.imbalance"),
+    ("data.imbalance_seed", None, "data.imbalance"),
+    ("start_from_checkpoint", "latest", "start_from"),
+  ):
+    if flat[key] != usual and not flat[needs]:
+      raise ValueError(f"config.{key} is {flat[key]!r}, without effect: set config.{needs} too")
   normalized = objectives.parse(config.loss).normalized
   if normalized and config.normalize_weights is False:
     raise ValueError(

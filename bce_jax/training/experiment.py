@@ -73,12 +73,13 @@ class Experiment(NamedTuple):
     return max(1, round(epochs * self.steps_per_epoch))
 
 
-def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
+def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = False) -> Dataset:
   """Reads the data that a config names.
 
   Args:
     config: checked.
     progress: wraps the reading of a folder, called like tqdm.
+    judging: nothing will be trained: the training split is left as it is.
 
   Raises:
     ValueError: one line, for a folder or an image that can't be read.
@@ -97,7 +98,7 @@ def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
       test_fraction=data.test_fraction,
       progress=progress,
     )
-  if data.imbalance is not None:
+  if data.imbalance is not None and not judging:
     labels = dataset.train.labels
     available = np.bincount(labels, minlength=len(dataset.class_names))
     try:
@@ -111,12 +112,13 @@ def load_dataset(config: ConfigDict, progress: Any = None) -> Dataset:
   return dataset
 
 
-def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
+def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) -> Experiment:
   """Builds the parts of a run, reading the data but writing nothing.
 
   Args:
     config: as `config.default()` makes it, with values changed.
     progress: wraps the reading of a folder, called like tqdm.
+    judging: nothing will be trained, so any number of training images will do.
 
   Raises:
     ValueError: one line, for anything that can't work.
@@ -133,8 +135,10 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
     zero_init_last_norm=config.zero_init_last_norm,
   )
 
-  dataset = load_dataset(config, progress)
+  dataset = load_dataset(config, progress, judging=judging)
   steps_per_epoch = len(dataset.train) // config.batch_size
+  if judging:
+    steps_per_epoch = max(steps_per_epoch, 1)
   if not steps_per_epoch:
     raise ValueError(
       f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
@@ -142,6 +146,11 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
   objective = objectives.create(config, Problem(train_counts, steps_per_epoch))
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  if total_steps >= 2**31:  # the train state counts them in int32
+    raise ValueError(
+      f"config.epochs {config.epochs} and config.steps {config.steps} make {total_steps:.3g} steps:"
+      f" expected fewer than {2**31}"
+    )
   warmup_epochs = config.optimizer.warmup_epochs
   warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps // 2)
   height, width, channels = dataset.train.image_shape
@@ -151,6 +160,11 @@ def build(config: ConfigDict, *, progress: Any = None) -> Experiment:
       f" {height}×{width} pixels: expected less than {min(height, width)}"
     )
 
+  if config.data.cutout >= min(height, width):
+    raise ValueError(
+      f"config.data.cutout {config.data.cutout} is too much for images of {height}×{width} pixels:"
+      f" expected less than {min(height, width)}"
+    )
   if config.data.auto_augment and channels != 3:
     raise ValueError(
       f"config.data.auto_augment is made for colour images, got {channels} channel(s): expected"

@@ -6,12 +6,14 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
 from bce_jax import losses
 from bce_jax.data import loader
@@ -64,7 +66,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
     stack.callback(checkpoints.close)
-    state, loop = _start(experiment, checkpoints)
+    state, loop, whence = _start(experiment, checkpoints)
     first_step = int(state.step)
     writer = records.RecordWriter(workdir, first_step=first_step)
     stack.callback(writer.close)
@@ -79,10 +81,8 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
       f" {len(experiment.dataset.class_names)} classes, {experiment.total_steps:,} steps on"
       f" {mesh.size} {jax.default_backend()} device(s)"
     )
-    if config.start_from and not first_step:
-      progress.say(f"starts from the {config.start_from_checkpoint} network of {config.start_from}")
-    if first_step:
-      progress.say(f"resumed from the checkpoint of step {first_step}")
+    if whence:
+      progress.say(whence)
     eval_step = jit_eval(experiment)
     state, loop = _run(experiment, state, loop, eval_step, checkpoints, writer, progress)
     results = _final(experiment, state, loop, eval_step)
@@ -155,24 +155,37 @@ def _with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
     return workdir_lib.with_statistics_of(workdir, experiment)
   source = pathlib.Path(config.start_from)
   workdir_lib.refuse_other_network(source, config)
+  with _source_checkpoint(config):  # there is one, before anything is written
+    pass
   counts = experiment.train_counts  # this run's own: its training images may be others
   return workdir_lib.with_statistics_of(source, experiment)._replace(train_counts=counts)
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-  """The newest checkpoint, or the state before the first step."""
+def _source_checkpoint(config: ConfigDict) -> AbstractContextManager[tuple[Checkpoints, int]]:
+  """Opens the checkpoint that training starts from; the best by that run's own metric."""
+  source = pathlib.Path(config.start_from)
+  best_metric = workdir_lib.config_of(source).best_metric
+  return _existing(source, config.start_from_checkpoint, best_metric)
+
+
+def _start(
+  experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any], str]:
+  """The newest checkpoint, or the state before the first step; and which, in words."""
   step = checkpoints.latest_step()
   if step is not None:
-    return checkpoints.restore(step, _abstract_state(experiment))
+    restored = checkpoints.restore(step, _abstract_state(experiment))
+    return *restored, f"resumed from the checkpoint of step {step}"
   config, sharding = experiment.config, parallel.replicated(experiment.mesh)
   init_state = jax.jit(experiment.init_state, out_shardings=sharding)
-  if config.start_from:
-    source, which = pathlib.Path(config.start_from), config.start_from_checkpoint
-    with _existing(source, which, config.best_metric) as (others, step):
-      state = init_state(others.network(step, sharding))
-  else:
-    state = init_state()
-  return state, {"pending": {}, "seconds": 0.0}
+  loop = {"pending": {}, "seconds": 0.0}
+  if not config.start_from:
+    return init_state(), loop, ""
+  with _source_checkpoint(config) as (others, step):
+    state = init_state(others.network(step, sharding))
+  ended = workdir_lib.finished(pathlib.Path(config.start_from)) is not None
+  whence = f"starts from the network of step {step} of {config.start_from}"
+  return state, loop, whence if ended else f"{whence}, a run that has not ended"
 
 
 def _run(

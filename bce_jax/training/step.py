@@ -38,13 +38,13 @@ class Preprocess(NamedTuple):
 
   def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
     """Augments and normalises."""
-    crop_key, flip_key = jax.random.split(key)
+    crop_key, flip_key, policy_key, cutout_key = jax.random.split(key, 4)
     varied: Any = augment.random_crop(crop_key, images, padding=self.crop_padding)
     if self.flip:
       varied = augment.random_flip(flip_key, varied)
     if self.auto_augment:
-      varied = autoaugment.auto_augment(jax.random.fold_in(key, 2), varied)
-    varied = augment.cutout(jax.random.fold_in(key, 3), varied, size=self.cutout)
+      varied = autoaugment.auto_augment(policy_key, varied)
+    varied = augment.cutout(cutout_key, varied, size=self.cutout)
     return augment.normalize(varied, self.mean, self.std)
 
   def evaluate(self, images: jax.Array) -> jax.Array:
@@ -74,10 +74,10 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, arrays: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
-    augment_key, views_key = jax.random.split(jax.random.fold_in(key, state.step))
+    keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    augment_key, views_key, partner_key = keys
     batch = Batch(preprocess.train(augment_key, arrays["images"]), arrays["labels"])
     if objective.partner is not None:
-      partner_key = jax.random.fold_in(augment_key, 1)
       batch = batch._replace(
         partner_images=preprocess.train(partner_key, arrays["partner_images"]),
         partner_labels=arrays["partner_labels"],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from bce_jax import objectives
 from bce_jax.training import checkpoint, records
 from bce_jax.training import config as config_lib
 from bce_jax.training.evaluate import Figures
@@ -126,21 +127,34 @@ def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experim
   )
 
 
-# What the network of a run is made of.
-NETWORK_KEYS = ("model", "stem", "loss", "normalize_weights", "scale", "zero_init_last_norm")
-
-
 def refuse_other_network(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Refuses to start from the run in a folder with a network that is not its own.
 
   Raises:
-    ValueError: when there is no run, or naming the keys that differ.
+    ValueError: when there is no run, or naming what differs.
   """
-  before = config_of(workdir)
+  source = config_of(workdir)
+  before, now = _network(source), _network(config)
   changed = [
-    f"{key} is {before[key]!r} there and {config[key]!r} here"
-    for key in NETWORK_KEYS
-    if before[key] != config[key]
+    f"{key} is {before[key]!r} there and {now[key]!r} here"
+    for key in now
+    if before[key] != now[key]
   ]
   if changed:
     raise ValueError(f"config.start_from {workdir} has another network: {'; '.join(changed)}")
+  here, there = config.data.validation_fraction, source.data.validation_fraction
+  if here and here != there:
+    raise ValueError(
+      f"config.data.validation_fraction is {here}, but config.start_from {workdir} was trained with"
+      f" {there}, so on images that would be held out here: expected {there} or 0"
+    )
+
+
+def _network(config: ConfigDict) -> dict[str, Any]:
+  """What the network of a run is made of."""
+  normalized = objectives.parse(config.loss).normalized
+  return {
+    **{key: config[key] for key in ("model", "stem", "loss", "zero_init_last_norm")},
+    "normalize_weights": normalized or bool(config.normalize_weights),
+    "scale": config.scale if normalized else 1.0,
+  }

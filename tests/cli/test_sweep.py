@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -40,7 +43,8 @@ def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
   before = (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns
   assert sweep.main(argv) == 0  # trains nothing twice
   assert (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns == before
-  assert "nothing is trained twice" in (folder / "logs" / "digits_lt_ce.log").read_text()
+  assert "[1/2] digits_lt_ce is finished" in capfd.readouterr().err
+  assert "step 3/3" in (folder / "logs" / "digits_lt_ce.log").read_text()
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capfd):
@@ -85,6 +89,65 @@ def test_one_at_a_time_with_all_seeds():
   assert planned[0][1] == {"objective.contrast_weight": 0.0, "seed": 0}
   assert planned[-1][1] == {"objective.temperature": 2.0, "seed": 1}
   assert len(names("--config=digits", "--vary=seed=0,1", "--one-at-a-time")) == 2
+
+
+def test_the_method_comes_before_its_options_wherever_it_stands():
+  planned = names(
+    "--config=digits_lt:bce",
+    "--vary=objective.temperature=0.5,2",
+    "--vary=objective.name=tripartite",
+  )
+  assert [settings["objective.temperature"] for _, settings in planned] == [0.5, 2.0]
+  with pytest.raises(ValueError, match=r"unknown config key 'objective.temperature'"):
+    names("--config=digits_lt:bce", "--vary=objective.temperature=1", "--vary=objective.name=joint")
+
+
+def test_the_same_value_written_twice_is_one_run_and_other_values_are_others():
+  planned = names("--config=digits", "--vary=optimizer.learning_rate=0.1,0.10, 1e-1")
+  assert [settings["optimizer.learning_rate"] for _, settings in planned] == [0.1]
+  planned = names("--config=digits_lt", "--vary=objective.partner_exponent=-1, 1,1.0")
+  assert [name for name, _ in planned] == [
+    "digits_lt_objective.partner_exponent=-1",
+    "digits_lt_objective.partner_exponent=1",
+  ]
+
+
+def test_files_of_one_name_get_folders_of_their_own(tmp_path):
+  text = (sweep.train.config_path("digits")).read_text()
+  files = [tmp_path / folder / "mine.py" for folder in ("a", "b")]
+  for file in files:
+    file.parent.mkdir()
+    file.write_text(text)
+  assert [name for name, _ in names(*(f"--config={file}" for file in files))] == ["mine", "mine-2"]
+
+
+def test_long_names_are_shortened_and_stay_apart():
+  keys = ["weight_decay", "norm_weight_decay", "head_weight_decay", "bias_weight_decay", "momentum"]
+  vary = [f"--vary=optimizer.{key}=0.1,0.2" for key in keys]
+  planned = [name for name, _ in names("--config=digits", *vary)]
+  assert len(set(planned)) == 32
+  assert max(map(len, planned)) <= 160
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_sweep_and_its_run_which_go_on_later(tmp_path, how):
+  argv = ["--config=digits", "--config.steps=4000", "--config.log_every_steps=1"]
+  argv += ["--config.checkpoint_every_steps=1", "--workdir", str(tmp_path)]
+  process = subprocess.Popen(
+    [sys.executable, "-m", "bce_jax.cli.sweep", *argv], stderr=subprocess.PIPE, text=True
+  )
+  for line in process.stderr:
+    if "step    3/" in line:
+      break
+  process.send_signal(how)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert "interrupted; run the same command again to go on" in err
+  steps = [int(p.name) for p in (tmp_path / "digits" / "checkpoints").iterdir() if p.name.isdigit()]
+  assert 0 < max(steps) < 4000
+  assert not (tmp_path / "digits" / "results.json").exists()
+  with pytest.raises(subprocess.CalledProcessError):  # nobody trains on
+    subprocess.run(["pgrep", "-f", f"workdir {tmp_path}"], check=True)
 
 
 def test_several_configs_are_told_apart():

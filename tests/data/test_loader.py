@@ -407,6 +407,15 @@ def test_drawn_batches_are_a_function_of_seed_and_step(folder_source, workers):
   assert any(not np.array_equal(batch["labels"], batch["partner_labels"]) for batch in whole)
 
 
+@pytest.mark.parametrize(("exponent", "label"), [(1e4, 3), (-1e4, 0)])
+def test_an_extreme_exponent_draws_the_extreme_class(exponent, label):
+  batches = weighted(last_step=20, partner_exponent=exponent)
+  drawn = np.concatenate([indices({"images": batch["partner_images"]}) for batch in batches])
+  members = np.flatnonzero(long_tailed_source().labels == label)
+  assert set(drawn) <= set(members)
+  assert len(set(drawn)) > min(len(members), 300) * 0.8
+
+
 def test_sampling_at_exponent_0_visits_every_image_once_an_epoch():
   batches = weighted(source=array_source(20), batch_size=5, last_step=4, sampling_exponent=0.0)
   assert sorted(np.concatenate([indices(batch) for batch in batches])) == list(range(20))

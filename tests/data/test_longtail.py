@@ -46,6 +46,13 @@ def test_largest_fit_of_cifar_is_the_published_subset(official, classes, each):
     np.testing.assert_array_equal(counts, official[f"counts/cifar{classes}_if{imbalance}"])
 
 
+def test_an_imbalance_of_the_largest_class_leaves_one_image():
+  for n in range(1, 300):
+    for profile in ("exponential", "step"):
+      counts = longtail.class_counts(10, n, imbalance=n, profile=profile)
+      assert (counts[0], counts[-1]) == (n, 1)
+
+
 def test_subset_keeps_the_first_in_data_order_or_a_seeded_choice():
   labels = np.random.default_rng(0).integers(0, 4, 400)
   counts = np.array([40, 20, 10, 1])

@@ -42,6 +42,7 @@ def test_every_key_is_read(tmp_path, tiny, image_folder, method):
   tiny.data.name, tiny.data.folder = "folder", str(image_folder)
   tiny.data.imbalance = 2.0
   tiny.batch_size = 8
+  tiny.loss = "bce-nd"
   experiment.build(Recording(tiny, seen))
   assert set(config_lib.flatten(config_lib.default(method))) - seen == set()
 
@@ -136,6 +137,11 @@ def test_a_config_with_an_unknown_word_says_which_there_are():
     ("data.imbalance_seed", -1, "config.data.imbalance_seed must be"),
     ("data.cutout", -1, "config.data.cutout must be"),
     ("rebalance.class_weight_beta", 1.0, "config.rebalance.class_weight_beta must be less than 1"),
+    ("data.imbalance_profile", "step", "config.data.imbalance_profile is 'step', without effect"),
+    ("data.imbalance_seed", 3, "set config.data.imbalance too"),
+    ("start_from_checkpoint", "best", "without effect: set config.start_from too"),
+    ("batch_size", None, "config.batch_size is none: expected a value like 128"),
+    ("optimizer.learning_rate", None, "config.optimizer.learning_rate is none"),
     ("normalize_weights", False, "config.normalize_weights is false, but the loss 'bce-nu' has"),
     ("data.name", "folder", "set --config.data.folder=FOLDER"),
     ("data.folder", "x", "config.data.folder is 'x', but config.data.name is 'digits'"),
@@ -201,6 +207,11 @@ def test_the_command_line_can_change_the_method():
   cli.override(config, "objective.name", "tripartite")
   cli.override(config, "objective.temperature", "0.5")
   assert (config.objective.name, config.objective.temperature) == ("tripartite", 0.5)
+  cli.override(config, "objective.name", "tripartite")  # the same again changes nothing
+  assert config.objective.temperature == 0.5
+  other = config_lib.default()
+  cli.apply_overrides(other, [("objective.temperature", "0.5"), ("objective.name", "tripartite")])
+  assert other.objective.temperature == 0.5
   with pytest.raises(
     ValueError, match=r"objective.temperture'; did you mean 'objective.temperature"
   ):
@@ -217,6 +228,8 @@ def test_a_config_of_an_older_version_is_completed():
   ("changes", "message"),
   [
     ({"data.imbalance": 1e6}, "config.data.imbalance: imbalance 1000000.0 leaves a class"),
+    ({"data.cutout": 8}, "config.data.cutout 8 is too much for images of 8×8 pixels"),
+    ({"epochs": 1e300, "steps": None}, "steps: expected fewer than 2147483648"),
     ({"data.auto_augment": True}, "config.data.auto_augment is made for colour images, got 1"),
     ({"batch_size": 2000}, "config.batch_size 2000 is more than the 1437 training images"),
     ({"batch_size": 12}, "config.batch_size is 12, which 8 devices can't split; 8 or 16 fits"),

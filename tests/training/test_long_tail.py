@@ -183,6 +183,45 @@ def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(tripartite, s
   assert not (tmp_path / "new").exists()
 
 
+def test_nothing_is_written_before_the_source_was_opened(tripartite, stage1, tmp_path):
+  config = second(tripartite, stage1)
+  config.start_from_checkpoint = "best"
+  folder = tmp_path / "mine"
+  folder.mkdir()
+  (folder / "notes.txt").write_text("mine")
+  with pytest.raises(ValueError, match="has no best checkpoint"):
+    loop.train(experiment.build(config), folder)
+  assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_the_best_checkpoint_is_that_of_the_source(tripartite, tmp_path, capfd):
+  tripartite.data.validation_fraction = 0.1
+  tripartite.best_metric = "sample_wise_accuracy"
+  tripartite.eval_every_epochs = 1.0
+  loop.train(experiment.build(tripartite), tmp_path / "first")
+  (tmp_path / "first" / "results.json").unlink()
+  config = second(tripartite, tmp_path / "first")
+  config.start_from_checkpoint, config.best_metric = "best", "uniform_accuracy"
+  config.steps = 1
+  capfd.readouterr()
+  loop.train(experiment.build(config), tmp_path / "second")
+  err = capfd.readouterr().err
+  lines = [line for line in records(tmp_path / "first") if line["split"] == "validation"]
+  best = max(lines, key=lambda line: (line["sample_wise_accuracy"], line["step"]))["step"]
+  assert f"starts from the network of step {best} of {tmp_path}/first, a run that has not" in err
+  config.data.validation_fraction = 0.2
+  with pytest.raises(
+    ValueError, match=r"was trained with 0.1, so on images that would be held out"
+  ):
+    loop.train(experiment.build(config), tmp_path / "third")
+
+
+def test_a_scale_without_effect_is_no_other_network(tripartite, stage1, tmp_path):
+  config = second(tripartite, stage1)
+  config.scale, config.steps = 5.0, 1
+  loop.train(experiment.build(config), tmp_path / "second")
+
+
 def test_any_method_can_start_from_a_run(tripartite, stage1, tmp_path):
   config = tripartite.copy_and_resolve_references()
   config.start_from = str(stage1)
@@ -309,9 +348,17 @@ def test_other_images_are_judged_by_the_counts_of_the_run(tiny, tmp_path, image_
   tiny.batch_size = 8
   tiny.steps = 1
   loop.train(experiment.build(tiny), tmp_path / "run")
-  tiny.data.imbalance = None
-  parts = workdir.with_statistics_of(tmp_path / "run", experiment.build(tiny))
+  other = tmp_path / "other"
+  shutil.copytree(image_folder, other)
+  for path in other.glob("train/*/*"):
+    if path.stem > "01":
+      path.unlink()
+  tiny.data.folder = str(other)  # 2 images of a class: neither a batch nor an imbalance of 4
+  parts = experiment.build(tiny, judging=True)
+  assert parts.train_counts.tolist() == [2, 2, 2]
+  parts = workdir.with_statistics_of(tmp_path / "run", parts)
   assert parts.train_counts.tolist() == [12, 6, 3]
+  assert loop.evaluate_only(parts, tmp_path / "run")["images"] == 12
 
 
 FOURTH = '''
