@@ -260,15 +260,8 @@ def say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The console script: errors of the user's making become one line and exit code 2."""
-  try:
-    return run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError) as error:
-    print(f"bce-sweep: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("bce-sweep: interrupted; run the same command again to go on", file=sys.stderr)
-    return 130
+  """The console script."""
+  return train.console("bce-sweep", run, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import importlib.util
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -238,16 +238,21 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """The console script: errors of the user's making become one line and exit code 2."""
+def console(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+  """Runs a console script: errors of the user's making become one line and exit code 2."""
   try:
     return run(sys.argv[1:] if argv is None else argv)
   except (ValueError, OSError) as error:
-    print(f"bce-train: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print("bce-train: interrupted; run the same command again to go on", file=sys.stderr)
+    print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
     return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The console script."""
+  return console("bce-train", run, argv)
 
 
 if __name__ == "__main__":
