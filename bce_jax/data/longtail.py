@@ -83,7 +83,7 @@ def largest_fit(
     ValueError: as `class_counts`.
 
   >>> largest_fit(np.array([100, 30, 10]), imbalance=10).tolist()
-  [97, 30, 9]
+  [98, 30, 9]
   """
   largest = int(available[0])
   while True:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from bce_jax.data import loader
+from bce_jax.data import loader, sources
 from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, step
 from bce_jax.training import config as config_lib
 
@@ -24,8 +24,14 @@ def mesh_of(devices):
   )
 
 
-def states_after(config, devices, steps):
+def states_after(config, devices, steps, *, noise=False):
   parts = experiment.build(config)._replace(mesh=mesh_of(devices))
+  if noise:
+    train = parts.dataset.train
+    shape = (len(train), *train.image_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    train = sources.ArraySource(images, train.labels)
+    parts = parts._replace(dataset=parts.dataset._replace(train=train))
   train_step = step.jit_train_step(
     step.make_train_step(
       parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
@@ -63,12 +69,14 @@ def test_eight_devices_train_like_one(tiny, method, loss, changes):
     tiny.data.imbalance = 20.0  # 14 steps an epoch would be too many to wait for L_ss: 2
     tiny.batch_size = 160
   set_keys(tiny, changes)
-  _, one, losses_one = states_after(tiny, 1, 3)
-  _, eight, losses_eight = states_after(tiny, 8, 3)
+  # On noise: the digits' flat backgrounds put thousands of equal values on the kink of a ReLU at
+  # once, and rounding decides to which side they fall.
+  _, one, losses_one = states_after(tiny, 1, 3, noise=True)
+  _, eight, losses_eight = states_after(tiny, 8, 3, noise=True)
   np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
     a, b = np.asarray(a), np.asarray(b)
-    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * max(np.abs(a).max(), 1e-3))
+    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * max(np.abs(a).max(), 1e-3))
 
 
 @pytest.mark.parametrize("loss", ["bce-u", "bce-d", "bce-nd", "soft-u", "soft-nu", "soft-nd"])
