@@ -169,7 +169,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
       pool.shutdown(wait=False, cancel_futures=True)
       for process in tuple(running):
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # not SIGINT, which a background job's children may ignore
       raise
   done = [plan for plan, code in zip(planned, codes, strict=True) if code == 0]
   if done:
@@ -203,7 +203,7 @@ def _train(
   say(f"{prefix}{plan.name}")
   with (
     open(log_path, "a") as log,
-    # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
+    # In a session of its own: Ctrl-C reaches this process alone, which ends its runs.
     subprocess.Popen(
       command,
       stdout=subprocess.PIPE,

@@ -134,7 +134,11 @@ def test_a_signal_ends_the_sweep_and_its_run_which_go_on_later(tmp_path, how):
   argv = ["--config=digits", "--config.steps=4000", "--config.log_every_steps=1"]
   argv += ["--config.checkpoint_every_steps=1", "--workdir", str(tmp_path)]
   process = subprocess.Popen(
-    [sys.executable, "-m", "bce_jax.cli.sweep", *argv], stderr=subprocess.PIPE, text=True
+    [sys.executable, "-m", "bce_jax.cli.sweep", *argv],
+    stderr=subprocess.PIPE,
+    text=True,
+    # The tests may run in the background, where a shell has SIGINT ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   for line in process.stderr:
     if "step    3/" in line:
