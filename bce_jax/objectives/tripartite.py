@@ -224,7 +224,7 @@ def tripartite(
       "positive_cosine": positive,
       "negative_cosine": negative,
     }
-    return total, jax.lax.stop_gradient(newest), logs
+    return total, newest, logs
 
   return Objective(
     views=views,
