@@ -1,6 +1,6 @@
 """Stage 2 of BCE3S: the classifier alone is trained on, balanced over the classes.
 
-The network of a finished stage-1 run (`config.start_from`) keeps its backbone; the classifier's
+The network of a stage-1 run (`config.start_from`) keeps its backbone; the classifier's
 weights and bias go on with BCE weighed by the effective number of samples of each class, and after
 every epoch rows longer than a limit, computed once from stage 1, are cut to it (MaxNorm).
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from bce_jax import losses
 from bce_jax.objectives import rebalance as rebalance_lib
 from bce_jax.objectives.joint import check as check_joint
-from bce_jax.objectives.joint import joint
+from bce_jax.objectives.joint import from_config as joint_from_config
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 
@@ -58,13 +58,7 @@ def create(config: Any, problem: Problem) -> Objective:
   offsets = rebalance_lib.from_config(config, problem.train_counts).offsets
   weights = losses.class_weights(problem.train_counts, beta=config.objective.beta)
   return balanced(
-    joint(
-      config.loss,
-      margin=config.margin,
-      negative_weight=config.negative_weight,
-      smoothing=config.smoothing,
-      rebalance=Rebalance(offsets, weights),
-    ),
+    joint_from_config(config, Rebalance(offsets, weights)),
     len(problem.train_counts),
     steps_per_epoch=problem.steps_per_epoch,
     class_share=config.objective.class_share,

@@ -73,12 +73,17 @@ def check(config: Any) -> None:
 
 def create(config: Any, problem: Problem) -> Objective:
   """Returns the method with the options of a config."""
+  return from_config(config, rebalance_lib.from_config(config, problem.train_counts))
+
+
+def from_config(config: Any, rebalance: Rebalance) -> Objective:
+  """Returns `joint` with the loss of a config, and weights and offsets of the caller's."""
   return joint(
     config.loss,
     margin=config.margin,
     negative_weight=config.negative_weight,
     smoothing=config.smoothing,
-    rebalance=rebalance_lib.from_config(config, problem.train_counts),
+    rebalance=rebalance,
   )
 
 

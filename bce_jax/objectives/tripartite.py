@@ -263,7 +263,7 @@ def _mean_cosines(
 
   Classes that the memory does not hold yet are left out.
   """
-  cosines = jax.lax.stop_gradient(losses.cosine(projections, remembered))
+  cosines = losses.cosine(projections, remembered)
   held = jnp.any(remembered != 0, -1)
 
   def mean(weights: jax.Array) -> jax.Array:

@@ -216,10 +216,11 @@ def check(config: ConfigDict) -> None:
   flat = flatten(config)
   method = objectives.module(_method_name(config))
   refuse_unknown_keys(flat, config)
-  missing = set(flatten(default(_method_name(config)))) - set(flat)
+  defaults = flatten(default(_method_name(config)))
+  missing = set(defaults) - set(flat)
   if missing:
     raise ValueError(f"config lacks the key {min(missing)!r}")
-  for key, usual in flatten(default(_method_name(config))).items():
+  for key, usual in defaults.items():
     if flat[key] is None and usual is not None:
       raise ValueError(f"config.{key} is none: expected a value like {usual!r}")
 
