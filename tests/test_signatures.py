@@ -37,6 +37,19 @@ CALLS = {
     ((LOGITS, LABELS, jnp.arange(1, 6)), {}),
     ((LOGITS, TARGETS, jnp.arange(1, 6)), {}),
   ],
+  "linear_bce": [
+    ((PAIR, jnp.ones((5, 3)), jnp.zeros(2, jnp.int32)), {"bias": jnp.zeros(5), "chunk_size": 2}),
+    (
+      (PAIR, jnp.ones((5, 3), jnp.bfloat16), jnp.zeros((2, 5))),
+      {"bias": 0.5, "class_mask": jnp.ones((2, 5), bool), "normalize": "weights"},
+    ),
+  ],
+  "linear_bce_mean": [
+    (
+      (PAIR, jnp.ones((5, 3)), jnp.zeros(2, jnp.int32)),
+      {"example_weights": jnp.ones(2), "class_mask": jnp.ones(5, bool), "normalize": True},
+    ),
+  ],
   "sample_classes": [((jax.random.key(0), LABELS, 5), {"share": 0.5})],
   "contrast": [
     ((FEATURES, WEIGHTS, LABELS), {"temperature": 0.5}),

@@ -156,9 +156,17 @@ def run(argv: Sequence[str]) -> int:
   if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs end too
   planned = plans(args.config, _varied(args.vary), overrides, one_at_a_time=args.one_at_a_time)
+  from bce_jax.training import workdir as workdir_lib  # here: it imports JAX
+
   (workdir / "logs").mkdir(parents=True, exist_ok=True)
-  say(f"{len(planned)} run(s) into {workdir}")
-  with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+  with workdir_lib.locked(workdir):
+    say(f"{len(planned)} run(s) into {workdir}")
+    return _run_all(planned, workdir, args.jobs)
+
+
+def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) -> int:
+  """Trains what is not finished and compares what is; returns the exit code."""
+  with concurrent.futures.ThreadPoolExecutor(jobs_at_once) as pool:
     running: set[subprocess.Popen[str]] = set()
     jobs = [
       pool.submit(_train, plan, workdir, f"[{k}/{len(planned)}] ", running)

@@ -6,7 +6,9 @@
 
 --config takes a file with get_config(), or the name of a config that comes with the package (the
 default is digits); behind a colon, an argument for get_config. Run again on the same folder it goes
-on from the newest checkpoint. Exit codes: 0 done, 1 training failed, 2 something given is wrong.
+on from the newest checkpoint. On several hosts each starts this program, with --distributed or the
+three options below it, and the same folder. Exit codes: 0 done, 1 training failed, 2 something
+given is wrong, 143 ended by SIGTERM, with a checkpoint saved.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -159,6 +162,14 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     choices=("latest", "best"),
     help="which one --evaluate-only judges: latest (the default) or best on the validation split",
   )
+  parser.add_argument(
+    "--distributed",
+    action="store_true",
+    help="one of several processes; the others are found as Cloud TPU, GKE or SLURM tell",
+  )
+  parser.add_argument("--coordinator", metavar="HOST:PORT", help="the same, told: of process 0")
+  parser.add_argument("--num-processes", metavar="N", type=int, help="… how many there are")
+  parser.add_argument("--process-id", metavar="I", type=int, help="… which one this is, from 0")
   parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
   rest, overrides = split_overrides(argv)
   return parser.parse_args(rest), overrides
@@ -175,6 +186,9 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError("--workdir and --config can't be empty (an unset variable?)")
   if args.checkpoint and not args.evaluate_only:
     raise ValueError("--checkpoint goes with --evaluate-only")
+  told = (args.coordinator, args.num_processes, args.process_id)
+  if any(x is not None for x in told):
+    _check_processes(*told)
   workdir = pathlib.Path(args.workdir)
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir {workdir} is a file: expected a folder")
@@ -184,20 +198,24 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError(f"--workdir {workdir} is not a run folder: it has no config.json")
 
   # Here, since `--help` and a mistyped option need not wait for them.
+  import jax
   from tqdm import tqdm
 
+  from bce_jax.training import checkpoint, distributed, evaluate, experiment, loop
   from bce_jax.training import config as config_lib
-  from bce_jax.training import evaluate, experiment, loop
   from bce_jax.training import workdir as workdir_lib
+  from bce_jax.training.preemption import PreemptedError
 
   _cache_compilations()
+  if args.distributed or args.coordinator:
+    distributed.start(*told)
   if args.evaluate_only and args.config is None:
     config = workdir_lib.config_of(workdir)
   else:
     config = load_config(args.config or "digits")
   apply_overrides(config, overrides)
   config_lib.check(config)
-  keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else ()
+  keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else workdir_lib.RESUMING_KEYS
   workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
   if not args.evaluate_only:
     results = workdir_lib.finished(workdir)
@@ -214,17 +232,50 @@ def run(argv: Sequence[str]) -> int:
     if args.evaluate_only:
       which = args.checkpoint or "latest"
       figures = loop.evaluate_only(parts, workdir, which=which)
+      if jax.process_index():
+        return 0
       print(f"{workdir}, {which} checkpoint, step {figures['step']}")
       print(evaluate.table("test", figures))
       return 0
     results = loop.train(parts, workdir)
+  except PreemptedError as error:
+    print(f"bce-train: {error}; run the same command again to go on", file=sys.stderr)
+    return 143
+  except (jax.errors.JaxRuntimeError, checkpoint.SaveError, ValueError) as error:
+    if distributed.lost_another(error):
+      reason = " ".join(str(error).split())[:200]
+      print(
+        f"bce-train: process {jax.process_index()} of {jax.process_count()} can't reach another,"
+        f" which may be lost ({reason}); start all of them again: they go on from the newest"
+        " checkpoint",
+        file=sys.stderr,
+      )
+      return 1
+    if not isinstance(error, checkpoint.SaveError):
+      raise
+    print(f"bce-train: {error}", file=sys.stderr)
+    return 1
   except evaluate.NonFiniteError as error:
     print(f"bce-train: {error}", file=sys.stderr)
     return 1
+  if jax.process_index():
+    return 0  # the first process tells
   print(evaluate.table("test", results))
   seconds, rate = results["seconds"], results["images_per_second"]
   print(f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}")
   return 0
+
+
+def _check_processes(coordinator: str | None, count: int | None, number: int | None) -> None:
+  if coordinator is None or count is None or number is None:
+    raise ValueError("--coordinator, --num-processes and --process-id go together")
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdigit():
+    raise ValueError(f"--coordinator {coordinator}: expected HOST:PORT")
+  if count < 1 or not 0 <= number < count:
+    raise ValueError(
+      f"--num-processes {count} --process-id {number}: expected 0 ≤ process id < processes"
+    )
 
 
 def _cache_compilations() -> None:
@@ -252,7 +303,24 @@ def console(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return console("bce-train", run, argv)
+  try:
+    code = console("bce-train", run, argv)
+  except Exception:
+    if not _one_of_several():
+      raise
+    traceback.print_exc()
+    code = 1
+  if code and _one_of_several():
+    from bce_jax.training import distributed
+
+    distributed.leave(code)
+  return code
+
+
+def _one_of_several() -> bool:
+  """Whether this process has joined others; without importing JAX to find out."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 if __name__ == "__main__":

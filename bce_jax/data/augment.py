@@ -1,7 +1,8 @@
 """What is done to a batch of images on the device: crop, flip, cut, mix, normalise.
 
 Pure functions for the caller to jit, over a batch on one device or split along a mesh axis: how
-image i is varied depends on the key and i alone, so it comes out the same on any number of devices.
+image i is varied depends on the key and i alone, so it comes out the same on any number of devices,
+and in a part of the batch, where `rows` says which images they are.
 """
 
 import jax
@@ -13,6 +14,7 @@ from bce_jax import checks
 
 AnyArray = Array | np.ndarray
 KeyLike = Key[Array, ""] | UInt32[Array, "2"]
+Rows = Int32[AnyArray, "b"] | None
 
 
 def normalize(
@@ -37,7 +39,7 @@ def normalize(
 
 
 def random_crop(
-  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, padding: int
+  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, padding: int, rows: Rows = None
 ) -> Shaped[AnyArray, "b h w c"]:
   """Moves each image by up to `padding` pixels up or down, and left or right.
 
@@ -48,6 +50,7 @@ def random_crop(
     key: of the step.
     images: [B, H, W, C], of any dtype.
     padding: width of the border in pixels, ≥ 0; 0 leaves the images as they are.
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     [B, H, W, C], of the same dtype.
@@ -66,25 +69,28 @@ def random_crop(
     top, left = jax.random.randint(image_key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(image, (top, left, 0), images.shape[1:])
 
-  return jax.vmap(cut)(image_keys(key, jnp.arange(len(images))), padded)
+  return jax.vmap(cut)(image_keys(key, _numbers(rows, len(images))), padded)
 
 
-def random_flip(key: KeyLike, images: Shaped[AnyArray, "b h w c"]) -> Shaped[AnyArray, "b h w c"]:
+def random_flip(
+  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, rows: Rows = None
+) -> Shaped[AnyArray, "b h w c"]:
   """Mirrors each image left to right, with probability 1/2.
 
   Args:
     key: of the step.
     images: [B, H, W, C], of any dtype.
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     [B, H, W, C], of the same dtype.
   """
-  flip = jax.vmap(jax.random.bernoulli)(image_keys(key, jnp.arange(len(images))))
+  flip = jax.vmap(jax.random.bernoulli)(image_keys(key, _numbers(rows, len(images))))
   return jnp.where(flip.reshape(-1, 1, 1, 1), images[:, :, ::-1], images)
 
 
 def cutout(
-  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, size: int
+  key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, size: int, rows: Rows = None
 ) -> Shaped[AnyArray, "b h w c"]:
   """Covers one square of each image with zeros: black, in images not yet normalised.
 
@@ -95,6 +101,7 @@ def cutout(
     key: of the step.
     images: [B, H, W, C], of any dtype.
     size: side of the square in pixels, ≥ 0; 0 leaves the images as they are.
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     [B, H, W, C], of the same dtype.
@@ -107,7 +114,8 @@ def cutout(
   if size == 0:
     return images
   sides = jnp.full((len(images), 2), size, jnp.int32)
-  covered = _boxes(key, sides, *images.shape[1:3])[..., None]
+  keys = image_keys(key, _numbers(rows, len(images)))
+  covered = _boxes(keys, sides, *images.shape[1:3])[..., None]
   return jnp.where(covered, jnp.zeros((), images.dtype), images)
 
 
@@ -148,6 +156,8 @@ def cutmix(
   images: Shaped[AnyArray, "b h w c"],
   partners: Shaped[AnyArray, "b h w c"],
   share: float | Float[AnyArray, "*b"],
+  *,
+  rows: Rows = None,
 ) -> tuple[Shaped[Array, "b h w c"], Float32[Array, "b"]]:
   """Pastes a box of its partner into each image, at the place where the partner has it.
 
@@ -161,6 +171,7 @@ def cutmix(
     images: [B, H, W, C], of any dtype.
     partners: [B, H, W, C] of the same dtype, such as the images in another order.
     share: of the image, before clipping, in [0, 1]: one for all, or one for each image, [B].
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     (images: [B, H, W, C], of the same dtype;
@@ -174,19 +185,24 @@ def cutmix(
   height, width = images.shape[1:3]
   part = _shares(share, len(images), np.float32)
   lengths = jnp.sqrt(1 - part)[:, None] * np.array([height, width], np.float32)
-  pasted = _boxes(key, jnp.floor(lengths).astype(jnp.int32), height, width)
+  keys = image_keys(key, _numbers(rows, len(images)))
+  pasted = _boxes(keys, jnp.floor(lengths).astype(jnp.int32), height, width)
   kept = height * width - jnp.sum(pasted, axis=(1, 2), dtype=jnp.int32)
   mixed = jnp.where(pasted[..., None], partners, images)
   return mixed, kept.astype(jnp.float32) / np.float32(height * width)
 
 
-def image_keys(key: KeyLike, rows: Int32[Array, "b"]) -> Shaped[Array, "b ..."]:
+def image_keys(key: KeyLike, rows: Int32[AnyArray, "b"]) -> Shaped[Array, "b ..."]:
   """Returns a key for each image: of the step's key and the image's number alone."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
+def _numbers(rows: Rows, count: int) -> Int32[AnyArray, "b"]:
+  return jnp.arange(count) if rows is None else rows
+
+
 def _boxes(
-  key: KeyLike, sides: Int32[Array, "b 2"], height: int, width: int
+  keys: Shaped[Array, "b ..."], sides: Int32[Array, "b 2"], height: int, width: int
 ) -> Bool[Array, "b h w"]:
   """Which pixels lie in a box of the given sides, its centre uniform over the pixels."""
 
@@ -197,7 +213,7 @@ def _boxes(
     columns = (x >= start[1]) & (x < start[1] + side[1])
     return rows[:, None] & columns
 
-  return jax.vmap(reach)(image_keys(key, jnp.arange(len(sides))), sides)
+  return jax.vmap(reach)(keys, sides)
 
 
 def _check_partners(images: Shaped[AnyArray, "..."], partners: Shaped[AnyArray, "..."]) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from bce_jax.data.augment import AnyArray, KeyLike, image_keys
+from bce_jax.data.augment import AnyArray, KeyLike, Rows, image_keys
 from bce_jax.names import nearest
 
 FILL = 128  # what comes into view from beyond the border is grey
@@ -103,7 +103,9 @@ class _Parameters(NamedTuple):
   factor: Float32[AnyArray, "n"]
 
 
-def auto_augment(key: KeyLike, images: UInt8[AnyArray, "b h w c"]) -> UInt8[Array, "b h w c"]:
+def auto_augment(
+  key: KeyLike, images: UInt8[AnyArray, "b h w c"], *, rows: Rows = None
+) -> UInt8[Array, "b h w c"]:
   """Varies each image by one of AutoAugment's 25 sub-policies for CIFAR-10, each as likely.
 
   Each of its two operations is applied with its own probability, its magnitude positive or negative
@@ -118,6 +120,7 @@ def auto_augment(key: KeyLike, images: UInt8[AnyArray, "b h w c"]) -> UInt8[Arra
   Args:
     key: of the step.
     images: uint8 [B, H, W, 3], not yet normalised, of up to four million pixels each.
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     uint8 [B, H, W, 3].
@@ -126,7 +129,7 @@ def auto_augment(key: KeyLike, images: UInt8[AnyArray, "b h w c"]) -> UInt8[Arra
     ValueError: for images that are not uint8, or not of three channels.
   """
   parameters = _parameters(VARIANTS, *_size(images))
-  numbers = draw(key, len(images))
+  numbers = draw(key, len(images), rows=rows)
 
   # A loop, so that the images are written out between the two: else XLA on CPU puts the end of the
   # first into the gather of the second, pixel by pixel, and takes a quarter longer.
@@ -138,12 +141,13 @@ def auto_augment(key: KeyLike, images: UInt8[AnyArray, "b h w c"]) -> UInt8[Arra
   return jnp.moveaxis(planes, 1, 3)
 
 
-def draw(key: KeyLike, count: int) -> Int32[Array, "b 2"]:
+def draw(key: KeyLike, count: int, *, rows: Rows = None) -> Int32[Array, "b 2"]:
   """Returns the two operations that `auto_augment` puts each image through.
 
   Args:
     key: of the step.
     count: B, the number of images.
+    rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
     int32 [B, 2], numbers in VARIANTS; 0 for an operation that is not applied.
@@ -156,7 +160,7 @@ def draw(key: KeyLike, count: int) -> Int32[Array, "b 2"]:
     signs = (uniform[3:] < 0.5).astype(jnp.int32)
     return jnp.where(applied, jnp.asarray(_NUMBERS)[sub_policy, jnp.arange(2), signs], 0)
 
-  return jax.vmap(one)(image_keys(key, jnp.arange(count)))
+  return jax.vmap(one)(image_keys(key, jnp.arange(count) if rows is None else rows))
 
 
 def apply(

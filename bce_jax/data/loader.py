@@ -1,7 +1,8 @@
 """Batches of a `Source`, read ahead by Grain.
 
 What a step trains on is a function of (seed, step) alone: a run resumed at step k sees the batches
-that an uninterrupted run would have seen, with any number of worker processes.
+that an uninterrupted run would have seen, with any number of worker processes, and on any number of
+hosts, each of which reads its own rows of every batch.
 """
 
 import functools
@@ -82,6 +83,7 @@ def train_batches(
   last_step: int,
   sampling_exponent: float = 0.0,
   partner_exponent: float | None = None,
+  rows: np.ndarray | None = None,
   workers: int = 0,
   prefetch: int = 2,
 ) -> Iterator[Batch]:
@@ -96,6 +98,7 @@ def train_batches(
     sampling_exponent: q of class-weighted sampling, 0 visits every image once an epoch; else
       images are drawn with replacement, a class of n of them as likely as n^(1−q).
     partner_exponent: q of a second batch for each step, drawn like that; None for none.
+    rows: which images of each batch to read, where several processes share it; None for all.
     workers: processes that decode; 0 decodes in threads of this one. An `ArraySource` has nothing
       to decode, and starts none.
     prefetch: batches read ahead, by each worker if there are any; 0 reads a batch when asked for.
@@ -116,18 +119,26 @@ def train_batches(
   if seed < 0:
     raise ValueError(f"seed is {seed}; expected 0 or more")
   steps = range(first_step, last_step)
-  batches = _TrainBatches(source, seed, batch_size, steps, sampling_exponent, partner_exponent)
+  batches = _TrainBatches(
+    source, seed, batch_size, steps, sampling_exponent, partner_exponent, rows
+  )
   return _read(batches, workers, prefetch)
 
 
 def evaluation_batches(
-  source: sources.Source, *, batch_size: int, workers: int = 0, prefetch: int = 2
+  source: sources.Source,
+  *,
+  batch_size: int,
+  rows: np.ndarray | None = None,
+  workers: int = 0,
+  prefetch: int = 2,
 ) -> Iterator[Batch]:
   """Yields every image once, in order; copies of image 0 fill up the last batch.
 
   Args:
     source: the images, 1 or more.
     batch_size: images a batch, ≥ 1; it may exceed len(source).
+    rows: as in `train_batches`.
     workers: as in `train_batches`.
     prefetch: as in `train_batches`.
 
@@ -141,7 +152,7 @@ def evaluation_batches(
   """
   if batch_size < 1 or not len(source):
     raise ValueError(f"batch_size is {batch_size} with {len(source)} images; expected 1 or more")
-  return _read(_EvaluationBatches(source, batch_size), workers, prefetch)
+  return _read(_EvaluationBatches(source, batch_size, rows), workers, prefetch)
 
 
 def _check_batch_size(batch_size: int, n: int) -> None:
@@ -175,8 +186,10 @@ class _TrainBatches:
     steps: range,
     sampling_exponent: float,
     partner_exponent: float | None,
+    rows: np.ndarray | None,
   ):
     self.source = source
+    self._rows = slice(None) if rows is None else rows
     self._seed = seed
     self._batch_size = batch_size
     self._steps = steps
@@ -195,9 +208,10 @@ class _TrainBatches:
       indices = batch_indices(step, seed=seed, n=len(self.source), batch_size=size)
     else:
       indices = _draw(self._sampling, (seed, step, 1), size)
+    indices = indices[self._rows]
     batch = {"images": self.source.images(indices), "labels": self.source.labels[indices]}
     if self._partner is not None:
-      partners = _draw(self._partner, (seed, step, 2), size)
+      partners = _draw(self._partner, (seed, step, 2), size)[self._rows]
       batch["partner_images"] = self.source.images(partners)
       batch["partner_labels"] = self.source.labels[partners]
     return batch
@@ -206,15 +220,16 @@ class _TrainBatches:
 class _EvaluationBatches:
   """Random access for Grain: element k is the batch that starts at image k · batch_size."""
 
-  def __init__(self, source: sources.Source, batch_size: int):
+  def __init__(self, source: sources.Source, batch_size: int, rows: np.ndarray | None):
     self.source = source
     self._batch_size = batch_size
+    self._rows = slice(None) if rows is None else rows
 
   def __len__(self) -> int:
     return -(-len(self.source) // self._batch_size)
 
   def __getitem__(self, k: int) -> Batch:
-    indices = np.arange(k * self._batch_size, (k + 1) * self._batch_size)
+    indices = np.arange(k * self._batch_size, (k + 1) * self._batch_size)[self._rows]
     where = indices < len(self.source)
     images = self.source.images(indices[where])
     if not where.all():

@@ -2,6 +2,7 @@
 
 from bce_jax.losses.bce import bce, cosine, naive, softmax_cross_entropy, unit
 from bce_jax.losses.bias import bias_init, converged_bias, prior_bias
+from bce_jax.losses.linear import linear_bce, linear_bce_mean
 from bce_jax.losses.longtail import (
   balanced_softmax,
   class_weights,
@@ -23,6 +24,8 @@ __all__ = [
   "contrast",
   "converged_bias",
   "cosine",
+  "linear_bce",
+  "linear_bce_mean",
   "logit_adjustment",
   "max_norm",
   "max_norm_limit",

@@ -104,6 +104,30 @@ def _hinge_or_softplus(penalty, z: jax.Array, targets: jax.Array, negative_weigh
   return targets * penalty(-z) + negative_weight * (1.0 - targets) * penalty(z)
 
 
+def class_losses(
+  z: jax.Array,
+  targets: jax.Array,
+  negative_weight: jax.Array,
+  epsilon: jax.Array | None,
+  num_kept: jax.Array | float,
+) -> jax.Array:
+  """The term of every class in `bce`, from decision scores: [..., N].
+
+  Args:
+    z: decision scores, [..., N].
+    targets: [..., N], bool or floating.
+    negative_weight: λ.
+    epsilon: ε of the smoothing, None for none.
+    num_kept: the number of classes that count, [] or [..., 1]; smoothing needs it.
+  """
+  plain = _hinge_or_softplus(jax.nn.softplus, z, targets, negative_weight)
+  if epsilon is None:
+    return plain
+  n = jnp.maximum(jnp.asarray(num_kept, z.dtype), 1.0)
+  uniform = (jax.nn.softplus(-z) + (n - 1.0) * jax.nn.softplus(z)) / n
+  return (1.0 - epsilon) * plain + epsilon * uniform
+
+
 def bce(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
@@ -155,13 +179,10 @@ def bce(
   terms = _terms(logits, labels, bias=bias, scale=scale, margin=margin, class_mask=class_mask)
   z = terms.zero_removed(terms.metrics - terms.bias)
   weight = checks.scalar("negative_weight", negative_weight, z.dtype, low=0.0)
-  plain = _hinge_or_softplus(jax.nn.softplus, z, terms.targets, weight)
-  losses = plain
-  if not _is_zero(smoothing):
+  epsilon = None
+  if not is_zero(smoothing):
     epsilon = checks.scalar("smoothing", smoothing, z.dtype, low=0.0, high=1.0)
-    n = jnp.maximum(jnp.asarray(terms.num_kept, z.dtype), 1.0)
-    uniform = (jax.nn.softplus(-z) + (n - 1.0) * jax.nn.softplus(z)) / n
-    losses = (1.0 - epsilon) * plain + epsilon * uniform
+  losses = class_losses(z, terms.targets, weight, epsilon, terms.num_kept)
   return terms.finish(jnp.sum(terms.zero_removed(losses), -1))
 
 
@@ -222,7 +243,7 @@ def softmax_cross_entropy(
   targets = terms.targets
   plain = jnp.where(targets, minus_log_p, 0.0) if targets.dtype == bool else targets * minus_log_p
   losses = plain
-  if not _is_zero(smoothing):
+  if not is_zero(smoothing):
     epsilon = checks.scalar("smoothing", smoothing, z.dtype, low=0.0, high=1.0)
     n = jnp.maximum(jnp.asarray(terms.num_kept, z.dtype), 1.0)
     losses = (1.0 - epsilon) * plain + epsilon * minus_log_p / n
@@ -324,7 +345,7 @@ def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
   return v * jax.lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))
 
 
-def _is_zero(x: Any) -> bool:
+def is_zero(x: Any) -> bool:
   """Whether an option is known to be 0, so that its terms need not be formed."""
   value = checks.known(x)
   return value is not None and value.ndim == 0 and value == 0

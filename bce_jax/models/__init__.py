@@ -1,5 +1,6 @@
 """Networks in flax.linen: backbones give features, the head turns them into scores."""
 
+from bce_jax.models.chunked import ChunkedBCE
 from bce_jax.models.classifier import Classifier, Outputs
 from bce_jax.models.head import BIAS_INITS, WEIGHT_INITS, Head, Scores
 from bce_jax.models.projector import Projector
@@ -8,6 +9,7 @@ from bce_jax.models.resnet import create, names
 __all__ = [
   "BIAS_INITS",
   "WEIGHT_INITS",
+  "ChunkedBCE",
   "Classifier",
   "Head",
   "Outputs",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from bce_jax.models.norm import GhostBatchNorm
 from bce_jax.names import nearest
 
 _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -71,6 +72,8 @@ class Block(nn.Module):
       the ReLU of its shortcut.
     dtype: dtype of the computation; the inputs are expected in it.
     param_dtype: dtype of the parameters.
+    batch_norm_group: see `create`.
+    axis_name: see `create`.
   """
 
   width: int
@@ -79,6 +82,8 @@ class Block(nn.Module):
   zero_init_last_norm: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  batch_norm_group: int | None = None
+  axis_name: str | None = None
 
   expansion: ClassVar[int] = 1
 
@@ -181,6 +186,8 @@ class ResNet(nn.Module):
     zero_init_last_norm: whether the scale of each block's last norm starts at zero.
     dtype: dtype of the computation; the features are float32 at least.
     param_dtype: dtype of the parameters; batch statistics are float32 always.
+    batch_norm_group: see `create`.
+    axis_name: see `create`.
 
   Example:
     >>> import jax
@@ -203,6 +210,8 @@ class ResNet(nn.Module):
   zero_init_last_norm: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  batch_norm_group: int | None = None
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(
@@ -236,6 +245,8 @@ class ResNet(nn.Module):
           zero_init_last_norm=self.zero_init_last_norm,
           dtype=self.dtype,
           param_dtype=self.param_dtype,
+          batch_norm_group=self.batch_norm_group,
+          axis_name=self.axis_name,
           name=f"stage{stage}_block{index}",
         )(outputs, train=train)
       intermediates[f"stage{stage}"] = outputs
@@ -262,7 +273,7 @@ def _padding(size: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _layers(
   module: Block | ResNet, *, train: bool
-) -> tuple[Callable[..., nn.Conv], Callable[..., nn.BatchNorm]]:
+) -> tuple[Callable[..., nn.Conv], Callable[..., nn.Module]]:
   """The convolution and the norm of the family, in the dtypes of `module`."""
 
   def conv(features: int, size: int, *, stride: int = 1, name: str) -> nn.Conv:
@@ -278,9 +289,15 @@ def _layers(
       name=name,
     )
 
-  # No axis_name: under jit the statistics are those of the whole batch on any number of devices.
+  # Without axis_name statistics under jit are those of the whole batch on any number of devices;
+  # under pmap they would be each device's own.
+  kind: Callable[..., nn.Module]
+  if module.batch_norm_group is None:
+    kind = functools.partial(nn.BatchNorm, axis_name=module.axis_name)
+  else:
+    kind = functools.partial(GhostBatchNorm, group=module.batch_norm_group)
   norm = functools.partial(
-    nn.BatchNorm,
+    kind,
     use_running_average=not train,
     momentum=0.9,
     epsilon=1e-5,
@@ -352,6 +369,8 @@ def create(
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
   zero_init_last_norm: bool = False,
+  batch_norm_group: int | None = None,
+  axis_name: str | None = None,
 ) -> nn.Module:
   """Builds a residual network by name.
 
@@ -367,6 +386,12 @@ def create(
     dtype: dtype of the computation; features are float32 at least.
     param_dtype: dtype of the parameters; batch statistics are float32 always.
     zero_init_last_norm: whether each block starts as the ReLU of its shortcut.
+    batch_norm_group: images, one after the other, that are normalised by common statistics in
+      training (see `GhostBatchNorm`); None: all of them. It changes neither parameters nor
+      evaluation.
+    axis_name: of the `jax.pmap` or `jax.shard_map` that training runs in, whose devices' images are
+      then normalised together; None under plain jit, where they are anyway. Groups lie within a
+      device's images and don't need it.
 
   Returns:
     A module to call as `module(images, train=…)` with images `[batch, height, width, channels]`
@@ -400,7 +425,12 @@ def create(
     )
 
   network = functools.partial(
-    ResNet, dtype=dtype, param_dtype=param_dtype, zero_init_last_norm=zero_init_last_norm
+    ResNet,
+    dtype=dtype,
+    param_dtype=param_dtype,
+    zero_init_last_norm=zero_init_last_norm,
+    batch_norm_group=batch_norm_group,
+    axis_name=axis_name,
   )
   if name in _CIFAR_STAGES:
     return network(

@@ -17,7 +17,7 @@ from bce_jax import losses
 from bce_jax.objectives import rebalance as rebalance_lib
 from bce_jax.objectives.joint import check as check_joint
 from bce_jax.objectives.joint import from_config as joint_from_config
-from bce_jax.objectives.objective import Batch, Objective, Problem, Views
+from bce_jax.objectives.objective import Objective, Problem
 from bce_jax.objectives.rebalance import Rebalance
 
 OPTIONS: dict[str, Any] = {
@@ -58,10 +58,8 @@ def create(config: Any, problem: Problem) -> Objective:
   offsets = rebalance_lib.from_config(config, problem.train_counts).offsets
   weights = losses.class_weights(problem.train_counts, beta=config.objective.beta)
   return balanced(
-    joint_from_config(config, Rebalance(offsets, weights)),
-    len(problem.train_counts),
+    joint_from_config(config, problem, Rebalance(offsets, weights)),
     steps_per_epoch=problem.steps_per_epoch,
-    class_share=config.objective.class_share,
     max_norm_fraction=config.objective.max_norm_fraction,
     drifting_statistics=config.objective.drifting_statistics,
   )
@@ -69,10 +67,8 @@ def create(config: Any, problem: Problem) -> Objective:
 
 def balanced(
   base: Objective,
-  num_classes: int,
   *,
   steps_per_epoch: int,
-  class_share: float = 1.0,
   max_norm_fraction: float = 0.1,
   drifting_statistics: bool = False,
 ) -> Objective:
@@ -80,9 +76,7 @@ def balanced(
 
   Args:
     base: `joint` with class-balanced weights; BCE3S has a BCE loss.
-    num_classes: N.
     steps_per_epoch: updates between two projections by MaxNorm.
-    class_share: r in (0, 1], of the classes that a step looks at; those of the batch always.
     max_norm_fraction: in [0, 1]; see `losses.max_norm_limit`.
     drifting_statistics: normalise by the batch's own statistics in training, and update the
       running ones, as the released code does; else both stay those of stage 1.
@@ -94,13 +88,6 @@ def balanced(
   def memory(params: Any) -> jax.Array:
     return losses.max_norm_limit(params["head"]["weights"], fraction=max_norm_fraction)
 
-  def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
-    plain = base.views(key, batch, memory)
-    if class_share == 1:
-      return plain
-    mask = losses.sample_classes(key, batch.labels, num_classes, share=class_share)
-    return plain._replace(targets=plain.targets._replace(class_mask=mask))
-
   def after_update(params: Any, limit: jax.Array, step: jax.Array) -> Any:
     head = params["head"]
     ends_epoch = (step + 1) % steps_per_epoch == 0
@@ -108,7 +95,6 @@ def balanced(
     return params | {"head": head | {"weights": jnp.where(ends_epoch, cut, head["weights"])}}
 
   return base._replace(
-    views=views,
     memory=memory,
     after_update=after_update,
     trainable=("head",),

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Bool, Int
 
 from bce_jax import losses
-from bce_jax.models import Outputs
+from bce_jax.models import ChunkedBCE, Outputs
 from bce_jax.names import nearest
 from bce_jax.objectives import rebalance as rebalance_lib
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
@@ -58,8 +58,12 @@ def parse(name: str) -> Joint:
   return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")
 
 
-OPTIONS: dict[str, Any] = {}
-RANGES: dict[str, tuple[float, bool, float]] = {}
+OPTIONS: dict[str, Any] = {
+  # r, the share of the classes that a step looks at; those of the batch are always among them.
+  # UniFace's prior bias is log(10 · N · r) then: add log r by bias_mean.
+  "class_share": 1.0,
+}
+RANGES: dict[str, tuple[float, bool, float]] = {"class_share": (0, False, 1)}
 
 
 def check(config: Any) -> None:
@@ -69,22 +73,33 @@ def check(config: Any) -> None:
       f"config.negative_weight weighs the negative terms of BCE, but the loss is {config.loss!r}:"
       f" expected 1.0, got {config.negative_weight}"
     )
+  if parse(config.loss).family == "soft" and config.class_chunk is not None:
+    raise ValueError(
+      f"config.class_chunk is {config.class_chunk}, but the loss {config.loss!r} needs all scores"
+      " of an example at once: expected none, or a BCE loss"
+    )
 
 
 def create(config: Any, problem: Problem) -> Objective:
   """Returns the method with the options of a config."""
-  return from_config(config, rebalance_lib.from_config(config, problem.train_counts))
+  rebalance = rebalance_lib.from_config(config, problem.train_counts)
+  return from_config(config, problem, rebalance)
 
 
-def from_config(config: Any, rebalance: Rebalance) -> Objective:
+def from_config(config: Any, problem: Problem, rebalance: Rebalance) -> Objective:
   """Returns `joint` with the loss of a config, and weights and offsets of the caller's."""
-  return joint(
+  chunked = None
+  if config.class_chunk is not None:
+    chunked = ChunkedBCE(problem.head, problem.mesh, config.class_chunk or None)
+  base = joint(
     config.loss,
     margin=config.margin,
     negative_weight=config.negative_weight,
     smoothing=config.smoothing,
     rebalance=rebalance,
+    chunked=chunked,
   )
+  return sampled(base, len(problem.train_counts), class_share=config.objective.class_share)
 
 
 class Targets(NamedTuple):
@@ -106,6 +121,7 @@ def joint(
   negative_weight: float = 1.0,
   smoothing: float = 0.0,
   rebalance: Rebalance = _PLAIN,
+  chunked: ChunkedBCE | None = None,
 ) -> Objective:
   """The mean over the batch of one of the eight losses; scale and bias are the head's.
 
@@ -115,9 +131,10 @@ def joint(
     negative_weight: λ ≥ 0, for the BCE losses only (the softmax ones have no negative terms).
     smoothing: ε in [0, 1].
     rebalance: weights and offsets of the classes.
+    chunked: forms the loss, one of BCE, without all scores of the batch; None: from them.
 
   Returns:
-    The objective; its logs hold "accuracy", top-1 on the training batch.
+    The objective; its logs hold "accuracy", top-1 on the training batch, where scores are formed.
 
   Raises:
     ValueError: for an unknown name.
@@ -129,9 +146,22 @@ def joint(
     return Views(batch.images, Targets(batch.labels))
 
   def loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
-    del params, step
+    del step
     labels, class_mask = targets
     metrics, scale, bias = rebalance.adjusted(outputs.scores)
+    if chunked is not None:  # nobody uses the scores then, and the compiler leaves them out
+      value = chunked(
+        outputs.features,
+        params["head"]["weights"],
+        labels,
+        bias=bias,
+        margin=margin,
+        negative_weight=negative_weight,
+        smoothing=smoothing,
+        class_mask=class_mask,
+        example_weights=rebalance.of_examples(labels),
+      )
+      return value, memory, {}
     if family == "bce":
       values = losses.bce(
         metrics,
@@ -157,3 +187,23 @@ def joint(
     return rebalance.mean(values, labels), memory, logs
 
   return Objective(views=views, loss=loss)
+
+
+def sampled(base: Objective, num_classes: int, *, class_share: float) -> Objective:
+  """`base` with a random share of the classes in each step.
+
+  Args:
+    base: an objective with `Targets`.
+    num_classes: N.
+    class_share: r in (0, 1]; the classes of the step's batch are always among them.
+  """
+  if class_share == 1:
+    return base
+
+  def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
+    plain = base.views(key, batch, memory)
+    labels, _ = batch.whole()
+    mask = losses.sample_classes(key, labels, num_classes, share=class_share)
+    return plain._replace(targets=plain.targets._replace(class_mask=mask))
+
+  return base._replace(views=views)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from bce_jax.models import Outputs
+from bce_jax.models import Head, Outputs
 
 
 class Problem(NamedTuple):
@@ -22,26 +23,45 @@ class Problem(NamedTuple):
   Attributes:
     train_counts: training images of each class: int [N].
     steps_per_epoch: updates until every training image was seen about once, ≥ 1.
+    head: the classifier.
+    mesh: the devices.
   """
 
   train_counts: Int[np.ndarray, "N"]
   steps_per_epoch: int
+  head: Head
+  mesh: Mesh
 
 
 class Batch(NamedTuple):
-  """Augmented and normalised images of a step.
+  """Augmented and normalised images of a step, or a part of them: a micro-batch, a device's share.
+
+  What a method draws for an image must follow from the image's row alone, and what it draws for the
+  step from the key and `step_labels`, so that no cut changes it.
 
   Attributes:
     images: [batch, height, width, channels].
     labels: [batch].
     partner_images: a second batch, of an objective with a `partner`; else None.
     partner_labels: likewise.
+    rows: numbers of the images in the whole batch of the step; None: they are all of it, in order.
+    step_labels: labels of the whole batch of the step; None: those here.
+    step_partner_labels: likewise.
   """
 
   images: Float[Array, "b height width channels"]
   labels: Int[Array, "b"]
   partner_images: Float[Array, "b height width channels"] | None = None
   partner_labels: Int[Array, "b"] | None = None
+  rows: Int[Array, "b"] | None = None
+  step_labels: Int[Array, "n"] | None = None
+  step_partner_labels: Int[Array, "n"] | None = None
+
+  def whole(self) -> tuple[Int[Array, "n"], Int[Array, "n"] | None]:
+    """Returns labels and partners' labels of the whole batch of the step."""
+    if self.step_labels is None:
+      return self.labels, self.partner_labels
+    return self.step_labels, self.step_partner_labels
 
 
 class Views(NamedTuple):
@@ -85,6 +105,9 @@ class Objective(NamedTuple):
       gradient, no decay and no update.
     batch_statistics: whether training normalises by the batch's own statistics and updates the
       running ones; False leaves them as they are.
+    num_views: images that go through the network for each image of a batch.
+    memory_of_images: whether what a step sees changes the memory, so that a device can't do with
+      its share of a batch; micro-batches hand the memory on.
     channel_statistics: (mean, std) of the three channels of colour images on 0 … 1, in place of the
       training images' own; gray ones keep theirs.
   """
@@ -97,4 +120,6 @@ class Objective(NamedTuple):
   partner: float | None = None
   trainable: tuple[str, ...] | None = None
   batch_statistics: bool = True
+  num_views: int = 1
+  memory_of_images: bool = False
   channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -38,6 +38,10 @@ class Rebalance(NamedTuple):
       return jnp.mean(values * jnp.sum(targets * self.weights, -1))
     return jnp.mean(values * self.weights[targets])
 
+  def of_examples(self, labels: Int[Array, "*batch"]) -> Float[Array, "*batch"] | None:
+    """The weight of each example by its class; None where all weigh the same."""
+    return None if self.weights is None else self.weights[labels]
+
 
 def from_config(config: Any, train_counts: Int[np.ndarray, "N"]) -> Rebalance:
   """Returns what the group `rebalance` of a config asks for.

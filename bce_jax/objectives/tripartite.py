@@ -65,6 +65,11 @@ def check(config: Any) -> None:
       raise ValueError(
         f"config.{key} is {config[key]}, but the objective 'tripartite' has none: expected {value}"
       )
+  if config.class_chunk is not None:
+    raise ValueError(
+      f"config.class_chunk is {config.class_chunk}, but the objective 'tripartite' forms all"
+      " scores: expected none"
+    )
   size = config.objective.projection_size
   if size < 1:
     raise ValueError(f"config.objective.projection_size must be at least 1, got {size}")
@@ -163,7 +168,9 @@ def tripartite(
     share_key, box_key, class_key = jax.random.split(key, 3)
     share = jax.random.uniform(share_key)
     mixed = augment.mixup(batch.images, batch.partner_images, share)
-    pasted, kept = augment.cutmix(box_key, batch.images, batch.partner_images, share)
+    pasted, kept = augment.cutmix(
+      box_key, batch.images, batch.partner_images, share, rows=batch.rows
+    )
     if released:
       kept = jnp.full_like(kept, share)
     shares = jnp.stack([jnp.full_like(kept, share), kept], 1)[..., None]
@@ -171,10 +178,12 @@ def tripartite(
     other = jax.nn.one_hot(batch.partner_labels, num_classes)[:, None]
     class_mask = None
     if class_share < 1:
+      labels, partner_labels = batch.whole()
       if released:
-        class_mask = _released_classes(class_key, batch.labels, num_classes, class_share)
+        class_mask = _released_classes(class_key, labels, num_classes, class_share)
       else:
-        all_labels = jnp.concatenate([batch.labels, batch.partner_labels])
+        assert partner_labels is not None
+        all_labels = jnp.concatenate([labels, partner_labels])
         class_mask = losses.sample_classes(class_key, all_labels, num_classes, share=class_share)
     return Views(
       _interleave(batch.images, mixed, pasted),
@@ -232,6 +241,8 @@ def tripartite(
     memory=memory,
     parameters=parameters if projector else None,
     partner=partner_exponent,
+    num_views=3,
+    memory_of_images=projector is not None,
     channel_statistics=CIFAR10_STATISTICS if released else None,
   )
 

@@ -1,16 +1,28 @@
-"""Checkpoints by orbax: the latest is kept, and the best on a held-out split."""
+"""Checkpoints by orbax: the latest two are kept, and the best on a held-out split."""
 
+import asyncio
+import contextlib
 import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from bce_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+DAMAGED = "damaged_checkpoints"
+
+_FINGERPRINT = "fingerprint"
+
+
+class SaveError(RuntimeError):
+  """A checkpoint could not be written; those before it are whole."""
 
 
 def any_in(workdir: pathlib.Path) -> bool:
@@ -33,8 +45,10 @@ class Checkpoints:
       best_metric: name of the metric whose largest value makes a checkpoint the best.
       read_only: nothing is written or cleaned up.
     """
+    self._workdir = workdir
     self._best_metric = best_metric
-    latest = checkpoint_managers.LatestN(1)
+    # Two, so that there is one to go on from where the newest is damaged.
+    latest = checkpoint_managers.LatestN(2)
     best = checkpoint_managers.BestN(
       n=1,
       get_metric_fn=lambda metrics: metrics[best_metric],
@@ -74,16 +88,53 @@ class Checkpoints:
     """Saves a checkpoint, in the background.
 
     Args:
-      state: the train state.
+      state: the train state, logical.
       loop: the loop's own record, JSON.
       validation: figures on the held-out split, where it was judged at this step.
+
+    Raises:
+      SaveError: when this one, or the one before, could not be written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     metrics = None if validation is None else {self._best_metric: validation[self._best_metric]}
+    loop = {**loop, _FINGERPRINT: fingerprint(state)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
-    self._manager.save(step, args=args, metrics=metrics)
+    try:
+      self._manager.save(step, args=args, metrics=metrics)
+    except Exception as error:  # orbax raises whatever its writers do
+      raise self._not_written(error) from error
+
+  def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+    """Restores the newest checkpoint that is whole; newer ones are set aside, not deleted.
+
+    Args:
+      like: as for `restore`.
+
+    Returns:
+      (train state, the loop's record, what was wrong with each newer one), or None where there is
+      no checkpoint.
+
+    Raises:
+      ValueError: where none of them is whole; they stay where they are.
+    """
+    refused: dict[int, ValueError] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        restored = self.restore(step, like)
+        error = None
+      except ValueError as reason:
+        error = reason
+      if not _everywhere(error is None):
+        where = self._manager.directory / str(step)
+        refused[step] = error or ValueError(f"checkpoint {where} can't be restored elsewhere")
+        continue
+      self._set_aside(list(refused))
+      return *restored, [str(reason) for reason in refused.values()]
+    if refused:
+      raise refused[max(refused)]
+    return None
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Restores a checkpoint.
@@ -100,10 +151,15 @@ class Checkpoints:
     """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like), loop=ocp.args.JsonRestore())
     try:
-      restored = self._manager.restore(step, args=args)
-      return restored["state"], restored["loop"]
+      with _patient_loops():
+        restored = self._manager.restore(step, args=args)
     except Exception as error:  # orbax raises whatever its readers do
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, f"{type(error).__name__}: {error}") from error
+    state, loop = restored["state"], restored["loop"]
+    expected = loop.pop(_FINGERPRINT, None)  # older checkpoints have none
+    if expected is not None and expected != fingerprint(state):
+      raise self._damaged(step, "its numbers are not those that were saved")
+    return state, loop
 
   def network(self, step: int, sharding: jax.sharding.Sharding) -> tuple[Any, Any]:
     """Restores the network of a checkpoint of any method and optimiser.
@@ -119,28 +175,119 @@ class Checkpoints:
       ValueError: when the checkpoint is damaged.
     """
     try:
-      like = abstract(self._manager.item_metadata(step)["state"], sharding)
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-      state = self._manager.restore(step, args=args)["state"]
+      with _patient_loops():
+        like = abstract(self._manager.item_metadata(step)["state"], sharding)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        state = self._manager.restore(step, args=args)["state"]
       return state["params"], state["batch_stats"]
     except Exception as error:
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, f"{type(error).__name__}: {error}") from error
 
-  def _damaged(self, step: int, error: Exception) -> ValueError:
+  def _damaged(self, step: int, reason: str) -> ValueError:
     where = self._manager.directory / str(step)
-    reason = f"{type(error).__name__}: {error}"
-    return ValueError(f"checkpoint {where} can't be restored: {reason[:200]}")
+    return ValueError(f"checkpoint {where} can't be restored: {' '.join(reason.split())[:200]}")
+
+  def _not_written(self, error: Exception) -> SaveError:
+    kept = list(self._manager.all_steps(read=True))
+    outcome = f"checkpoint {max(kept)} is kept" if kept else "there is none before it"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return SaveError(f"a checkpoint could not be written, {outcome}: {reason[:300]}")
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Moves checkpoints out of the way of those to come."""
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      for step in steps:
+        aside = self._workdir / DAMAGED
+        aside.mkdir(exist_ok=True)
+        number = sum(1 for _ in aside.glob(f"{step}.*"))
+        (self._workdir / FOLDER / str(step)).rename(aside / f"{step}.{number}")
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+    self._manager.reload()
 
   def wait(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
+    """Waits for what is being written.
+
+    Raises:
+      SaveError: when it could not be.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._not_written(error) from error
 
   def close(self) -> None:
-    """Waits for what is being written, and ends the writers."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for what is being written, and ends the writers.
+
+    Raises:
+      SaveError: when it could not be written.
+    """
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+  """Ends what was begun in it before it closes."""
+
+  def close(self) -> None:
+    """Waits for the tasks that are left."""
+    if not self.is_closed() and not self.is_running():
+      tasks = asyncio.all_tasks(self)
+      if tasks:
+        self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    super().close()
+
+
+@contextlib.contextmanager
+def _patient_loops() -> Iterator[None]:
+  """Within, orbax reads in loops that end what they began.
+
+  It closes its own at the first array that can't be read, and tensorstore then prints a traceback,
+  "Event loop is closed", for every other one.
+  """
+  before = asyncio.new_event_loop
+  asyncio.new_event_loop = _PatientLoop
+  try:
+    yield
+  finally:
+    asyncio.new_event_loop = before
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
   """Shapes and dtypes of a state, laid out by one sharding, to restore into."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def fingerprint(state: Any) -> list[int]:
+  """Returns a number for each array that any changed element changes, whatever the layout.
+
+  The elements' bits, each times an odd number of its place, summed modulo 2³²: exact in any order,
+  and so the same on any number of devices.
+  """
+  return [int(x) for x in jax.device_get(_fingerprint(state))]
+
+
+@jax.jit
+def _fingerprint(state: Any) -> jax.Array:
+  def of(x: jax.Array) -> jax.Array:
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[min(x.dtype.itemsize, 4)]
+    bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+      place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    # Scattered, so that swapped elements are noticed too; odd, so that a changed one always is.
+    factor = (place * jnp.uint32(0x9E3779B1)) | jnp.uint32(1)
+    return jnp.sum(bits * factor, dtype=jnp.uint32)
+
+  return jnp.stack([of(x) for x in jax.tree.leaves(state)])
+
+
+def _everywhere(done: bool) -> bool:
+  """Whether something was done by every process."""
+  if jax.process_count() == 1:
+    return done
+  return bool(multihost_utils.process_allgather(jnp.asarray(done)).all())

@@ -73,12 +73,22 @@ def default(objective: str = "joint") -> ConfigDict:
   # Of the backbone's computation; parameters, logits and losses are float32.
   config.dtype = "float32"
   config.zero_init_last_norm = False
+  # Successive images that batch norm gives statistics of their own in training; none: the whole
+  # batch has common ones. It counts images in the network: tripartite makes three of each.
+  config.batch_norm_group = config_dict.placeholder(int)
   # A run folder from whose network training starts, and which of its checkpoints: latest or best.
   config.start_from = ""
   config.start_from_checkpoint = "latest"
 
   config.batch_size = 128
+  # Parts that a batch is run in, one after the other, to need less memory; one update for all.
+  config.micro_batches = 1
   config.eval_batch_size = 256
+  # Devices that share the classifier's rows; the batch is split over the others.
+  config.class_devices = 1
+  # Classes whose scores exist at one time in training, 0: chosen; none: all of them. For tables of
+  # so many classes that [batch, classes] is too much; of BCE losses, joint or balanced.
+  config.class_chunk = config_dict.placeholder(int)
   # How long to train. Steps, where given, count instead of epochs.
   config.epochs = 100.0
   config.steps = config_dict.placeholder(int)
@@ -250,6 +260,10 @@ def check(config: ConfigDict) -> None:
     "seed": 0,
     "batch_size": 1,
     "eval_batch_size": 1,
+    "micro_batches": 1,
+    "batch_norm_group": 2,
+    "class_devices": 1,
+    "class_chunk": 0,
     "steps": 1,
     "data.image_size": 8,
     "data.workers": 0,

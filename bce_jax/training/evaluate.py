@@ -49,16 +49,24 @@ def judge(
   """
   parts = []
   moments = None
-  for batch in loader.evaluation_batches(source, batch_size=batch_size, workers=workers):
-    where, labels = batch.pop("where"), batch["labels"]
-    judged = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh)))
+  batches = loader.evaluation_batches(
+    source,
+    batch_size=batch_size,
+    rows=parallel.local_rows(batch_size, mesh),
+    workers=workers,
+  )
+  for k, batch in enumerate(batches):
+    labels = source.labels[k * batch_size : (k + 1) * batch_size]
+    where = np.arange(batch_size) < len(labels)  # of the whole batch, all processes' rows
+    batch.pop("where")
+    judged = parallel.to_host(eval_step(state, parallel.put_batch(batch, mesh, batch_size)))
     judged = jax.tree.map(lambda x, where=where: x[where], judged)
     features = judged.features
     parts.append(judged._replace(features=None))
     # Where one is not finite `figures` says how many scores are nan.
     if features is not None and np.isfinite(features).all():
       with jax.default_device(jax.local_devices(backend="cpu")[0]):  # in float64
-        part = metrics.class_moments(features, labels[where], num_classes=num_classes)
+        part = metrics.class_moments(features, labels, num_classes=num_classes)
         moments = part if moments is None else metrics.merge_moments(moments, part)
   return jax.tree.map(lambda *x: np.concatenate(x), *parts), moments
 

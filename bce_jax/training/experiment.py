@@ -16,7 +16,7 @@ from bce_jax.data.sources import Dataset
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective, Problem
 from bce_jax.training import config as config_lib
-from bce_jax.training import optim, parallel
+from bce_jax.training import optim, parallel, parts
 from bce_jax.training.state import TrainState, create_state
 from bce_jax.training.step import Preprocess
 
@@ -67,6 +67,11 @@ class Experiment(NamedTuple):
       shape,
       network,
     )
+
+  @property
+  def layout(self) -> parallel.Layout:
+    """Where the train state lies on the devices."""
+    return parallel.Layout(self.mesh, jax.eval_shape(self.init_state))
 
   def steps(self, epochs: float) -> int:
     """A duration in epochs as a number of steps, at least 1."""
@@ -124,15 +129,18 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     ValueError: one line, for anything that can't work.
   """
   config_lib.check(config)
-  mesh = parallel.make_mesh()
+  mesh = parallel.make_mesh(config.class_devices)
   parallel.check_batch_size("batch_size", config.batch_size, mesh)
   parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+  if not judging:
+    parts.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
   loss = objectives.parse(config.loss)
   backbone = models.create(
     config.model,
     stem=config.stem,
     dtype=jnp.dtype(config.dtype),
     zero_init_last_norm=config.zero_init_last_norm,
+    batch_norm_group=config.batch_norm_group,
   )
 
   dataset = load_dataset(config, progress, judging=judging)
@@ -144,7 +152,22 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
       f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
     )
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-  objective = objectives.create(config, Problem(train_counts, steps_per_epoch))
+  normalize_weights = config.normalize_weights
+  head = models.Head(
+    num_classes=len(dataset.class_names),
+    normalize_features=loss.normalized,
+    normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
+    scale=config.scale if loss.normalized else 1.0,
+    weight_init=config.weight_init,
+    bias=loss.bias,
+    bias_init=config.bias_init,
+    bias_mean=config.bias_mean,
+    bias_learnable=config.bias_learnable,
+  )
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, head, mesh))
+  if not judging:
+    images = config.batch_size // config.micro_batches * objective.num_views
+    parts.check_batch_norm_group(config.batch_norm_group, images)
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
   if total_steps >= 2**31:  # the train state counts them in int32
     raise ValueError(
@@ -171,21 +194,6 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
       " false"
     )
 
-  normalize_weights = config.normalize_weights
-  model = Classifier(
-    backbone,
-    models.Head(
-      num_classes=len(dataset.class_names),
-      normalize_features=loss.normalized,
-      normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
-      scale=config.scale if loss.normalized else 1.0,
-      weight_init=config.weight_init,
-      bias=loss.bias,
-      bias_init=config.bias_init,
-      bias_mean=config.bias_mean,
-      bias_learnable=config.bias_learnable,
-    ),
-  )
   schedule = optim.learning_rate(
     config.optimizer, total_steps=total_steps, warmup_steps=warmup_steps
   )
@@ -198,7 +206,7 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     config=config,
     dataset=dataset,
     mesh=mesh,
-    model=model,
+    model=Classifier(backbone, head),
     objective=objective,
     optimizer=optimizer,
     schedule=schedule,

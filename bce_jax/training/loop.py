@@ -19,8 +19,9 @@ from bce_jax import losses
 from bce_jax.data import loader
 from bce_jax.training import checkpoint, evaluate, parallel, records
 from bce_jax.training import workdir as workdir_lib
-from bce_jax.training.checkpoint import Checkpoints, abstract
+from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
+from bce_jax.training.preemption import PreemptedError, Preemption
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
 from bce_jax.training.step import (
@@ -47,31 +48,45 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
     ValueError: for an image that can't be read, by name; for a checkpoint that can't be restored.
   """
   made_here = not workdir.exists()
-  try:
-    return _train(experiment, workdir)
-  except ValueError:
-    # What was given is wrong, and nothing came of it yet: no half-made run folder stays behind.
-    if made_here and workdir.exists() and not checkpoint.any_in(workdir):
-      shutil.rmtree(workdir)
-    raise
+  preemption = Preemption()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(preemption.listening())
+    if jax.process_index() == 0:
+      workdir.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(workdir_lib.locked(workdir))
+    try:
+      return _train(experiment, workdir, preemption)
+    except ValueError:
+      # What was given is wrong, and nothing came of it yet: no half-made run folder stays behind.
+      if jax.process_index() == 0 and made_here and not checkpoint.any_in(workdir):
+        shutil.rmtree(workdir)
+      raise
 
 
-def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
+def _train(
+  experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
+) -> evaluate.Figures:
   config, mesh = experiment.config, experiment.mesh
   experiment = _with_source(experiment, workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
   workdir_lib.refuse_other_dataset(workdir, experiment)
-  records.write_json(workdir / records.CONFIG, config.to_dict())
-  records.write_json(workdir / records.DATASET, workdir_lib.describe_dataset(experiment))
+  first_process = jax.process_index() == 0
+  if first_process:
+    records.write_json(workdir / records.CONFIG, config.to_dict())
+    records.write_json(workdir / records.DATASET, workdir_lib.describe_dataset(experiment))
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
     stack.callback(checkpoints.close)
-    state, loop, whence = _start(experiment, checkpoints)
+    state, loop, said = _start(experiment, checkpoints)
     first_step = int(state.step)
-    writer = records.RecordWriter(workdir, first_step=first_step)
+    # Checkpoints of version 0.1 hold no records.
+    lines = loop.pop("records", None) or records.lines_until(workdir, first_step)
+    writer = records.RecordWriter(workdir, lines, writes=first_process)
     stack.callback(writer.close)
     progress = Progress(
-      first=first_step, total=experiment.total_steps, images_per_step=config.batch_size
+      first=first_step,
+      total=experiment.total_steps,
+      images_per_step=config.batch_size,
+      shown=first_process,
     )
     stack.callback(progress.close)
     parameters = int(parameter_overview.count_parameters(state.params))
@@ -80,14 +95,19 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
       f" {len(experiment.dataset.train):,} training images of"
       f" {len(experiment.dataset.class_names)} classes, {experiment.total_steps:,} steps on"
       f" {mesh.size} {jax.default_backend()} device(s)"
+      + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
-    if whence:
-      progress.say(whence)
+    for line in said:
+      progress.say(line)
     eval_step = jit_eval(experiment)
-    state, loop = _run(experiment, state, loop, eval_step, checkpoints, writer, progress)
+    with preemption.training():
+      state, loop = _run(
+        experiment, state, loop, eval_step, checkpoints, writer, progress, preemption
+      )
+      checkpoints.wait()
     results = _final(experiment, state, loop, eval_step)
-    checkpoints.wait()
-    records.write_json(workdir / records.RESULTS, results)
+    if first_process:
+      records.write_json(workdir / records.RESULTS, results)
   return results
 
 
@@ -106,9 +126,10 @@ def evaluate_only(
     ValueError: when there is no such checkpoint, or the data do not fit it.
   """
   experiment = workdir_lib.with_statistics_of(workdir, experiment)
+  layout = experiment.layout
   with _existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):
-    state, _ = checkpoints.restore(step, _abstract_state(experiment))
-  return _test_figures(experiment, state, jit_eval(experiment))
+    state, _ = checkpoints.restore(step, layout.to_restore())
+  return _test_figures(experiment, layout.put(state), jit_eval(experiment))
 
 
 def jit_eval(experiment: Experiment) -> Any:
@@ -124,11 +145,7 @@ def jit_eval(experiment: Experiment) -> Any:
     flip=experiment.config.eval_flip,
     offsets=offsets,
   )
-  return jit_eval_step(eval_step, experiment.mesh)
-
-
-def _abstract_state(experiment: Experiment) -> TrainState:
-  return abstract(jax.eval_shape(experiment.init_state), parallel.replicated(experiment.mesh))
+  return jit_eval_step(eval_step, experiment.layout)
 
 
 @contextlib.contextmanager
@@ -170,22 +187,28 @@ def _source_checkpoint(config: ConfigDict) -> AbstractContextManager[tuple[Check
 
 def _start(
   experiment: Experiment, checkpoints: Checkpoints
-) -> tuple[TrainState, dict[str, Any], str]:
+) -> tuple[TrainState, dict[str, Any], list[str]]:
   """The newest checkpoint, or the state before the first step; and which, in words."""
-  step = checkpoints.latest_step()
-  if step is not None:
-    restored = checkpoints.restore(step, _abstract_state(experiment))
-    return *restored, f"resumed from the checkpoint of step {step}"
-  config, sharding = experiment.config, parallel.replicated(experiment.mesh)
-  init_state = jax.jit(experiment.init_state, out_shardings=sharding)
+  config, layout = experiment.config, experiment.layout
+  restored = checkpoints.restore_newest(layout.to_restore())
+  if restored is not None:
+    state, loop, damaged = restored
+    said = [f"{reason}; it was moved to {checkpoint.DAMAGED}/" for reason in damaged]
+    said.append(f"resumed from the checkpoint of step {int(state.step)}")
+    return layout.put(state), loop, said
+
+  def init(network: Any = None) -> TrainState:
+    return layout.stored(experiment.init_state(network))
+
+  init_state = jax.jit(init, out_shardings=layout.shardings())
   loop = {"pending": {}, "seconds": 0.0}
   if not config.start_from:
-    return init_state(), loop, ""
+    return init_state(), loop, []
   with _source_checkpoint(config) as (others, step):
-    state = init_state(others.network(step, sharding))
+    state = init_state(others.network(step, parallel.replicated(experiment.mesh)))
   ended = workdir_lib.finished(pathlib.Path(config.start_from)) is not None
   whence = f"starts from the network of step {step} of {config.start_from}"
-  return state, loop, whence if ended else f"{whence}, a run that has not ended"
+  return state, loop, [whence if ended else f"{whence}, a run that has not ended"]
 
 
 def _run(
@@ -196,14 +219,19 @@ def _run(
   checkpoints: Checkpoints,
   writer: records.RecordWriter,
   progress: Progress,
+  preemption: Preemption,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains from the state's step to the end.
 
   `loop` is the part of a checkpoint that is not the train state: the figures of the steps since
-  the last record, so that the next record is the same whether or not a kill comes between, and the
-  seconds spent.
+  the last record, so that the next record is the same whether or not a kill comes between, the
+  records so far, and the seconds spent.
+
+  Raises:
+    PreemptedError: when told to end; a checkpoint of the last step is saved.
   """
   config, total = experiment.config, experiment.total_steps
+  mesh, layout = experiment.mesh, experiment.layout
   train_step = jit_train_step(
     make_train_step(
       experiment.model,
@@ -211,8 +239,9 @@ def _run(
       experiment.optimizer,
       experiment.preprocess,
       experiment.key,
+      micro_batches=config.micro_batches,
     ),
-    experiment.mesh,
+    layout,
   )
   all_finite = jax.jit(_all_finite)
   evaluate_every = experiment.steps(config.eval_every_epochs)
@@ -250,17 +279,19 @@ def _run(
     last_step=total,
     sampling_exponent=config.data.sampling_exponent,
     partner_exponent=experiment.objective.partner,
+    rows=parallel.local_rows(config.batch_size, mesh),
     workers=config.data.workers,
   )
   for batch in batches:
-    state, logs = train_step(state, parallel.put_batch(batch, experiment.mesh))
+    state, logs = train_step(state, parallel.put_batch(batch, mesh, config.batch_size))
     on_device.append(logs)
     step += 1
     progress.advance()
     epoch = step / experiment.steps_per_epoch
     last = step == total
+    preempted = preemption.reached(step)
     evaluating = step % evaluate_every == 0 or last
-    saving = evaluating or step % save_every == 0
+    saving = evaluating or step % save_every == 0 or preempted
     recording = step % config.log_every_steps == 0 or last
     if recording or saving:
       fetch()
@@ -276,7 +307,7 @@ def _run(
         "split": "train",
         **means,
         "learning_rate": float(experiment.schedule(step - 1)),
-        "bias": float(_bias(state).mean(dtype=np.float64)),
+        "bias": float(_head(experiment, state, "bias").mean(dtype=np.float64)),
         "images_per_second": count * config.batch_size / (now - since_record),
       }
       writer.write(record)
@@ -305,8 +336,12 @@ def _run(
     if saving:
       # A copy: the save goes on in the background while the next record empties `pending`.
       held = {name: list(values) for name, values in pending.items()}
-      loop = {"pending": held, "seconds": seconds_before + time.monotonic() - start}
-      checkpoints.save(state, loop, validation)
+      seconds = seconds_before + time.monotonic() - start
+      loop = {"pending": held, "seconds": seconds, "records": list(writer.lines)}
+      checkpoints.save(layout.to_save(state), loop, validation)
+    if preempted and not last:
+      checkpoints.wait()
+      raise PreemptedError(f"SIGTERM: saved a checkpoint of step {step}")
   return state, loop
 
 
@@ -316,8 +351,10 @@ def _all_finite(state: TrainState) -> jax.Array:
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
-def _bias(state: TrainState) -> np.ndarray:
-  return np.asarray(jax.device_get(state.params["head"]["bias"]))
+def _head(experiment: Experiment, state: TrainState, name: str) -> np.ndarray:
+  """A parameter of the head on the host, without padding."""
+  array = parallel.to_host(state.params["head"][name])
+  return array[: len(experiment.dataset.class_names)] if array.ndim else array
 
 
 def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str):
@@ -339,10 +376,10 @@ def _figures(
   return evaluate.figures(
     pairs,
     getattr(experiment.dataset, split).labels,
-    _bias(state),
+    _head(experiment, state, "bias"),
     train_counts=experiment.train_counts,
     moments=moments,
-    weights=np.asarray(jax.device_get(state.params["head"]["weights"])),
+    weights=None if moments is None else _head(experiment, state, "weights"),
   )
 
 

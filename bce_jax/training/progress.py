@@ -11,14 +11,17 @@ from tqdm import tqdm
 class Progress:
   """Shows steps done, rate, time left and the newest figures."""
 
-  def __init__(self, *, first: int, total: int, images_per_step: int):
-    """Starts at step `first` of `total`."""
+  def __init__(self, *, first: int, total: int, images_per_step: int, shown: bool = True):
+    """Starts at step `first` of `total`; where several processes train, one of them shows it."""
+    self._shown = shown
     self._total = total
     self._images = images_per_step
     self._first, self._start = first, time.monotonic()
     self._paused = 0.0
     # Some terminals have no width (a pty that nobody set up), and a bar would have none either.
-    self._terminal = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    self._terminal = (
+      shown and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    )
     self._bar = tqdm(
       total=total, initial=first, unit="step", dynamic_ncols=True, disable=not self._terminal
     )
@@ -47,6 +50,8 @@ class Progress:
 
   def say(self, line: str) -> None:
     """Prints a line, above the bar if there is one."""
+    if not self._shown:
+      return
     if self._terminal:
       self._bar.write(line, file=sys.stderr)
     else:

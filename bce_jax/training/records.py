@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from typing import Any
 
 from tensorboard.summary import Writer
@@ -45,9 +46,7 @@ def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
 
 def read_metrics(workdir: pathlib.Path) -> list[Record]:
   """Returns the records of a run folder's metrics.jsonl; a line cut off by a kill is left out."""
-  path = workdir / METRICS
-  lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines if math.isfinite(_step(line))]
+  return [json.loads(line) for line in lines_until(workdir, sys.maxsize)]
 
 
 def _finite(values: Any) -> Any:
@@ -60,23 +59,42 @@ def _finite(values: Any) -> Any:
 
 
 class RecordWriter:
-  """Appends records to metrics.jsonl, a line each, and to TensorBoard's events."""
+  """Appends records to metrics.jsonl, a line each, and to TensorBoard's events.
 
-  def __init__(self, workdir: pathlib.Path, *, first_step: int):
-    """Opens the files; records of steps after `first_step`, which a resumed run repeats, go."""
+  Attributes:
+    lines: of metrics.jsonl so far. They are part of a checkpoint too, so that a resumed run has all
+      of its records, whatever became of the file.
+  """
+
+  def __init__(self, workdir: pathlib.Path, lines: list[str] | None, *, writes: bool = True):
+    """Opens the files, with the lines of a checkpoint in place of those in metrics.jsonl.
+
+    Args:
+      workdir: the run folder.
+      lines: those until the step to go on from; records after it are made again.
+      writes: False only keeps the lines: on all hosts but one.
+    """
+    self.lines = list(lines or [])
+    self._file = self._events = None
+    if not writes:
+      return
     path = workdir / METRICS
-    if path.exists():
-      lines = path.read_text(errors="replace").splitlines()
-      kept = [line for line in lines if _step(line) <= first_step]
-      beside = path.with_name(path.name + ".tmp")
-      beside.write_text("".join(line + "\n" for line in kept))
-      os.replace(beside, path)
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w") as file:
+      file.writelines(line + "\n" for line in self.lines)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
     self._file = open(path, "a")  # noqa: SIM115 - closed by close()
     self._events = Writer(str(workdir))
 
   def write(self, record: Record) -> None:
     """Writes one record: "step", "split" and named numbers."""
-    self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+    line = json.dumps(_finite(record), allow_nan=False)
+    self.lines.append(line)
+    if self._file is None or self._events is None:
+      return
+    self._file.write(line + "\n")
     self._file.flush()
     for name, value in record.items():
       if isinstance(value, int | float) and name != "step" and math.isfinite(value):
@@ -85,8 +103,16 @@ class RecordWriter:
 
   def close(self) -> None:
     """Closes both files."""
-    self._file.close()
-    self._events.close()
+    for file in (self._file, self._events):
+      if file is not None:
+        file.close()
+
+
+def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
+  """Returns the lines of metrics.jsonl up to a step; one cut off by a kill belongs to none."""
+  path = workdir / METRICS
+  lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+  return [line for line in lines if _step(line) <= step]
 
 
 def _step(line: str) -> float:

@@ -1,7 +1,11 @@
 """What a run folder says of the run in it, and when it may be used again."""
 
+import contextlib
+import fcntl
+import os
 import pathlib
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from bce_jax.training.experiment import Experiment
 
 # What may differ when a checkpoint is judged: none of it changes the network.
 JUDGING_KEYS = (
+  "class_devices",
   "eval_batch_size",
   "eval_flip",
   "eval_geometry",
@@ -23,6 +28,47 @@ JUDGING_KEYS = (
   "data.workers",
   "data.in_memory",
 )
+
+# What may differ when a run goes on: where its data lie and who reads and computes it. That the
+# images are the same is told by dataset.json.
+RESUMING_KEYS = ("class_devices", "data.folder", "data.workers", "data.in_memory")
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a run folder; the lock ends with the process, however it ends.
+
+  Raises:
+    ValueError: when a run is using it, saying which.
+  """
+  path = workdir / LOCK
+  with contextlib.ExitStack() as stack:
+    while True:
+      file = stack.enter_context(open(path, "a+"))
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        file.seek(0)
+        raise ValueError(
+          f"{workdir} is in use by {file.read().strip() or 'another run'}: wait for its end, or"
+          " take another --workdir"
+        ) from None
+      except OSError as error:
+        raise ValueError(
+          f"{workdir} can't be locked against a second run ({error.strerror}): expected a file"
+          " system with locks"
+        ) from None
+      if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        break  # else it was removed by a run that ended in between: another may lock a new one
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
 
 
 def finished(workdir: pathlib.Path) -> Figures | None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bce_jax.cli import sweep
+from bce_jax.training import workdir
 
 FAST = ("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3")
 
@@ -55,6 +57,14 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capfd):
   assert "digits_optimizer.learning_rate=1e30 failed: bce-train:" in err
   assert "0.1" in out
   assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path, capsys):
+  argv = ["--config", "digits", *FAST, "--workdir", str(tmp_path)]
+  with workdir.locked(tmp_path):
+    assert sweep.main(argv) == 2
+  assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+  assert not list(tmp_path.glob("digits*"))
 
 
 def names(*argv):

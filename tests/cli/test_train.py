@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bce_jax.cli import train as cli
-from bce_jax.training import checkpoint, experiment, parallel
+from bce_jax.training import checkpoint, experiment
 from bce_jax.training import config as config_lib
 from bce_jax.training import records as run_records
 
@@ -55,8 +55,7 @@ def final_state(workdir):
   config = config_lib.from_dict(json.loads((workdir / "config.json").read_text()))
   parts = experiment.build(config)
   store = checkpoint.Checkpoints(workdir, best_metric=config.best_metric, read_only=True)
-  like = checkpoint.abstract(jax.eval_shape(parts.init_state), parallel.replicated(parts.mesh))
-  return store.restore(store.latest_step(), like)[0]
+  return store.restore(store.latest_step(), parts.layout.to_restore())[0]
 
 
 def start(*argv):
@@ -364,7 +363,8 @@ def test_damaged_run_folders_are_told_in_one_line(copy, capsys):
   assert "was trained with class_names ['a', 'b']" in fails(capsys, judge)
   (copy / "dataset.json").write_text(json.dumps(dataset))
   for damage in (lambda p: p.write_bytes(b""), lambda p: p.unlink()):
-    damage(copy / "checkpoints" / "24" / "state" / "_METADATA")
+    for folder in (copy / "checkpoints").iterdir():
+      damage(folder / "state" / "_METADATA")
     for argv in (again, judge):
       code = cli.main(argv)
       error = capsys.readouterr().err
@@ -377,9 +377,7 @@ def test_records_after_a_cut_in_the_middle_of_a_character(copy):
   path = copy / "metrics.jsonl"
   whole = path.read_text()
   path.write_bytes(path.read_bytes() + b'{"step": 1, "split": "\xff')
-  writer = run_records.RecordWriter(copy, first_step=24)
-  writer.close()
-  assert path.read_text() == whole
+  assert "".join(f"{line}\n" for line in run_records.lines_until(copy, 24)) == whole
 
 
 def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):

@@ -235,10 +235,10 @@ def test_mixing_refusals(images):
 @pytest.mark.parametrize(
   "vary",
   [
-    lambda key, x: augment.random_crop(key, x, padding=2),
+    lambda key, x, **rows: augment.random_crop(key, x, padding=2, **rows),
     augment.random_flip,
-    lambda key, x: augment.cutout(key, x, size=3),
-    lambda key, x: augment.cutmix(key, x, 255 - x, 0.5)[0],
+    lambda key, x, **rows: augment.cutout(key, x, size=3, **rows),
+    lambda key, x, **rows: augment.cutmix(key, x, 255 - x, 0.5, **rows)[0],
   ],
   ids=["crop", "flip", "cutout", "cutmix"],
 )
@@ -246,6 +246,8 @@ def test_image_and_key_decide_alone(images, vary):
   key = jax.random.key(5)
   whole = np.asarray(vary(key, images))
   np.testing.assert_array_equal(vary(key, images[:5]), whole[:5])  # not the batch it is in
+  rows = np.arange(1, len(images), 3)  # in a part of a batch, its number in the whole
+  np.testing.assert_array_equal(vary(key, images[rows], rows=rows), whole[rows])
   np.testing.assert_array_equal(vary(jax.random.key(5), images), whole)
   assert (np.asarray(vary(jax.random.key(6), images)) != whole).any()
   np.testing.assert_array_equal(vary(jax.random.PRNGKey(5), images), whole)  # old keys too

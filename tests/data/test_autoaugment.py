@@ -220,6 +220,9 @@ def test_images_go_through_what_is_drawn(vary, photographs):
 def test_image_and_key_decide_alone(vary, photographs):
   whole = np.asarray(vary(jax.random.key(5), photographs))
   np.testing.assert_array_equal(vary(jax.random.key(5), photographs[:7]), whole[:7])
+  rows = np.arange(1, len(photographs), 3)  # in a part of a batch, its number in the whole
+  part = vary(jax.random.key(5), photographs[rows], rows=rows)
+  np.testing.assert_array_equal(part, whole[rows])
   assert (np.asarray(vary(jax.random.key(6), photographs)) != whole).any()
   np.testing.assert_array_equal(vary(jax.random.PRNGKey(5), photographs), whole)  # old keys too
 

@@ -9,6 +9,7 @@ from bce_jax import losses
 from bce_jax.models import Head, Outputs
 from bce_jax.objectives import Batch, Rebalance, Targets, joint
 from bce_jax.objectives.balanced import balanced
+from bce_jax.objectives.joint import sampled
 
 N = 20
 COUNTS = np.arange(1, N + 1)
@@ -17,7 +18,7 @@ COUNTS = np.arange(1, N + 1)
 def second_stage(counts=COUNTS, *, steps_per_epoch=5, beta=0.9, **options):
   rebalance = Rebalance(weights=losses.class_weights(counts, beta=beta))
   base = joint("bce-d", rebalance=rebalance)
-  return balanced(base, N, steps_per_epoch=steps_per_epoch, **options)
+  return balanced(base, steps_per_epoch=steps_per_epoch, **options)
 
 
 @pytest.mark.parametrize("beta", ["0.999", "0.9999"])
@@ -57,14 +58,14 @@ def test_rows_are_cut_to_the_first_limit_after_every_epoch(official):
 
 def test_a_share_of_the_classes_keeps_those_of_the_batch():
   labels = jnp.arange(10)
-  objective = second_stage(class_share=0.4)
+  objective = sampled(second_stage(), N, class_share=0.4)
   batch = Batch(jnp.zeros((10, 4, 4, 3)), labels)
   views = objective.views(jax.random.key(0), batch, objective.memory)
   ids, mask = views.targets
   np.testing.assert_array_equal(ids, labels)
   assert np.asarray(mask)[:10].all()
   assert mask.sum() == 10
-  everything = second_stage()
+  everything = sampled(second_stage(), N, class_share=1.0)
   assert everything.views(jax.random.key(0), batch, ()).targets.class_mask is None
 
 

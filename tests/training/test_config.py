@@ -119,6 +119,8 @@ def test_a_config_with_an_unknown_word_says_which_there_are():
     ("optimizer.schedule", "step", "unknown config.optimizer.schedule 'step'"),
     ("data.name", "digit", "did you mean 'digits'"),
     ("data.channels", 2, "unknown config.data.channels 2"),
+    ("micro_batches", 0, "config.micro_batches must be a whole number of at least 1, got 0"),
+    ("batch_norm_group", 1, "config.batch_norm_group must be a whole number of at least 2, got 1"),
     ("batch_size", 0, "config.batch_size must be a whole number of at least 1, got 0"),
     ("seed", -1, "config.seed must be"),
     ("steps", 0, "config.steps must be"),
@@ -233,6 +235,18 @@ def test_a_config_of_an_older_version_is_completed():
     ({"data.auto_augment": True}, "config.data.auto_augment is made for colour images, got 1"),
     ({"batch_size": 2000}, "config.batch_size 2000 is more than the 1437 training images"),
     ({"batch_size": 12}, "config.batch_size is 12, which 8 devices can't split; 8 or 16 fits"),
+    (
+      {"micro_batches": 3},
+      r"config.micro_batches is 3, but a batch of 32 images on 8 device\(s\) can't be cut into as"
+      " many equal parts: 2 or 4 fits",
+    ),
+    ({"micro_batches": 8}, r"a batch of 32 images on 8 device\(s\) .* parts: 4 fits"),
+    (
+      {"batch_norm_group": 12},
+      "config.batch_norm_group is 12, which does not divide the 32 images that go through the"
+      " network at once: 8 or 16 fits",
+    ),
+    ({"batch_norm_group": 32, "micro_batches": 2}, "does not divide the 16 images .*: 16 fits"),
     ({"model": "resnet20", "stem": "imagenet"}, "stem"),
     ({"loss": "bce-u", "bias_init": "3"}, "bias_init '3' differs from class to class"),
     ({"data.crop_padding": 8}, "config.data.crop_padding 8 is too much for images of 8×8"),
@@ -244,4 +258,18 @@ def test_refused_by_the_data_or_the_model(tiny, changes, message):
     group, _, name = key.rpartition(".")
     (tiny[group] if group else tiny)[name] = value
   with pytest.raises(ValueError, match=message):
+    experiment.build(tiny)
+
+
+def test_groups_and_micro_batches_matter_in_training_only(tiny):
+  tiny.batch_norm_group, tiny.micro_batches = 12, 3
+  experiment.build(tiny, judging=True)
+
+
+def test_groups_count_every_view(tiny):
+  config_lib.set_objective(tiny, "tripartite")
+  tiny.batch_norm_group = 24
+  assert experiment.build(tiny).model.backbone.batch_norm_group == 24  # of 3 · 32 images
+  tiny.batch_norm_group = 64
+  with pytest.raises(ValueError, match="does not divide the 96 images .* at once: 48 or 96 fits"):
     experiment.build(tiny)

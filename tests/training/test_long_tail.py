@@ -48,8 +48,7 @@ def second(config, folder, **options):
 def state_of(folder, config):
   parts = experiment.build(config)
   store = checkpoint.Checkpoints(folder, best_metric=config.best_metric, read_only=True)
-  like = checkpoint.abstract(jax.eval_shape(parts.init_state), parallel.replicated(parts.mesh))
-  return store.restore(store.latest_step(), like)[0]
+  return store.restore(store.latest_step(), parts.layout.to_restore())[0]
 
 
 def equal(a, b):

@@ -1,0 +1,630 @@
+"""BCE of a linear classifier without its scores: by chunks of classes, and split over devices.
+
+BCE has no normaliser over the classes, so that a chunk of classes needs nothing of the others: the
+scores of a chunk are formed, used and dropped, and devices that hold different classes add up their
+losses and no more.
+
+Source: the loss is `bce`'s (see there). Rematerialised scores: Wijmans et al., "Cut Your Losses in
+Large-Vocabulary Language Models", ICLR 2025. Gradients formed in the forward pass: Hsu et al.,
+"Liger Kernel", 2024. Classes split over devices: An et al., "Partial FC", CVPR 2022.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from bce_jax import checks
+from bce_jax.losses.bce import class_losses, is_zero, unit
+
+# A chunk's scores by default. On CPU larger ones were measured to be no faster, and beyond 2²¹
+# slower; the gradients hold four arrays of this size. Elsewhere it is a guess: large enough that a
+# chunk's matrix products take much longer than their launch.
+_CHUNK_ELEMENTS = 2**23
+_CHUNK_ELEMENTS_CPU = 2**20
+# Rows of a default chunk are a multiple of this: a whole tile of an accelerator's matrix unit.
+_TILE = 128
+# A sampled table is walked in at least so many chunks, so that the rows left out save work.
+_MASKED_CHUNKS = 16
+
+_AXIS_OF_CLASSES = {"weights": 0, "bias": 0, "targets": 1}
+
+
+class _Plan(NamedTuple):
+  """What is static of a call; hashable."""
+
+  chunk: int
+  dtype: Any
+  unit_weights: bool
+  with_margin: bool
+  with_smoothing: bool
+  precision: Any
+  axes: tuple[str, ...]  # the mesh axes over which the operands vary, under check_vma=True
+
+
+class _Fixed(NamedTuple):
+  """What has no gradient."""
+
+  labels: jax.Array | None  # [B] rows of this device's table, −1 where another device owns it
+  mask: jax.Array | None  # [B, n] bool: the classes that count, where it depends on the example
+  order: jax.Array | None  # [≥ n] rows in the order in which they are walked
+  limit: jax.Array | None  # []: how many rows of that order count; the rest are never looked at
+  num_kept: jax.Array  # [] or [B, 1]: the number of classes that count, on all devices
+
+
+# The operands that have a gradient are a dict: features [B, D] in the dtype of the computation,
+# weights [n, D] in its own, bias [] or [n], scale, margin, negative_weight, smoothing, and for soft
+# targets targets [B, n].
+_Operands = dict[str, jax.Array]
+
+
+def linear_bce(
+  features: Float[ArrayLike, "b D"],
+  weights: Float[ArrayLike, "N D"],
+  labels: Int[ArrayLike, "b"] | Float[ArrayLike, "b N"],
+  *,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  scale: Float[ArrayLike, ""] = 1.0,
+  margin: Float[ArrayLike, ""] = 0.0,
+  negative_weight: Float[ArrayLike, ""] = 1.0,
+  smoothing: Float[ArrayLike, ""] = 0.0,
+  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "b N"] | None = None,
+  normalize: bool | Literal["features", "weights"] = False,
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+  num_classes: int | None = None,
+  precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> Float[Array, "b"]:
+  r"""`bce` of a linear classifier, whose scores are never held all at once.
+
+    loss_b = bce(c_b, label_b, …),   c_bj = w_jᵀx_b, with x̂ and ŵ in place of x and w by `normalize`
+
+  It equals `bce` of `features @ weights.T` (or of `cosine`) in value and in every gradient, but
+  forms the scores of `chunk_size` classes at a time, in the backward pass a second time: four
+  matrix products in all, and no more memory than the arguments, their gradients and one chunk.
+  It has first derivatives in reverse mode.
+
+  With `axis_name` inside `shard_map` or `pmap` each device holds the rows d·n … (d+1)·n − 1 of the
+  table, and the devices exchange the sum of their losses. Under `shard_map(check_vma=True)`, the
+  default, gradients are right whether taken inside or outside of it. Under check_vma=False and
+  `pmap` they are right only when taken OUTSIDE: taken inside, JAX differentiates the sum over k
+  devices as a sum. The gradients of weights and of a diverse bias are then k times too large, and
+  those of all else are k times this device's share (so that their `pmean` is right).
+
+  Args:
+    features: x, any floating dtype; computed in float32 (float64 stays float64).
+    weights: w, one row a class, any floating dtype; with `axis_name` this device's rows.
+    labels: class ids in [0, N), or float targets in [0, 1] of the scores' shape. An id out of range
+      raises where its value is known; under jit that example's loss is nan. With `axis_name` ids
+      are of the whole table, and targets of this device's columns.
+    bias: one number (unified) or one a class (diverse, as the weights' rows); subtracted.
+    scale: γ ≥ 0.
+    margin: m ≥ 0, taken from the label's metric before scaling; needs integer labels.
+    negative_weight: λ ≥ 0, the weight of the negative terms.
+    smoothing: ε in [0, 1], over the classes of all devices.
+    class_mask: False removes the class, its positive term too. A mask [N] saves work: rows that it
+      removes are not multiplied (`sample_classes` draws one). Of this device's rows with
+      `axis_name`.
+    normalize: True for the cosine of `losses.cosine`; "features" or "weights" for one side only.
+    chunk_size: classes in a chunk, ≥ 1; need not divide N. None chooses it.
+    axis_name: the axis over which the classes are split.
+    num_classes: N of the whole table; rows of it from N on are padding, which never counts and has
+      gradient 0, whatever it holds. None: every row is a class.
+    precision: of the matrix products; the default is true float32 on TPU and GPU too.
+
+  Returns:
+    One loss per example, ≥ 0, summed over the classes of all devices: [B].
+
+  Raises:
+    ValueError: as `bce`; for shapes that do not fit, for an unknown `normalize`, for a chunk_size
+      below 1, for a num_classes beyond the table.
+
+  >>> import jax.numpy as jnp
+  >>> weights = jnp.array([[2.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+  >>> linear_bce(jnp.array([[1.0, 0.0]]), weights, jnp.array([0]), bias=0.5, chunk_size=2)
+  Array([0.8769...], dtype=float32)
+
+  Source: [R] and [F] of `bce`; derived: a sum over classes needs no second pass.
+  """
+  plan, operands, fixed, valid = _prepare(
+    features,
+    weights,
+    labels,
+    bias=bias,
+    scale=scale,
+    margin=margin,
+    negative_weight=negative_weight,
+    smoothing=smoothing,
+    class_mask=class_mask,
+    normalize=normalize,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+    num_classes=num_classes,
+    precision=precision,
+  )
+  losses = _losses(plan, operands, fixed)
+  if axis_name is not None:
+    losses = lax.psum(losses, axis_name)
+  return losses if valid is None else jnp.where(valid, losses, jnp.nan)
+
+
+def linear_bce_mean(
+  features: Float[ArrayLike, "b D"],
+  weights: Float[ArrayLike, "N D"],
+  labels: Int[ArrayLike, "b"] | Float[ArrayLike, "b N"],
+  *,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  scale: Float[ArrayLike, ""] = 1.0,
+  margin: Float[ArrayLike, ""] = 0.0,
+  negative_weight: Float[ArrayLike, ""] = 1.0,
+  smoothing: Float[ArrayLike, ""] = 0.0,
+  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "b N"] | None = None,
+  normalize: bool | Literal["features", "weights"] = False,
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+  num_classes: int | None = None,
+  precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+  example_weights: Float[ArrayLike, "b"] | None = None,
+) -> Float[Array, ""]:
+  r"""Weighted mean of `linear_bce`, with one matrix product less.
+
+    (1/B) Σ_b v_b · loss_b
+
+  Because what multiplies each loss is known beforehand, the gradients are formed along with the
+  value and the scores never a second time: three matrix products in all (one, where nothing is
+  differentiated). The backward pass only multiplies them by the cotangent; float16 gradients
+  that need a loss scale want it in `example_weights`, where it comes before they are rounded.
+
+  With `axis_name` the devices exchange one number. What is said at `linear_bce` of gradients taken
+  inside of `pmap` and `shard_map(check_vma=False)` holds here too. Where the batch is split over
+  another axis, B is this device's: take `pmean` of the result over that axis.
+
+  Args:
+    features: x, any floating dtype; computed in float32 (float64 stays float64).
+    weights: as `linear_bce`.
+    labels: as `linear_bce`; a label out of range makes the mean nan.
+    bias: as `linear_bce`.
+    scale: as `linear_bce`.
+    margin: as `linear_bce`.
+    negative_weight: as `linear_bce`.
+    smoothing: as `linear_bce`.
+    class_mask: as `linear_bce`.
+    normalize: as `linear_bce`.
+    chunk_size: as `linear_bce`.
+    axis_name: as `linear_bce`.
+    num_classes: as `linear_bce`.
+    precision: as `linear_bce`.
+    example_weights: v, one an example; None: all 1. The sum is divided by B, not by Σ v. An example
+      of weight 0 still needs a label in range.
+
+  Returns:
+    One number.
+
+  Raises:
+    ValueError: as `linear_bce`; for example_weights that are not floating of shape [B].
+
+  >>> import jax.numpy as jnp
+  >>> weights = jnp.array([[2.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+  >>> linear_bce_mean(jnp.array([[1.0, 0.0]]), weights, jnp.array([0]), bias=0.5)
+  Array(0.8769..., dtype=float32)
+
+  Source: as `linear_bce`; gradients in the forward pass: Liger Kernel.
+  """
+  plan, operands, fixed, valid = _prepare(
+    features,
+    weights,
+    labels,
+    bias=bias,
+    scale=scale,
+    margin=margin,
+    negative_weight=negative_weight,
+    smoothing=smoothing,
+    class_mask=class_mask,
+    normalize=normalize,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+    num_classes=num_classes,
+    precision=precision,
+    example_weights=example_weights,
+    mean=True,
+  )
+  mean = _mean(plan, operands, fixed)
+  if axis_name is not None:
+    mean = lax.psum(mean, axis_name)
+  # Added, not chosen: the examples in range keep their gradients, as in a mean of `bce`.
+  return mean if valid is None else mean + jnp.where(jnp.all(valid), 0.0, jnp.nan)
+
+
+def _prepare(
+  features: Any,
+  weights: Any,
+  labels: Any,
+  *,
+  bias: Any,
+  scale: Any,
+  margin: Any,
+  negative_weight: Any,
+  smoothing: Any,
+  class_mask: Any,
+  normalize: Any,
+  chunk_size: Any,
+  axis_name: str | None,
+  num_classes: Any,
+  precision: Any,
+  example_weights: Any = None,
+  mean: bool = False,
+) -> tuple[_Plan, _Operands, _Fixed, jax.Array | None]:
+  """Checks the arguments; returns what the core needs, and which labels were in range."""
+  for name, x in (("features", features), ("weights", weights)):
+    if not jnp.issubdtype(checks.dtype_of(x), jnp.floating):
+      raise ValueError(f"{name} must be floating point, got dtype {checks.dtype_of(x)}")
+  x, w = jnp.asarray(features), jnp.asarray(weights)
+  if x.ndim != 2 or w.ndim != 2 or x.shape[-1] != w.shape[-1] or w.shape[0] == 0:
+    raise ValueError(
+      f"features must have shape [B, D] and weights [N, D] with N ≥ 1, got {x.shape} and {w.shape}"
+    )
+  if normalize not in (False, True, "features", "weights"):
+    raise ValueError(f"normalize must be False, True, 'features' or 'weights', got {normalize!r}")
+  dtype = checks.computing_dtype(x.dtype, w.dtype)
+  batch, rows = x.shape[0], w.shape[0]
+  x = x.astype(dtype)
+  if normalize in (True, "features"):
+    x = unit(x)
+
+  parts = 1 if axis_name is None else lax.axis_size(axis_name)
+  total = rows * parts
+  if num_classes is not None:
+    num_classes = checks.integer("num_classes", num_classes, low=1)
+    if num_classes > total:
+      raise ValueError(
+        f"num_classes must be at most {total}, {rows} rows on each of {parts} devices,"
+        f" got {num_classes}"
+      )
+    total = num_classes
+  padded = total < rows * parts
+  first = jnp.zeros((), jnp.int32)
+  if axis_name is not None:
+    first = lax.axis_index(axis_name) * jnp.int32(rows)
+
+  operands: _Operands = {"features": x, "weights": w}
+  own = valid = None
+  if jnp.issubdtype(checks.dtype_of(labels), jnp.floating):
+    # In their own dtype: they are as large as the scores, and are converted by chunk.
+    own_dtype = jax.dtypes.canonicalize_dtype(checks.dtype_of(labels))
+    shape: Any = jax.ShapeDtypeStruct((batch, rows), own_dtype)
+    operands["targets"] = checks.float_targets(labels, shape)
+  else:
+    ids, valid = checks.int_labels(labels, (batch,), total)
+    own = ids - first
+    own = jnp.where(valid & (own >= 0) & (own < rows), own, -1)
+
+  if np.shape(bias) not in ((), (rows,)) or not checks.is_real(checks.dtype_of(bias)):
+    raise ValueError(
+      f"bias must be a scalar (unified) or of shape ({rows},) (diverse),"
+      f" got {checks.dtype_of(bias)} of shape {np.shape(bias)}"
+    )
+  operands["bias"] = jnp.asarray(bias).astype(dtype)
+  operands["scale"] = checks.scalar("scale", scale, dtype, low=0.0)
+  operands["margin"] = checks.scalar("margin", margin, dtype, low=0.0)
+  if own is None and not is_zero(margin):
+    raise ValueError("a margin needs integer labels, got float targets")
+  operands["negative_weight"] = checks.scalar("negative_weight", negative_weight, dtype, low=0.0)
+  operands["smoothing"] = checks.scalar("smoothing", smoothing, dtype, low=0.0, high=1.0)
+  if mean:
+    if example_weights is None:
+      each = jnp.ones(batch, dtype)
+    else:
+      given = checks.dtype_of(example_weights)
+      if np.shape(example_weights) != (batch,) or not jnp.issubdtype(given, jnp.floating):
+        raise ValueError(
+          f"example_weights must be floating of shape ({batch},), got {given} of shape"
+          f" {np.shape(example_weights)}"
+        )
+      each = jnp.asarray(example_weights).astype(dtype)
+    if valid is not None:
+      each = jnp.where(valid, each, 0.0)
+    operands["each"] = each / batch
+
+  order = limit = mask = None
+  if padded:
+    limit = jnp.clip(total - first, 0, rows)
+  num_kept = jnp.asarray(total, dtype)
+  masked_rows = False
+  if class_mask is not None:
+    checks.class_mask(class_mask, (batch, rows))
+    kept = jnp.asarray(class_mask)
+    masked_rows = kept.ndim == 1
+    if limit is not None:
+      inside = jnp.arange(rows, dtype=jnp.int32) < limit
+      kept = kept & (inside if masked_rows else inside[None, :])
+    counts = jnp.sum(kept, -1, dtype=jnp.int32)
+    if masked_rows:
+      order, limit = _kept_first(kept, counts), counts
+    else:
+      mask, counts = kept, counts[:, None]
+    if not is_zero(smoothing):
+      num_kept = counts if axis_name is None else lax.psum(counts, axis_name)
+      num_kept = num_kept.astype(dtype)
+
+  chunk = _chunk_size(chunk_size, batch, rows, masked_rows)
+  if order is not None:  # the last chunk may reach beyond the table, to rows that do not exist
+    missing = -rows % chunk
+    order = jnp.concatenate([order, rows + jnp.arange(missing, dtype=jnp.int32)])
+
+  # Inside shard_map(check_vma=True) every operand is made to vary over all axes in question, so
+  # that the core below is local to a device: the sums over devices that the gradients of operands
+  # common to several need are then what JAX makes of this cast.
+  fixed = _Fixed(own, mask, order, limit, num_kept)
+  axes = frozenset[str]().union(*(_varying_axes(x) for x in jax.tree.leaves((operands, fixed))))
+  if axis_name is not None:
+    axes |= _varying_axes(first)
+  plan = _Plan(
+    chunk=chunk,
+    dtype=dtype,
+    unit_weights=normalize in (True, "weights"),
+    with_margin=not is_zero(margin),
+    with_smoothing=not is_zero(smoothing),
+    precision=precision,
+    axes=tuple(sorted(axes)),
+  )
+  return plan, _vary(operands, plan.axes), _vary(fixed, plan.axes), valid
+
+
+def _chunk_size(chunk_size: Any, batch: int, rows: int, masked_rows: bool) -> int:
+  """Returns the number of classes in a chunk, at most all of them."""
+  if chunk_size is not None:
+    return min(checks.integer("chunk_size", chunk_size, low=1), rows)
+  elements = _CHUNK_ELEMENTS_CPU if jax.default_backend() == "cpu" else _CHUNK_ELEMENTS
+  chunks = -(-rows * batch // elements)
+  if masked_rows:
+    chunks = max(chunks, _MASKED_CHUNKS)
+  even = -(-rows // max(chunks, 1))  # no chunk is nearly empty
+  return min(-(-even // _TILE) * _TILE, rows)
+
+
+def _kept_first(kept: jax.Array, count: jax.Array) -> jax.Array:
+  """Indices of a mask [n], those under True first, each part in its order."""
+  seen = jnp.cumsum(kept, dtype=jnp.int32)
+  index = jnp.arange(kept.size, dtype=jnp.int32)
+  place = jnp.where(kept, seen - 1, count + index - seen)
+  return jnp.zeros(kept.size, jnp.int32).at[place].set(index, unique_indices=True)
+
+
+def _varying_axes(x: Any) -> frozenset[str]:
+  """The mesh axes over which a value varies; none outside of shard_map(check_vma=True)."""
+  return jax.typeof(x).mat.varying
+
+
+def _vary(tree: Any, axes: tuple[str, ...]) -> Any:
+  """The same values, varying over all of `axes`."""
+
+  def cast(x):
+    missing = tuple(axis for axis in axes if axis not in _varying_axes(x))
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(cast, tree)
+
+
+def _class_axis(name: str, x: jax.Array) -> int | None:
+  """The axis of an operand along which its classes lie."""
+  return _AXIS_OF_CLASSES.get(name) if x.ndim else None
+
+
+def _cut(
+  plan: _Plan, operands: _Operands, fixed: _Fixed, start: Any, size: int
+) -> tuple[_Operands, Any, Callable[[_Operands], jax.Array]]:
+  """One chunk of classes.
+
+  Returns:
+    (the operands of these classes; where they lie: a start, or the rows' numbers; the function of
+    such operands that gives these classes' part of the losses, [B]).
+  """
+  positions = start + jnp.arange(size, dtype=jnp.int32)
+  if fixed.order is None:
+    ids, place = positions, start
+  else:
+    ids = place = lax.dynamic_slice_in_dim(fixed.order, start, size)
+
+  def take(x, axis):
+    bits = _as_bits(x)
+    if fixed.order is None:
+      bits = lax.dynamic_slice_in_dim(bits, start, size, axis)
+    else:
+      bits = jnp.take(bits, ids, axis, mode="clip", unique_indices=True)
+    return bits if bits.dtype == x.dtype else lax.bitcast_convert_type(bits, x.dtype)
+
+  part = {}
+  for name, x in operands.items():
+    axis = _class_axis(name, x)
+    part[name] = x if axis is None else take(x, axis)
+  inside = None if fixed.limit is None else positions < fixed.limit
+  mask = None if fixed.mask is None else take(fixed.mask, 1)
+  return part, place, functools.partial(_chunk_losses, plan, fixed, ids, inside, mask)
+
+
+def _bits_dtype(dtype: Any) -> Any:
+  """What stands for a narrow float where it is only moved; any other dtype itself.
+
+  XLA on CPU moves bfloat16 as float32: it would convert the whole table, and its gradient once a
+  chunk, there and back. Accelerators move it as it is.
+  """
+  narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+  moved_as_float32 = narrow and jax.default_backend() == "cpu"
+  return np.dtype(f"uint{8 * dtype.itemsize}") if moved_as_float32 else dtype
+
+
+def _as_bits(x: jax.Array) -> jax.Array:
+  """The same array with the dtype that `_bits_dtype` gives."""
+  bits = _bits_dtype(x.dtype)
+  return x if bits == x.dtype else lax.bitcast_convert_type(x, bits)
+
+
+def _put(total: jax.Array, part: jax.Array, place: Any, axis: int) -> jax.Array:
+  """Writes a chunk's gradients to where `_cut` took the chunk from."""
+  if jnp.ndim(place) == 0:
+    return lax.dynamic_update_slice_in_dim(total, part, place, axis)
+  index = (slice(None),) * axis + (place,)
+  return total.at[index].set(part, mode="drop", unique_indices=True)
+
+
+def _chunk_losses(
+  plan: _Plan,
+  fixed: _Fixed,
+  ids: jax.Array,
+  inside: jax.Array | None,
+  mask: jax.Array | None,
+  part: _Operands,
+) -> jax.Array:
+  """Σ of `bce`'s terms over the classes of one chunk: [B]. Pure, and local to a device."""
+  w = part["weights"].astype(plan.dtype)
+  kept = mask
+  if inside is not None:
+    # Not only its scores: 0 · nan is nan in the product that gives the features' gradient.
+    w = jnp.where(inside[:, None], w, 0.0)
+    kept = inside[None, :] if mask is None else inside[None, :] & mask
+  if plan.unit_weights:
+    w = unit(w)
+  c = jnp.matmul(part["features"], w.T, precision=plan.precision)
+
+  def zero_removed(x):
+    return x if kept is None else jnp.where(kept, x, 0.0)
+
+  if fixed.labels is None:
+    targets = zero_removed(part["targets"].astype(plan.dtype))
+  else:
+    targets = fixed.labels[:, None] == ids[None, :]
+    if plan.with_margin:
+      c = c - jnp.where(targets, part["margin"], 0.0)
+  bias = part["bias"][None, :] if part["bias"].ndim else part["bias"]
+  z = zero_removed(part["scale"] * zero_removed(c) - bias)
+  epsilon = part["smoothing"] if plan.with_smoothing else None
+  losses = class_losses(z, targets, part["negative_weight"], epsilon, fixed.num_kept)
+  return jnp.sum(zero_removed(losses), -1)
+
+
+def _over_chunks(
+  plan: _Plan, operands: _Operands, fixed: _Fixed, body: Callable[..., Any], carry: Any
+) -> Any:
+  """Carries `carry` through body(start, size, carry) for every chunk of classes."""
+  zero = jnp.int32(0)
+  if fixed.order is not None:  # only as many chunks as there are rows that count
+    assert fixed.limit is not None
+    trips = (fixed.limit + jnp.int32(plan.chunk - 1)) // jnp.int32(plan.chunk)
+    trips = trips.astype(jnp.int32)
+    return lax.fori_loop(
+      zero, trips, lambda i, carry: body(i * jnp.int32(plan.chunk), plan.chunk, carry), carry
+    )
+  full, rest = divmod(operands["weights"].shape[0], plan.chunk)
+  if full == 1:
+    carry = body(zero, plan.chunk, carry)
+  else:
+    carry = lax.fori_loop(
+      0, full, lambda i, carry: body(jnp.int32(i) * plan.chunk, plan.chunk, carry), carry
+    )
+  # The last chunk is smaller, rather than padded: no copy of the weights is made for it.
+  return body(jnp.int32(full * plan.chunk), rest, carry) if rest else carry
+
+
+def _values(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
+  """The losses, and nothing for gradients: one matrix product."""
+
+  def body(start, size, losses):
+    part, _, of_part = _cut(plan, operands, fixed, start, size)
+    return losses + of_part(part)
+
+  batch = operands["features"].shape[0]
+  return _over_chunks(plan, operands, fixed, body, _vary(jnp.zeros(batch, plan.dtype), plan.axes))
+
+
+def _gradients(
+  plan: _Plan, operands: _Operands, fixed: _Fixed, cotangent: jax.Array, wanted: list[str]
+) -> tuple[jax.Array, _Operands]:
+  """The losses [B], and the gradients of Σ cotangent · losses w.r.t. the operands `wanted`.
+
+  Three matrix products. The gradients along the classes are written chunk by chunk into one array,
+  in the operand's own dtype; nothing else here is larger than a chunk.
+  """
+
+  def body(start, size, carry):
+    losses, grads = carry
+    part, place, of_part = _cut(plan, operands, fixed, start, size)
+    value, pull_back = jax.vjp(lambda x: of_part(part | x), {name: part[name] for name in wanted})
+    (found,) = pull_back(cotangent)
+    for name, grad in found.items():
+      axis = _class_axis(name, operands[name])
+      total = grads[name]
+      grads[name] = total + grad if axis is None else _put(total, _as_bits(grad), place, axis)
+    return losses + value, grads
+
+  zeros = {name: jnp.zeros(x.shape, _bits_dtype(x.dtype)) for name, x in operands.items()}
+  start = (jnp.zeros(cotangent.shape, plan.dtype), {name: zeros[name] for name in wanted})
+  losses, grads = _over_chunks(plan, operands, fixed, body, _vary(start, plan.axes))
+  for name, grad in grads.items():
+    dtype = operands[name].dtype
+    grads[name] = grad if grad.dtype == dtype else lax.bitcast_convert_type(grad, dtype)
+  return losses, grads
+
+
+def _values_and_wanted(operands: dict[str, Any], fixed: _Fixed) -> tuple[_Operands, _Fixed, dict]:
+  """Undoes symbolic_zeros=True: the operands, and as keys the names of those differentiated."""
+  wanted = {name: None for name, x in operands.items() if x.perturbed}
+  return (*jax.tree.map(lambda x: x.value, (operands, fixed)), wanted)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
+  return _values(plan, operands, fixed)
+
+
+def _losses_forward(plan, operands, fixed):
+  operands, fixed, wanted = _values_and_wanted(operands, fixed)
+  return _values(plan, operands, fixed), (operands, fixed, wanted)
+
+
+def _losses_backward(plan, residuals, cotangent):
+  operands, fixed, wanted = residuals
+  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+    return dict.fromkeys(operands), None
+  _, grads = _gradients(plan, operands, fixed, cotangent, list(wanted))
+  return {name: grads.get(name) for name in operands}, None
+
+
+_losses.defvjp(_losses_forward, _losses_backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mean(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
+  operands = dict(operands)
+  each = operands.pop("each")
+  return jnp.sum(each * _values(plan, operands, fixed))
+
+
+def _mean_forward(plan, operands, fixed):
+  operands, fixed, wanted = _values_and_wanted(operands, fixed)
+  names = list(operands)
+  each = operands.pop("each")
+  losses, grads = _gradients(
+    plan, operands, fixed, each, [name for name in wanted if name != "each"]
+  )
+  if "each" in wanted:
+    grads["each"] = losses
+  return jnp.sum(each * losses), (grads, dict.fromkeys(names))
+
+
+def _mean_backward(plan, residuals, cotangent):
+  grads, names = residuals
+  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+    return names, None
+  scaled = {
+    name: (cotangent * grad.astype(plan.dtype)).astype(grad.dtype) for name, grad in grads.items()
+  }
+  return {name: scaled.get(name) for name in names}, None
+
+
+_mean.defvjp(_mean_forward, _mean_backward, symbolic_zeros=True)

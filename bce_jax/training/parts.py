@@ -1,0 +1,170 @@
+"""A step's batch in parts, a device's share or a micro-batch, and the mean of what they give."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Arrays = dict[str, jax.Array]
+
+
+class Part(NamedTuple):
+  """Images of a step, and what they are of its whole batch.
+
+  Attributes:
+    arrays: "images", "labels", and of a partner batch "partner_images" and "partner_labels".
+    rows: numbers of the images in the whole batch; None: they are all of it, in order.
+    step_labels: labels of the whole batch; None: those in `arrays`.
+    step_partner_labels: likewise.
+  """
+
+  arrays: Arrays
+  rows: jax.Array | None = None
+  step_labels: jax.Array | None = None
+  step_partner_labels: jax.Array | None = None
+
+
+class Found(NamedTuple):
+  """What a part of a batch gives.
+
+  Attributes:
+    grads: of the loss' mean over the part.
+    batch_stats: the running statistics, moved by the part.
+    logs: scalars, means over the part.
+    memory: the objective's.
+  """
+
+  grads: Any
+  batch_stats: Any
+  logs: dict[str, jax.Array]
+  memory: Any
+
+
+def check_micro_batches(count: int, batch_size: int, devices: int) -> None:
+  """Refuses micro-batches that can't share a batch evenly, each on all of the devices.
+
+  Args:
+    count: number of micro-batches.
+    batch_size: of the step, on all devices.
+    devices: along 'data'.
+
+  Raises:
+    ValueError: naming the nearest numbers that fit.
+  """
+  if batch_size % (count * devices):
+    raise ValueError(
+      f"config.micro_batches is {count}, but a batch of {batch_size} images on {devices} device(s)"
+      f" can't be cut into as many equal parts: {_nearest_divisors(batch_size // devices, count)}"
+      " fits"
+    )
+
+
+def check_batch_norm_group(group: int | None, images: int) -> None:
+  """Refuses groups that the images can't be cut into.
+
+  Args:
+    group: images normalised together; None: all.
+    images: that go through the network at once, on all devices: every view of a micro-batch.
+
+  Raises:
+    ValueError: naming the nearest numbers that fit.
+  """
+  if group is not None and images % group:
+    raise ValueError(
+      f"config.batch_norm_group is {group}, which does not divide the {images} images that go"
+      f" through the network at once: {_nearest_divisors(images, group, least=2)} fits"
+    )
+
+
+def _nearest_divisors(of: int, number: int, *, least: int = 1) -> str:
+  divisors = [n for n in range(least, of + 1) if of % n == 0]
+  below = [n for n in divisors if n < number][-1:]
+  above = [n for n in divisors if n > number][:1]
+  return " or ".join(map(str, below + above)) or "none"
+
+
+def share_of_device(arrays: Arrays, axis_name: str) -> Part:
+  """Returns the arrays as this device's share of a batch that is split along `axis_name`."""
+  count = len(arrays["labels"])
+
+  def everywhere(name: str) -> jax.Array | None:
+    return jax.lax.all_gather(arrays[name], axis_name, tiled=True) if name in arrays else None
+
+  return Part(
+    arrays,
+    jax.lax.axis_index(axis_name) * count + jnp.arange(count),
+    everywhere("labels"),
+    everywhere("partner_labels"),
+  )
+
+
+def micro_batch(part: Part, index: int | jax.Array, count: int) -> Part:
+  """Returns rows index, index + count, index + 2 · count, … of a part.
+
+  Of a batch split over devices each device has as many of these rows, and keeps them.
+  """
+  size = len(part.arrays["labels"])
+  if size % count:
+    raise ValueError(f"{count} micro-batches can't share {size} images evenly")
+
+  def cut(x: jax.Array) -> jax.Array:
+    parts = x.reshape(size // count, count, *x.shape[1:])
+    return jax.lax.dynamic_index_in_dim(parts, index, axis=1, keepdims=False)
+
+  whole = part
+  if part.rows is None:
+    labels, partner_labels = part.arrays["labels"], part.arrays.get("partner_labels")
+    whole = Part(part.arrays, jnp.arange(size), labels, partner_labels)
+  assert whole.rows is not None
+  arrays = {name: cut(x) for name, x in part.arrays.items()}
+  return whole._replace(arrays=arrays, rows=cut(whole.rows))
+
+
+def mean_of(
+  run: Callable[[Part, Any], Found], part: Part, memory: Any, count: int, *, unrolled: bool
+) -> Found:
+  """Returns the mean over the micro-batches of a part, each run with the memory of the one before.
+
+  Args:
+    run: (micro-batch, memory) → `Found`.
+    part: to be cut.
+    memory: the objective's.
+    count: number of micro-batches.
+    unrolled: whether they are written out one after the other, or loop on the device.
+  """
+  if unrolled:
+    found = run(micro_batch(part, 0, count), memory)
+    for index in range(1, count):
+      following = micro_batch(part, index + _zero_after(found.grads), count)
+      found = _sum(found, run(following, found.memory))
+  else:
+    shapes = jax.eval_shape(lambda: run(micro_batch(part, 0, count), memory))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)._replace(memory=memory)
+
+    def add(found: Found, index: jax.Array) -> tuple[Found, None]:
+      return _sum(found, run(micro_batch(part, index, count), found.memory)), None
+
+    found, _ = jax.lax.scan(add, start, jnp.arange(count))
+  return found._replace(
+    **{
+      name: jax.tree.map(lambda x: x / count, getattr(found, name))
+      for name in ("grads", "batch_stats", "logs")
+    }
+  )
+
+
+def _zero_after(grads: Any) -> jax.Array:
+  """Returns 0, known only once all the gradients are.
+
+  What starts from it can't start earlier. XLA on CPU runs whatever it can at once, in as much
+  memory as one batch takes, and drops an optimization barrier before it decides on the order.
+  """
+  firsts = jnp.stack([x.ravel()[0].astype(jnp.float32) for x in jax.tree.leaves(grads)])
+  return jnp.sum(firsts > jnp.inf, dtype=jnp.int32)
+
+
+def _sum(found: Found, other: Found) -> Found:
+  """The sum of two parts' results; the memory is the newer one."""
+  total: Found = jax.tree.map(jnp.add, found._replace(memory=()), other._replace(memory=()))
+  return total._replace(memory=other.memory)

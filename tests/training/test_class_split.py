@@ -1,0 +1,189 @@
+"""A classifier whose rows are split over devices: the same training, and nothing gathered."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from bce_jax.data import loader, sources
+from bce_jax.training import checkpoint, config, experiment, loop, parallel, step
+
+
+def on_noise(parts):
+  """See test_data_parallel: on noise, since digits put many values on a ReLU's kink."""
+  train = parts.dataset.train
+  shape = (len(train), *train.image_shape)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  train = sources.ArraySource(images, train.labels)
+  return parts._replace(dataset=parts.dataset._replace(train=train))
+
+
+def compiled_step(parts):
+  train_step = step.make_train_step(
+    parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+  )
+  return step.jit_train_step(train_step, parts.layout)
+
+
+def train(config, steps=3):
+  parts = on_noise(experiment.build(config))
+  train_step = compiled_step(parts)
+  state = parts.layout.put(jax.jit(parts.init_state)())
+  losses = []
+  for batch in loader.train_batches(
+    parts.dataset.train,
+    seed=0,
+    batch_size=config.batch_size,
+    first_step=0,
+    last_step=steps,
+    partner_exponent=parts.objective.partner,
+  ):
+    state, logs = train_step(state, parallel.put_batch(batch, parts.mesh))
+    losses.append(float(logs["loss"]))
+  return parts, state, losses
+
+
+def close(actual, expected):
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(np.abs(b).max(), 1e-3))
+
+
+@pytest.fixture
+def wide(tiny):
+  """Ten classes: over 4 devices, or 8, the last ones get padding."""
+  tiny.optimizer.head_weight_decay = 1e-2
+  tiny.optimizer.bias_weight_decay = 1e-2
+  return tiny
+
+
+@pytest.mark.parametrize(
+  ("loss", "method", "changes"),
+  [
+    ("bce-nu", "joint", {}),
+    ("bce-nd", "joint", {"class_chunk": 2, "margin": 0.1, "negative_weight": 0.7}),
+    ("bce-d", "joint", {"class_chunk": 0, "rebalance.class_weight_beta": 0.99}),
+    ("bce-d", "joint", {"class_chunk": 3, "objective.class_share": 0.5, "smoothing": 0.1}),
+    ("soft-d", "joint", {"rebalance.logit_adjustment": 1.0}),
+    ("bce-d", "tripartite", {"data.imbalance": 20.0, "batch_size": 160}),
+  ],
+)
+def test_any_split_trains_like_one_device(wide, loss, method, changes):
+  config.set_objective(wide, method)
+  wide.loss = loss
+  for key, value in changes.items():
+    group, _, name = key.rpartition(".")
+    (wide[group] if group else wide)[name] = value
+  plain = wide.copy_and_resolve_references()
+  plain.class_chunk = None  # the scores of all classes: losses.bce itself
+  _, one, losses_one = train(plain)
+  for devices in (1, 4) if wide.class_chunk is not None else (8,):
+    wide.class_devices = devices
+    parts, split, losses_split = train(wide)
+    np.testing.assert_allclose(losses_split, losses_one, rtol=1e-5)
+    rows = split.params["head"]["weights"].sharding.shard_shape(
+      split.params["head"]["weights"].shape
+    )[0]
+    assert rows == -(-10 // devices)
+    close(jax.jit(parts.layout.logical)(split), one)
+
+
+COLLECTIVE = r"= (.*?) (all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\("
+
+
+@pytest.mark.parametrize("chunk", [None, 0])
+@pytest.mark.parametrize("loss", ["bce-nd", "bce-u"])
+def test_the_classifier_never_travels(wide, loss, chunk):
+  wide.loss = loss
+  wide.class_devices = 4
+  wide.class_chunk = chunk
+  parts = experiment.build(wide)
+  abstract = jax.eval_shape(parts.layout.stored, parts.layout.like)
+  batch = {
+    "images": jax.ShapeDtypeStruct((32, 8, 8, 1), np.uint8),
+    "labels": jax.ShapeDtypeStruct((32,), np.int32),
+  }
+  text = compiled_step(parts).lower(abstract, batch).compile().as_text()
+  found = re.findall(COLLECTIVE, text)
+  assert found
+  # All that moves is summed up: losses, statistics, gradients of each device's own rows; but for
+  # the log's accuracy, where scores are formed: each device's best score, and whose it is.
+  gathered = [shapes for shapes, kind in found if kind != "all-reduce"]
+  assert [shapes.split("{")[0] for shapes in gathered] == (
+    [] if chunk == 0 else ["f32[16,4]", "s32[16,4]"]
+  )
+  assert not any(re.search(r"\[(10|12),64\]", shapes) for shapes, _ in found)
+  # One array of [batch on the device, features]: the gradient of the features.
+  assert sum(shapes.count("f32[16,64]") for shapes, _ in found) == 1
+
+
+def test_a_chunk_leaves_no_scores_behind(tmp_path, image_folder, wide):
+  """[batch, classes] is not in the compiled step, though the head forms scores for others."""
+  wide.class_chunk = 3
+  wide.loss = "bce-u"
+  parts = experiment.build(wide)
+  batch = {
+    "images": jax.ShapeDtypeStruct((32, 8, 8, 1), np.uint8),
+    "labels": jax.ShapeDtypeStruct((32,), np.int32),
+  }
+  dense = wide.copy_and_resolve_references()
+  dense.class_chunk = None
+  texts = [
+    compiled_step(p).lower(p.layout.like, batch).compile().as_text()
+    for p in (parts, experiment.build(dense))
+  ]
+  assert "f32[4,10]" not in texts[0]
+  assert "f32[4,10]" in texts[1]
+
+
+@pytest.mark.parametrize("saved_on", [1, 8])
+@pytest.mark.parametrize("restored_on", [1, 2, 4, 8])
+def test_a_checkpoint_holds_one_logical_array(tmp_path, wide, saved_on, restored_on):
+  wide.loss = "bce-nd"
+
+  def parts_on(devices):
+    mesh = jax.make_mesh(
+      (1, devices),
+      ("data", "class"),
+      axis_types=(AxisType.Auto,) * 2,
+      devices=jax.devices()[:devices],
+    )
+    return experiment.build(wide)._replace(mesh=mesh)
+
+  before, after = parts_on(saved_on), parts_on(restored_on)
+  state = before.layout.put(jax.jit(before.init_state)())
+  store = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy")
+  store.save(before.layout.to_save(state), {"seconds": 0.0}, None)
+  store.close()
+  again = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy", read_only=True)
+  restored, _ = again.restore(0, after.layout.to_restore())
+  again.close()
+  assert restored.params["head"]["weights"].shape == (10, 64)
+  placed = after.layout.put(restored)
+  assert placed.params["head"]["weights"].shape[0] == -(-10 // restored_on) * restored_on
+  for a, b in zip(
+    jax.tree.leaves(after.layout.logical(placed)),
+    jax.tree.leaves(before.layout.logical(state)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_split_run_ends_and_is_judged(tmp_path, wide):
+  wide.loss = "bce-nd"
+  wide.class_devices = 4
+  wide.class_chunk = 0
+  results = loop.train(experiment.build(wide), tmp_path / "split")
+  wide.class_devices = 2
+  judged = loop.evaluate_only(experiment.build(wide), tmp_path / "split")
+  for name in ("uniform_accuracy", "bias", "bias_min", "threshold", "classifier_separability"):
+    assert judged[name] == pytest.approx(results[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("devices", [3, 16])
+def test_devices_that_do_not_divide_are_refused(wide, devices):
+  wide.class_devices = devices
+  with pytest.raises(ValueError, match=rf"class_devices is {devices}.*expected one of 1, 2, 4, 8"):
+    experiment.build(wide)

@@ -1,0 +1,303 @@
+"""One step, cut in every way there is: over devices, in micro-batches, under jit and under pmap."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from bce_jax.data import loader, sources
+from bce_jax.models import resnet
+from bce_jax.training import config as config_lib
+from bce_jax.training import experiment, parallel, pmap, step
+
+DEVICES = 8
+AUGMENTED = {"data.flip": True, "data.cutout": 3}
+# Of the code, not of the program: the few steps here run in less time than it takes.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+
+
+def changed(config, method="joint", changes=()):
+  config_lib.set_objective(config, method)
+  if method == "balanced":
+    config.start_from = "a run, which nobody reads here"
+  for key, value in dict(changes).items():
+    group, _, name = key.rpartition(".")
+    (config[group] if group else config)[name] = value
+  return config
+
+
+def build(config, devices=1, *, frozen=False):
+  """The parts of a run of a small network, on noise.
+
+  Digits have flat backgrounds, which put thousands of equal values on the kink of a ReLU at once,
+  and rounding decides to which side they fall.
+  """
+  mesh = jax.make_mesh(
+    (devices, 1),
+    ("data", "class"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:devices],
+  )
+  parts = experiment.build(config)
+  group = parts.model.backbone.batch_norm_group
+  backbone = resnet.ResNet(
+    block=resnet.BasicBlock, stage_sizes=(1,), width=8, batch_norm_group=group
+  )
+  parts = parts._replace(mesh=mesh, model=parts.model.clone(backbone=backbone))
+  train = parts.dataset.train
+  shape = (len(train), *train.image_shape)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  train = sources.ArraySource(images, train.labels)
+  parts = parts._replace(dataset=parts.dataset._replace(train=train))
+  if frozen:
+    parts = parts._replace(objective=parts.objective._replace(batch_statistics=False))
+  return parts
+
+
+def of_step(parts):
+  return parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+
+
+def batches(parts, steps):
+  return loader.train_batches(
+    parts.dataset.train,
+    seed=0,
+    batch_size=parts.config.batch_size,
+    first_step=0,
+    last_step=steps,
+    partner_exponent=parts.objective.partner,
+  )
+
+
+def jitted(parts, *, unrolled=None):
+  train_step = step.make_train_step(
+    *of_step(parts), micro_batches=parts.config.micro_batches, unrolled=unrolled
+  )
+  return step.jit_train_step(train_step, parts.layout)
+
+
+def start(parts, _made={}):  # noqa: B006
+  """The state before the first step, on the host; made once for all tests with the same."""
+  config, shapes = parts.config, jax.eval_shape(parts.init_state)
+  key = (config.objective.name, config.loss, str(shapes))
+  if key not in _made:
+    init_state = jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)
+    _made[key] = jax.device_get(init_state())
+  return _made[key]
+
+
+def trained(parts, *, steps=3, unrolled=None, order=None):
+  """The state after some steps under jit, and the logs of each."""
+  state, logs, compiled = jax.device_put(start(parts), parts.layout.shardings()), [], None
+  for batch in batches(parts, steps):
+    if order is not None:
+      batch = {name: x[order] for name, x in batch.items()}
+    batch = parallel.put_batch(batch, parts.mesh)
+    if compiled is None:
+      compiled = jitted(parts, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
+    state, of_this = compiled(state, batch)
+    logs.append({name: float(x) for name, x in of_this.items()})
+  return state, logs
+
+
+def assert_alike(actual, expected):
+  (actual, actual_logs), (expected, expected_logs) = actual, expected
+  for a, b in zip(actual_logs, expected_logs, strict=True):
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(np.abs(b).max(), 0.1))
+
+
+@pytest.mark.parametrize(
+  ("method", "changes", "numbers"),
+  [
+    ("joint", {"loss": "bce-nu", **AUGMENTED}, (2, 8)),
+    (
+      "joint",
+      {
+        "loss": "soft-d",
+        "rebalance.logit_adjustment": 1.0,
+        "rebalance.class_weight_beta": 0.99,
+        "batch_norm_group": 4,  # within the images of each device
+      },
+      (2, 8),
+    ),
+    ("joint", {"batch_norm_group": 8}, (8,)),  # of two devices
+    ("joint", {"micro_batches": 2, **AUGMENTED}, (2, 8)),
+    ("joint", {"loss": "bce-nd", "micro_batches": 2, "batch_norm_group": 2}, (8,)),
+    ("tripartite", {"loss": "bce-d", "data.cutout": 3, "objective.class_share": 0.5}, (8,)),
+    (
+      "tripartite",
+      {"loss": "bce-nu", "objective.released": True, "objective.class_share": 0.5},
+      (8,),
+    ),
+    ("tripartite", {"loss": "bce-d", "micro_batches": 2}, (2,)),
+  ],
+)
+def test_any_number_of_devices_trains_like_one(tiny, method, changes, numbers):
+  changed(tiny, method, changes)
+  if method == "tripartite":
+    tiny.data.imbalance = 20.0  # 14 steps an epoch would be too many to wait for L_ss: 2
+    tiny.batch_size = 160
+  one = trained(build(tiny, 1))
+  for devices in numbers:
+    assert_alike(trained(build(tiny, devices)), one)
+
+
+@pytest.mark.parametrize(
+  ("method", "changes", "cuts"),
+  [
+    ("joint", {"loss": "bce-nd"}, [(4, False), (2, True), (2, None)]),
+    ("balanced", {"loss": "bce-u", "objective.class_share": 0.3}, [(4, False)]),
+    # Without contrast no memory is handed on.
+    ("tripartite", {"objective.contrast_weight": 0.0, "objective.class_share": 0.3}, [(2, True)]),
+  ],
+)
+def test_micro_batches_train_like_one_batch(tiny, method, changes, cuts):
+  changed(tiny, method, {**AUGMENTED, **changes})
+  one = trained(build(tiny, frozen=True), steps=2)
+  for count, unrolled in cuts:
+    tiny.micro_batches = count
+    parts = build(tiny, frozen=True)
+    assert_alike(trained(parts, steps=2, unrolled=unrolled), one)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_micro_batches_of_whole_groups_train_like_one_batch(tiny, unrolled):
+  tiny.batch_norm_group = 4
+  tiny.data.crop_padding = 0  # an image is augmented by its row, and the rows differ here
+  # The groups of micro-batch i are of its own images, i, i + 2, …: one batch in that order has them.
+  order = np.arange(tiny.batch_size).reshape(-1, 2).T.ravel()
+  one = trained(build(tiny), order=order)
+  tiny.micro_batches = 2
+  assert_alike(trained(build(tiny), unrolled=unrolled), one)
+
+
+def test_micro_batches_have_statistics_of_their_own(tiny):
+  tiny.data.crop_padding = 0
+  tiny.micro_batches = 2
+  halves = trained(build(tiny), steps=1)
+  tiny.micro_batches, tiny.batch_norm_group = 1, tiny.batch_size // 2
+  order = np.arange(tiny.batch_size).reshape(-1, 2).T.ravel()
+  assert_alike(halves, trained(build(tiny), steps=1, order=order))
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_a_memory_is_handed_from_micro_batch_to_micro_batch(tiny, unrolled):
+  changed(tiny, "tripartite", {"micro_batches": 4})
+  parts = build(tiny)
+  [batch] = batches(parts, 1)
+  state, _ = trained(parts, steps=1, unrolled=unrolled)
+  held = np.asarray(state.memory).any(-1)
+  assert held.sum() > tiny.batch_size // 4  # more classes than a micro-batch has images
+  np.testing.assert_array_equal(held, np.bincount(batch["labels"], minlength=10) > 0)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_micro_batches_take_less_memory(tiny, unrolled):
+  tiny.batch_size = 256
+
+  def bytes_taken(count):
+    tiny.micro_batches = count
+    parts = build(tiny)
+    [batch] = batches(parts, 1)
+    lowered = jitted(parts, unrolled=unrolled).lower(jax.eval_shape(parts.init_state), batch)
+    compiled = lowered.compile(UNOPTIMIZED)
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  whole, *less = (bytes_taken(count) for count in (1, 2, 4))
+  assert less[0] < 0.6 * whole
+  assert less[1] < 0.35 * whole
+
+
+def collectives(compiled):
+  """How often each kind of communication stands in a compiled program."""
+  kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+  found = re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text())
+  return {kind: found.count(kind) for kind in set(found)}
+
+
+def forward(parts):
+  """Compiles the network's forward pass in training mode, without the new running statistics."""
+
+  def features(state, images):
+    outputs, _ = parts.model.apply(
+      {"params": state.params, "batch_stats": state.batch_stats},
+      images,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return outputs.features
+
+  split, whole = parallel.batch_sharded(parts.mesh), parallel.replicated(parts.mesh)
+  state = jax.eval_shape(parts.init_state)
+  images = jax.ShapeDtypeStruct((32, *parts.dataset.train.image_shape), np.float32)
+  return jax.jit(features, in_shardings=(whole, split)).lower(state, images).compile(UNOPTIMIZED)
+
+
+@pytest.mark.parametrize(("group", "travels"), [(None, True), (8, True), (4, False), (2, False)])
+def test_groups_within_a_device_need_no_communication(tiny, group, travels):
+  tiny.batch_norm_group = group
+  assert bool(collectives(forward(build(tiny, DEVICES)))) == travels
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_micro_batches_leave_images_where_they_are(tiny, unrolled):
+  changed(tiny, changes={**AUGMENTED, "micro_batches": 2})
+  parts = build(tiny, DEVICES)
+  [batch] = batches(parts, 1)
+  state = jax.eval_shape(parts.init_state)
+  compiled = jitted(parts, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
+  assert set(collectives(compiled)) == {"all-reduce"}
+
+
+@pytest.mark.parametrize(
+  ("method", "changes"),
+  [
+    ("joint", {"loss": "bce-nu"}),
+    (
+      "joint",
+      {
+        "loss": "soft-d",
+        "rebalance.logit_adjustment": 1.0,
+        "rebalance.class_weight_beta": 0.99,
+        "batch_norm_group": 2,
+      },
+    ),
+    ("joint", {"loss": "bce-nd", "micro_batches": 2}),
+    ("balanced", {"objective.class_share": 0.3, "objective.drifting_statistics": True}),
+    ("tripartite", {"objective.contrast_weight": 0.0, "objective.class_share": 0.3}),
+  ],
+)
+def test_pmap_trains_like_jit(tiny, method, changes):
+  changed(tiny, method, {**AUGMENTED, **changes})
+  tiny.data.imbalance = 10.0
+  expected = trained(build(tiny, DEVICES))
+  parts = build(tiny, DEVICES)
+  train_step = pmap.make_pmap_train_step(*of_step(parts), micro_batches=tiny.micro_batches)
+  states, logs, compiled = pmap.replicate(start(parts)), [], None
+  for batch in map(pmap.split, batches(parts, 3)):
+    if compiled is None:
+      compiled = train_step.lower(states, batch).compile(UNOPTIMIZED)
+    states, of_this = compiled(states, batch)
+    logs.append({name: float(x[0]) for name, x in of_this.items()})
+  for x in jax.tree.leaves((states, of_this)):
+    np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
+  assert_alike((pmap.unreplicate(states), logs), expected)
+
+
+def test_pmap_refuses_a_memory_of_the_whole_batch(tiny):
+  parts = build(changed(tiny, "tripartite"))
+  with pytest.raises(ValueError, match="remembers images of the whole batch, which no device sees"):
+    pmap.make_pmap_train_step(*of_step(parts))
+
+
+def test_pmap_refuses_a_batch_that_its_devices_cannot_share():
+  with pytest.raises(ValueError, match=r"8 device\(s\) can't share a batch of 12 rows evenly"):
+    pmap.split({"labels": np.zeros(12, np.int32)})
+  assert pmap.split({"labels": np.zeros(12, np.int32)}, 4)["labels"].shape == (4, 3)
