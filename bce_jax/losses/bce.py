@@ -8,6 +8,7 @@ Papers: [R] Li et al., "Rediscovering BCE Loss for Uniform Classification", arXi
 2025.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -110,6 +111,7 @@ def class_losses(
   negative_weight: jax.Array,
   epsilon: jax.Array | None,
   num_kept: jax.Array | float,
+  softplus: Callable[[jax.Array], jax.Array] = jax.nn.softplus,
 ) -> jax.Array:
   """The term of every class in `bce`, from decision scores: [..., N].
 
@@ -119,12 +121,13 @@ def class_losses(
     negative_weight: λ.
     epsilon: ε of the smoothing, None for none.
     num_kept: the number of classes that count, [] or [..., 1]; smoothing needs it.
+    softplus: log(1 + eᶻ).
   """
-  plain = _hinge_or_softplus(jax.nn.softplus, z, targets, negative_weight)
+  plain = _hinge_or_softplus(softplus, z, targets, negative_weight)
   if epsilon is None:
     return plain
   n = jnp.maximum(jnp.asarray(num_kept, z.dtype), 1.0)
-  uniform = (jax.nn.softplus(-z) + (n - 1.0) * jax.nn.softplus(z)) / n
+  uniform = (softplus(-z) + (n - 1.0) * softplus(z)) / n
   return (1.0 - epsilon) * plain + epsilon * uniform
 
 

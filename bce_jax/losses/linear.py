@@ -9,9 +9,7 @@ Large-Vocabulary Language Models", ICLR 2025. Gradients formed in the forward pa
 "Liger Kernel", 2024. Classes split over devices: An et al., "Partial FC", CVPR 2022.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +19,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
-from bce_jax.losses.bce import class_losses, is_zero, unit
+from bce_jax.losses.bce import is_zero, unit
+from bce_jax.losses.chunks import Fixed, Operands, Plan, each_loss, mean_loss, vary, varying_axes
 
 # A chunk's scores by default. On CPU larger ones were measured to be no faster, and beyond 2²¹
 # slower; the gradients hold four arrays of this size. Elsewhere it is a guess: large enough that a
@@ -32,36 +31,6 @@ _CHUNK_ELEMENTS_CPU = 2**20
 _TILE = 128
 # A sampled table is walked in at least so many chunks, so that the rows left out save work.
 _MASKED_CHUNKS = 16
-
-_AXIS_OF_CLASSES = {"weights": 0, "bias": 0, "targets": 1}
-
-
-class _Plan(NamedTuple):
-  """What is static of a call; hashable."""
-
-  chunk: int
-  dtype: Any
-  unit_weights: bool
-  with_margin: bool
-  with_smoothing: bool
-  precision: Any
-  axes: tuple[str, ...]  # the mesh axes over which the operands vary, under check_vma=True
-
-
-class _Fixed(NamedTuple):
-  """What has no gradient."""
-
-  labels: jax.Array | None  # [B] rows of this device's table, −1 where another device owns it
-  mask: jax.Array | None  # [B, n] bool: the classes that count, where it depends on the example
-  order: jax.Array | None  # [≥ n] rows in the order in which they are walked
-  limit: jax.Array | None  # []: how many rows of that order count; the rest are never looked at
-  num_kept: jax.Array  # [] or [B, 1]: the number of classes that count, on all devices
-
-
-# The operands that have a gradient are a dict: features [B, D] in the dtype of the computation,
-# weights [n, D] in its own, bias [] or [n], scale, margin, negative_weight, smoothing, and for soft
-# targets targets [B, n].
-_Operands = dict[str, jax.Array]
 
 
 def linear_bce(
@@ -148,7 +117,7 @@ def linear_bce(
     num_classes=num_classes,
     precision=precision,
   )
-  losses = _losses(plan, operands, fixed)
+  losses = each_loss(plan, operands, fixed)
   if axis_name is not None:
     losses = lax.psum(losses, axis_name)
   return losses if valid is None else jnp.where(valid, losses, jnp.nan)
@@ -234,7 +203,7 @@ def linear_bce_mean(
     example_weights=example_weights,
     mean=True,
   )
-  mean = _mean(plan, operands, fixed)
+  mean = mean_loss(plan, operands, fixed)
   if axis_name is not None:
     mean = lax.psum(mean, axis_name)
   # Added, not chosen: the examples in range keep their gradients, as in a mean of `bce`.
@@ -259,7 +228,7 @@ def _prepare(
   precision: Any,
   example_weights: Any = None,
   mean: bool = False,
-) -> tuple[_Plan, _Operands, _Fixed, jax.Array | None]:
+) -> tuple[Plan, Operands, Fixed, jax.Array | None]:
   """Checks the arguments; returns what the core needs, and which labels were in range."""
   for name, x in (("features", features), ("weights", weights)):
     if not jnp.issubdtype(checks.dtype_of(x), jnp.floating):
@@ -292,7 +261,7 @@ def _prepare(
   if axis_name is not None:
     first = lax.axis_index(axis_name) * jnp.int32(rows)
 
-  operands: _Operands = {"features": x, "weights": w}
+  operands: Operands = {"features": x, "weights": w}
   own = valid = None
   if jnp.issubdtype(checks.dtype_of(labels), jnp.floating):
     # In their own dtype: they are as large as the scores, and are converted by chunk.
@@ -360,11 +329,11 @@ def _prepare(
   # Inside shard_map(check_vma=True) every operand is made to vary over all axes in question, so
   # that the core below is local to a device: the sums over devices that the gradients of operands
   # common to several need are then what JAX makes of this cast.
-  fixed = _Fixed(own, mask, order, limit, num_kept)
-  axes = frozenset[str]().union(*(_varying_axes(x) for x in jax.tree.leaves((operands, fixed))))
+  fixed = Fixed(own, mask, order, limit, num_kept)
+  axes = frozenset[str]().union(*(varying_axes(x) for x in jax.tree.leaves((operands, fixed))))
   if axis_name is not None:
-    axes |= _varying_axes(first)
-  plan = _Plan(
+    axes |= varying_axes(first)
+  plan = Plan(
     chunk=chunk,
     dtype=dtype,
     unit_weights=normalize in (True, "weights"),
@@ -373,7 +342,7 @@ def _prepare(
     precision=precision,
     axes=tuple(sorted(axes)),
   )
-  return plan, _vary(operands, plan.axes), _vary(fixed, plan.axes), valid
+  return plan, vary(operands, plan.axes), vary(fixed, plan.axes), valid
 
 
 def _chunk_size(chunk_size: Any, batch: int, rows: int, masked_rows: bool) -> int:
@@ -394,237 +363,3 @@ def _kept_first(kept: jax.Array, count: jax.Array) -> jax.Array:
   index = jnp.arange(kept.size, dtype=jnp.int32)
   place = jnp.where(kept, seen - 1, count + index - seen)
   return jnp.zeros(kept.size, jnp.int32).at[place].set(index, unique_indices=True)
-
-
-def _varying_axes(x: Any) -> frozenset[str]:
-  """The mesh axes over which a value varies; none outside of shard_map(check_vma=True)."""
-  return jax.typeof(x).mat.varying
-
-
-def _vary(tree: Any, axes: tuple[str, ...]) -> Any:
-  """The same values, varying over all of `axes`."""
-
-  def cast(x):
-    missing = tuple(axis for axis in axes if axis not in _varying_axes(x))
-    return lax.pcast(x, missing, to="varying") if missing else x
-
-  return jax.tree.map(cast, tree)
-
-
-def _class_axis(name: str, x: jax.Array) -> int | None:
-  """The axis of an operand along which its classes lie."""
-  return _AXIS_OF_CLASSES.get(name) if x.ndim else None
-
-
-def _cut(
-  plan: _Plan, operands: _Operands, fixed: _Fixed, start: Any, size: int
-) -> tuple[_Operands, Any, Callable[[_Operands], jax.Array]]:
-  """One chunk of classes.
-
-  Returns:
-    (the operands of these classes; where they lie: a start, or the rows' numbers; the function of
-    such operands that gives these classes' part of the losses, [B]).
-  """
-  positions = start + jnp.arange(size, dtype=jnp.int32)
-  if fixed.order is None:
-    ids, place = positions, start
-  else:
-    ids = place = lax.dynamic_slice_in_dim(fixed.order, start, size)
-
-  def take(x, axis):
-    bits = _as_bits(x)
-    if fixed.order is None:
-      bits = lax.dynamic_slice_in_dim(bits, start, size, axis)
-    else:
-      bits = jnp.take(bits, ids, axis, mode="clip", unique_indices=True)
-    return bits if bits.dtype == x.dtype else lax.bitcast_convert_type(bits, x.dtype)
-
-  part = {}
-  for name, x in operands.items():
-    axis = _class_axis(name, x)
-    part[name] = x if axis is None else take(x, axis)
-  inside = None if fixed.limit is None else positions < fixed.limit
-  mask = None if fixed.mask is None else take(fixed.mask, 1)
-  return part, place, functools.partial(_chunk_losses, plan, fixed, ids, inside, mask)
-
-
-def _bits_dtype(dtype: Any) -> Any:
-  """What stands for a narrow float where it is only moved; any other dtype itself.
-
-  XLA on CPU moves bfloat16 as float32: it would convert the whole table, and its gradient once a
-  chunk, there and back. Accelerators move it as it is.
-  """
-  narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
-  moved_as_float32 = narrow and jax.default_backend() == "cpu"
-  return np.dtype(f"uint{8 * dtype.itemsize}") if moved_as_float32 else dtype
-
-
-def _as_bits(x: jax.Array) -> jax.Array:
-  """The same array with the dtype that `_bits_dtype` gives."""
-  bits = _bits_dtype(x.dtype)
-  return x if bits == x.dtype else lax.bitcast_convert_type(x, bits)
-
-
-def _put(total: jax.Array, part: jax.Array, place: Any, axis: int) -> jax.Array:
-  """Writes a chunk's gradients to where `_cut` took the chunk from."""
-  if jnp.ndim(place) == 0:
-    return lax.dynamic_update_slice_in_dim(total, part, place, axis)
-  index = (slice(None),) * axis + (place,)
-  return total.at[index].set(part, mode="drop", unique_indices=True)
-
-
-def _chunk_losses(
-  plan: _Plan,
-  fixed: _Fixed,
-  ids: jax.Array,
-  inside: jax.Array | None,
-  mask: jax.Array | None,
-  part: _Operands,
-) -> jax.Array:
-  """Σ of `bce`'s terms over the classes of one chunk: [B]. Pure, and local to a device."""
-  w = part["weights"].astype(plan.dtype)
-  kept = mask
-  if inside is not None:
-    # Not only its scores: 0 · nan is nan in the product that gives the features' gradient.
-    w = jnp.where(inside[:, None], w, 0.0)
-    kept = inside[None, :] if mask is None else inside[None, :] & mask
-  if plan.unit_weights:
-    w = unit(w)
-  c = jnp.matmul(part["features"], w.T, precision=plan.precision)
-
-  def zero_removed(x):
-    return x if kept is None else jnp.where(kept, x, 0.0)
-
-  if fixed.labels is None:
-    targets = zero_removed(part["targets"].astype(plan.dtype))
-  else:
-    targets = fixed.labels[:, None] == ids[None, :]
-    if plan.with_margin:
-      c = c - jnp.where(targets, part["margin"], 0.0)
-  bias = part["bias"][None, :] if part["bias"].ndim else part["bias"]
-  z = zero_removed(part["scale"] * zero_removed(c) - bias)
-  epsilon = part["smoothing"] if plan.with_smoothing else None
-  losses = class_losses(z, targets, part["negative_weight"], epsilon, fixed.num_kept)
-  return jnp.sum(zero_removed(losses), -1)
-
-
-def _over_chunks(
-  plan: _Plan, operands: _Operands, fixed: _Fixed, body: Callable[..., Any], carry: Any
-) -> Any:
-  """Carries `carry` through body(start, size, carry) for every chunk of classes."""
-  zero = jnp.int32(0)
-  if fixed.order is not None:  # only as many chunks as there are rows that count
-    assert fixed.limit is not None
-    trips = (fixed.limit + jnp.int32(plan.chunk - 1)) // jnp.int32(plan.chunk)
-    trips = trips.astype(jnp.int32)
-    return lax.fori_loop(
-      zero, trips, lambda i, carry: body(i * jnp.int32(plan.chunk), plan.chunk, carry), carry
-    )
-  full, rest = divmod(operands["weights"].shape[0], plan.chunk)
-  if full == 1:
-    carry = body(zero, plan.chunk, carry)
-  else:
-    carry = lax.fori_loop(
-      0, full, lambda i, carry: body(jnp.int32(i) * plan.chunk, plan.chunk, carry), carry
-    )
-  # The last chunk is smaller, rather than padded: no copy of the weights is made for it.
-  return body(jnp.int32(full * plan.chunk), rest, carry) if rest else carry
-
-
-def _values(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
-  """The losses, and nothing for gradients: one matrix product."""
-
-  def body(start, size, losses):
-    part, _, of_part = _cut(plan, operands, fixed, start, size)
-    return losses + of_part(part)
-
-  batch = operands["features"].shape[0]
-  return _over_chunks(plan, operands, fixed, body, _vary(jnp.zeros(batch, plan.dtype), plan.axes))
-
-
-def _gradients(
-  plan: _Plan, operands: _Operands, fixed: _Fixed, cotangent: jax.Array, wanted: list[str]
-) -> tuple[jax.Array, _Operands]:
-  """The losses [B], and the gradients of Σ cotangent · losses w.r.t. the operands `wanted`.
-
-  Three matrix products. The gradients along the classes are written chunk by chunk into one array,
-  in the operand's own dtype; nothing else here is larger than a chunk.
-  """
-
-  def body(start, size, carry):
-    losses, grads = carry
-    part, place, of_part = _cut(plan, operands, fixed, start, size)
-    value, pull_back = jax.vjp(lambda x: of_part(part | x), {name: part[name] for name in wanted})
-    (found,) = pull_back(cotangent)
-    for name, grad in found.items():
-      axis = _class_axis(name, operands[name])
-      total = grads[name]
-      grads[name] = total + grad if axis is None else _put(total, _as_bits(grad), place, axis)
-    return losses + value, grads
-
-  zeros = {name: jnp.zeros(x.shape, _bits_dtype(x.dtype)) for name, x in operands.items()}
-  start = (jnp.zeros(cotangent.shape, plan.dtype), {name: zeros[name] for name in wanted})
-  losses, grads = _over_chunks(plan, operands, fixed, body, _vary(start, plan.axes))
-  for name, grad in grads.items():
-    dtype = operands[name].dtype
-    grads[name] = grad if grad.dtype == dtype else lax.bitcast_convert_type(grad, dtype)
-  return losses, grads
-
-
-def _values_and_wanted(operands: dict[str, Any], fixed: _Fixed) -> tuple[_Operands, _Fixed, dict]:
-  """Undoes symbolic_zeros=True: the operands, and as keys the names of those differentiated."""
-  wanted = {name: None for name, x in operands.items() if x.perturbed}
-  return (*jax.tree.map(lambda x: x.value, (operands, fixed)), wanted)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _losses(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
-  return _values(plan, operands, fixed)
-
-
-def _losses_forward(plan, operands, fixed):
-  operands, fixed, wanted = _values_and_wanted(operands, fixed)
-  return _values(plan, operands, fixed), (operands, fixed, wanted)
-
-
-def _losses_backward(plan, residuals, cotangent):
-  operands, fixed, wanted = residuals
-  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-    return dict.fromkeys(operands), None
-  _, grads = _gradients(plan, operands, fixed, cotangent, list(wanted))
-  return {name: grads.get(name) for name in operands}, None
-
-
-_losses.defvjp(_losses_forward, _losses_backward, symbolic_zeros=True)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mean(plan: _Plan, operands: _Operands, fixed: _Fixed) -> jax.Array:
-  operands = dict(operands)
-  each = operands.pop("each")
-  return jnp.sum(each * _values(plan, operands, fixed))
-
-
-def _mean_forward(plan, operands, fixed):
-  operands, fixed, wanted = _values_and_wanted(operands, fixed)
-  names = list(operands)
-  each = operands.pop("each")
-  losses, grads = _gradients(
-    plan, operands, fixed, each, [name for name in wanted if name != "each"]
-  )
-  if "each" in wanted:
-    grads["each"] = losses
-  return jnp.sum(each * losses), (grads, dict.fromkeys(names))
-
-
-def _mean_backward(plan, residuals, cotangent):
-  grads, names = residuals
-  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-    return names, None
-  scaled = {
-    name: (cotangent * grad.astype(plan.dtype)).astype(grad.dtype) for name, grad in grads.items()
-  }
-  return {name: scaled.get(name) for name in names}, None
-
-
-_mean.defvjp(_mean_forward, _mean_backward, symbolic_zeros=True)

@@ -89,7 +89,7 @@ def _train(
       shown=first_process,
     )
     stack.callback(progress.close)
-    parameters = int(parameter_overview.count_parameters(state.params))
+    parameters = int(parameter_overview.count_parameters(experiment.layout.like.params))
     progress.say(
       f"{config.objective.name}, {config.loss} on {config.model}: {parameters:,} parameters,"
       f" {len(experiment.dataset.train):,} training images of"

@@ -315,12 +315,12 @@ def test_memory_is_a_few_chunks(form, options):
 
 
 def test_a_mask_of_classes_saves_work(monkeypatch):
-  module = importlib.import_module("bce_jax.losses.linear")
+  module = importlib.import_module("bce_jax.losses.chunks")
   original, calls = module.class_losses, []
 
-  def counted(z, *args):
+  def counted(z, *args, **options):
     jax.debug.callback(lambda: calls.append(z.shape))
-    return original(z, *args)
+    return original(z, *args, **options)
 
   monkeypatch.setattr(module, "class_losses", counted)
   operands, labels = draw(7)

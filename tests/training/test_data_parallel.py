@@ -171,7 +171,7 @@ def test_micro_batches_train_like_one_batch(tiny, method, changes, cuts):
 def test_micro_batches_of_whole_groups_train_like_one_batch(tiny, unrolled):
   tiny.batch_norm_group = 4
   tiny.data.crop_padding = 0  # an image is augmented by its row, and the rows differ here
-  # The groups of micro-batch i are of its own images, i, i + 2, …: one batch in that order has them.
+  # Micro-batch i has the images i, i + 2, … and groups of them; so has a batch in that order.
   order = np.arange(tiny.batch_size).reshape(-1, 2).T.ravel()
   one = trained(build(tiny), order=order)
   tiny.micro_batches = 2

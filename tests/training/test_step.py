@@ -6,7 +6,6 @@ from jax.sharding import AxisType
 
 from bce_jax.data import loader
 from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, step
-from bce_jax.training import config as config_lib
 
 
 def mesh_of(devices):
