@@ -42,7 +42,12 @@ def ring_size(line: str) -> int:
     return groups[1].count(",") + 1
   if groups := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
     return int(groups[1])
-  return DEVICES
+  if groups := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", groups[1])}
+    return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", groups[2]))
+  if "replica_groups={}" in line:
+    return DEVICES
+  raise NotImplementedError(f"whom does it join? {line}")
 
 
 def sent(program: jax.stages.Compiled) -> dict[str, float]:
