@@ -14,9 +14,11 @@ given is wrong, 143 ended by SIGTERM, with a checkpoint saved.
 import argparse
 import ast
 import contextlib
+import errno
 import importlib.util
 import os
 import pathlib
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -31,6 +33,9 @@ _CONFIG_FOLDERS = (
   pathlib.Path(bce_jax.__file__).parent / "configs",  # in a wheel
   pathlib.Path(bce_jax.__file__).parent.parent / "configs",  # in a checkout
 )
+
+# A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def config_path(name: str) -> pathlib.Path:
@@ -207,8 +212,6 @@ def run(argv: Sequence[str]) -> int:
   from bce_jax.training.preemption import PreemptedError
 
   _cache_compilations()
-  if args.distributed or args.coordinator:
-    distributed.start(*told)
   if args.evaluate_only and args.config is None:
     config = workdir_lib.config_of(workdir)
   else:
@@ -217,9 +220,13 @@ def run(argv: Sequence[str]) -> int:
   config_lib.check(config)
   keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else workdir_lib.RESUMING_KEYS
   workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
+  if args.distributed or args.coordinator:  # after all that every process can find wrong by itself
+    distributed.start(*told)
   if not args.evaluate_only:
     results = workdir_lib.finished(workdir)
     if results is not None:
+      if jax.process_index():
+        return 0  # the first process tells
       print(f"{workdir} holds a finished run; nothing is trained twice")
       print(evaluate.table("test", results))
       return 0
@@ -258,8 +265,13 @@ def run(argv: Sequence[str]) -> int:
   except evaluate.NonFiniteError as error:
     print(f"bce-train: {error}", file=sys.stderr)
     return 1
+  except OSError as error:
+    if error.errno not in _DISK:
+      raise
+    print(f"bce-train: {error}; run the same command again to go on", file=sys.stderr)
+    return 1
   if jax.process_index():
-    return 0  # the first process tells
+    return 0
   print(evaluate.table("test", results))
   seconds, rate = results["seconds"], results["images_per_second"]
   print(f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}")
@@ -270,8 +282,12 @@ def _check_processes(coordinator: str | None, count: int | None, number: int | N
   if coordinator is None or count is None or number is None:
     raise ValueError("--coordinator, --num-processes and --process-id go together")
   host, _, port = coordinator.rpartition(":")
-  if not host or not port.isdigit():
-    raise ValueError(f"--coordinator {coordinator}: expected HOST:PORT")
+  if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise ValueError(f"--coordinator {coordinator}: expected HOST:PORT, with a port of 1 … 65535")
+  try:
+    socket.getaddrinfo(host.strip("[]"), port)
+  except OSError as error:
+    raise ValueError(f"--coordinator {coordinator}: {error.strerror or error}") from None
   if count < 1 or not 0 <= number < count:
     raise ValueError(
       f"--num-processes {count} --process-id {number}: expected 0 ≤ process id < processes"

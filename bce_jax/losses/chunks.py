@@ -241,7 +241,7 @@ def _values_and_wanted(operands: dict[str, Any], fixed: Fixed) -> tuple[Operands
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def each_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
+def _each_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
   """The loss of each example, [B], over the classes of this device: four matrix products."""
   return _values(plan, operands, fixed)
 
@@ -259,11 +259,13 @@ def _losses_backward(plan, residuals, cotangent):
   return {name: grads.get(name) for name in operands}, None
 
 
-each_loss.defvjp(_losses_forward, _losses_backward, symbolic_zeros=True)
+_each_loss.defvjp(_losses_forward, _losses_backward, symbolic_zeros=True)
+# Compiled, since JAX has no rule for symbolic_zeros where shard_map runs eagerly.
+each_loss = jax.jit(_each_loss, static_argnums=0, inline=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def mean_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
+def _mean_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
   """Σ of the operand "each" [B] times the losses: a number, by three matrix products."""
   operands = dict(operands)
   each = operands.pop("each")
@@ -292,4 +294,5 @@ def _mean_backward(plan, residuals, cotangent):
   return {name: scaled.get(name) for name in names}, None
 
 
-mean_loss.defvjp(_mean_forward, _mean_backward, symbolic_zeros=True)
+_mean_loss.defvjp(_mean_forward, _mean_backward, symbolic_zeros=True)
+mean_loss = jax.jit(_mean_loss, static_argnums=0, inline=True)

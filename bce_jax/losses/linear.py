@@ -57,7 +57,8 @@ def linear_bce(
   It equals `bce` of `features @ weights.T` (or of `cosine`) in value and in every gradient, but
   forms the scores of `chunk_size` classes at a time, in the backward pass a second time: four
   matrix products in all, and no more memory than the arguments, their gradients and one chunk.
-  It has first derivatives in reverse mode.
+  (XLA on CPU holds a table narrower than float32 once more.) Derivatives are by reverse mode, the
+  first without limits; JAX refuses a second one with a mask [N] under jit.
 
   With `axis_name` inside `shard_map` or `pmap` each device holds the rows d·n … (d+1)·n − 1 of the
   table, and the devices exchange the sum of their losses. Under `shard_map(check_vma=True)`, the
@@ -173,7 +174,7 @@ def linear_bce_mean(
       of weight 0 still needs a label in range.
 
   Returns:
-    One number.
+    One number; 0 for an empty batch.
 
   Raises:
     ValueError: as `linear_bce`; for example_weights that are not floating of shape [B].
@@ -238,7 +239,7 @@ def _prepare(
     raise ValueError(
       f"features must have shape [B, D] and weights [N, D] with N ≥ 1, got {x.shape} and {w.shape}"
     )
-  if normalize not in (False, True, "features", "weights"):
+  if not isinstance(normalize, bool | str) or normalize not in (False, True, "features", "weights"):
     raise ValueError(f"normalize must be False, True, 'features' or 'weights', got {normalize!r}")
   dtype = checks.computing_dtype(x.dtype, w.dtype)
   batch, rows = x.shape[0], w.shape[0]

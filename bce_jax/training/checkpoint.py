@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import logging
 import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +21,7 @@ from bce_jax.training.state import TrainState
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 
-_FINGERPRINT = "fingerprint"
+_FINGERPRINT, _DIGEST = "fingerprint", "digest"
 
 
 class SaveError(RuntimeError):
@@ -54,8 +57,7 @@ class Checkpoints:
       get_metric_fn=lambda metrics: metrics[best_metric],
       keep_checkpoints_without_metrics=False,
     )
-    # orbax logs every save at INFO and warns of what it chooses itself.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _one_error_for_all()
     self._manager = ocp.CheckpointManager(
       (workdir / FOLDER).absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -99,7 +101,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     metrics = None if validation is None else {self._best_metric: validation[self._best_metric]}
-    loop = {**loop, _FINGERPRINT: fingerprint(state)}
+    loop = {**loop, _FINGERPRINT: fingerprint(state), _DIGEST: _digest(loop)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
     try:
       self._manager.save(step, args=args, metrics=metrics)
@@ -151,22 +153,25 @@ class Checkpoints:
     """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like), loop=ocp.args.JsonRestore())
     try:
-      with _patient_loops():
-        restored = self._manager.restore(step, args=args)
+      restored = self._manager.restore(step, args=args)
     except Exception as error:  # orbax raises whatever its readers do
       raise self._damaged(step, f"{type(error).__name__}: {error}") from error
     state, loop = restored["state"], restored["loop"]
-    expected = loop.pop(_FINGERPRINT, None)  # older checkpoints have none
+    # Older checkpoints have neither.
+    expected, digest = loop.pop(_FINGERPRINT, None), loop.pop(_DIGEST, None)
     if expected is not None and expected != fingerprint(state):
       raise self._damaged(step, "its numbers are not those that were saved")
+    if digest is not None and digest != _digest(loop):
+      raise self._damaged(step, "its records are not those that were saved")
     return state, loop
 
-  def network(self, step: int, sharding: jax.sharding.Sharding) -> tuple[Any, Any]:
+  def network(self, step: int, abstract: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Restores the network of a checkpoint of any method and optimiser.
 
     Args:
       step: of an existing checkpoint.
-      sharding: of all its arrays.
+      abstract: gives the arrays of a state, known by shape and dtype, a sharding: a
+        `Layout.abstract`.
 
     Returns:
       (params, batch_stats).
@@ -175,10 +180,9 @@ class Checkpoints:
       ValueError: when the checkpoint is damaged.
     """
     try:
-      with _patient_loops():
-        like = abstract(self._manager.item_metadata(step)["state"], sharding)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        state = self._manager.restore(step, args=args)["state"]
+      like = abstract(self._manager.item_metadata(step)["state"])
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+      state = self._manager.restore(step, args=args)["state"]
       return state["params"], state["batch_stats"]
     except Exception as error:
       raise self._damaged(step, f"{type(error).__name__}: {error}") from error
@@ -191,7 +195,9 @@ class Checkpoints:
     kept = list(self._manager.all_steps(read=True))
     outcome = f"checkpoint {max(kept)} is kept" if kept else "there is none before it"
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return SaveError(f"a checkpoint could not be written, {outcome}: {reason[:300]}")
+    if len(reason) > 300:  # the cause stands at the end
+      reason = f"{reason[:120]} … {reason[-180:]}"
+    return SaveError(f"a checkpoint could not be written, {outcome}: {reason}")
 
   def _set_aside(self, steps: list[int]) -> None:
     """Moves checkpoints out of the way of those to come."""
@@ -218,6 +224,15 @@ class Checkpoints:
     except Exception as error:
       raise self._not_written(error) from error
 
+  def leave(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    """Closes, at the end of a `with`; but one of several processes with an error leaves at once.
+
+    A save ends when all have written their part: the others, who may be lost, would be waited for.
+    """
+    del kind, traceback
+    if error is None or jax.process_count() == 1:
+      self.close()
+
   def close(self) -> None:
     """Waits for what is being written, and ends the writers.
 
@@ -231,7 +246,16 @@ class Checkpoints:
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
-  """Ends what was begun in it before it closes."""
+  """Ends what was begun in it before it closes.
+
+  orbax closes its loops at the first array that can't be read or written, and raises that error.
+  For every other array tensorstore would print a traceback, "Event loop is closed".
+  """
+
+  def __init__(self) -> None:
+    super().__init__()
+    # Of several arrays that fail one is raised: asyncio would print the others.
+    self.set_exception_handler(lambda loop, context: None)
 
   def close(self) -> None:
     """Waits for the tasks that are left."""
@@ -242,24 +266,15 @@ class _PatientLoop(asyncio.SelectorEventLoop):
     super().close()
 
 
-@contextlib.contextmanager
-def _patient_loops() -> Iterator[None]:
-  """Within, orbax reads in loops that end what they began.
+def _one_error_for_all() -> None:
+  """Lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
+  # Below ERROR it tells of every save, and warns of what it chooses itself.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  with contextlib.suppress(ImportError):  # its own module: a later version may have another one
+    from orbax.checkpoint._src import asyncio_utils
 
-  It closes its own at the first array that can't be read, and tensorstore then prints a traceback,
-  "Event loop is closed", for every other one.
-  """
-  before = asyncio.new_event_loop
-  asyncio.new_event_loop = _PatientLoop
-  try:
-    yield
-  finally:
-    asyncio.new_event_loop = before
-
-
-def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and dtypes of a state, laid out by one sharding, to restore into."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+    with_patience = {**vars(asyncio), "new_event_loop": _PatientLoop}
+    asyncio_utils.asyncio = types.SimpleNamespace(**with_patience)
 
 
 def fingerprint(state: Any) -> list[int]:
@@ -284,6 +299,11 @@ def _fingerprint(state: Any) -> jax.Array:
     return jnp.sum(bits * factor, dtype=jnp.uint32)
 
   return jnp.stack([of(x) for x in jax.tree.leaves(state)])
+
+
+def _digest(loop: dict[str, Any]) -> str:
+  """Of the loop's record, as `fingerprint` is of the state."""
+  return hashlib.sha256(json.dumps(loop, sort_keys=True).encode()).hexdigest()
 
 
 def _everywhere(done: bool) -> bool:

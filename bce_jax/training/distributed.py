@@ -2,9 +2,12 @@
 
 import os
 import sys
+import time
 from typing import NoReturn
 
 import jax
+
+_GRACE_SECONDS = 5
 
 
 def start(
@@ -18,8 +21,10 @@ def start(
     num_processes: of the run.
     process_id: of this one, 0 … num_processes − 1.
 
+  Where the others can't be reached JAX ends this process after five minutes, by an abort.
+
   Raises:
-    ValueError: when the environment tells nothing, or the others can't be reached.
+    ValueError: when the environment tells nothing.
   """
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -45,8 +50,11 @@ def lost_another(error: Exception) -> bool:
 def leave(code: int) -> NoReturn:
   """Ends this process at once, so that the others notice.
 
-  An orderly end would wait for them, while they wait for this one.
+  An orderly end would wait for them, while they wait for this one. Without the first process none
+  of them can go on, so it gives them time to tell what they found wrong themselves.
   """
   sys.stdout.flush()
   sys.stderr.flush()
+  if jax.process_index() == 0:
+    time.sleep(_GRACE_SECONDS)
   os._exit(code)

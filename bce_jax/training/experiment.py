@@ -1,5 +1,6 @@
 """From a config to the parts of a run; everything that can be wrong with one is found here."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -129,10 +130,13 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     ValueError: one line, for anything that can't work.
   """
   config_lib.check(config)
-  mesh = parallel.make_mesh(config.class_devices)
-  parallel.check_batch_size("batch_size", config.batch_size, mesh)
+  class_devices = config.class_devices
+  if judging:  # on other devices, perhaps; the figures are the same on any
+    class_devices = math.gcd(class_devices, jax.device_count())
+  mesh = parallel.make_mesh(class_devices)
   parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
   if not judging:
+    parallel.check_batch_size("batch_size", config.batch_size, mesh)
     parts.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
   loss = objectives.parse(config.loss)
   backbone = models.create(
@@ -168,6 +172,11 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
   if not judging:
     images = config.batch_size // config.micro_batches * objective.num_views
     parts.check_batch_norm_group(config.batch_norm_group, images)
+    if config.batch_norm_group and not objective.batch_statistics:
+      raise ValueError(
+        f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
+        f" {config.objective.name!r} normalises by the running statistics: expected none"
+      )
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
   if total_steps >= 2**31:  # the train state counts them in int32
     raise ValueError(

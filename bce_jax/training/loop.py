@@ -75,7 +75,7 @@ def _train(
     records.write_json(workdir / records.DATASET, workdir_lib.describe_dataset(experiment))
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
-    stack.callback(checkpoints.close)
+    stack.push(checkpoints.leave)
     state, loop, said = _start(experiment, checkpoints)
     first_step = int(state.step)
     # Checkpoints of version 0.1 hold no records.
@@ -205,7 +205,7 @@ def _start(
   if not config.start_from:
     return init_state(), loop, []
   with _source_checkpoint(config) as (others, step):
-    state = init_state(others.network(step, parallel.replicated(experiment.mesh)))
+    state = init_state(others.network(step, layout.abstract))
   ended = workdir_lib.finished(pathlib.Path(config.start_from)) is not None
   whence = f"starts from the network of step {step} of {config.start_from}"
   return state, loop, [whence if ended else f"{whence}, a run that has not ended"]

@@ -155,6 +155,13 @@ class Layout(NamedTuple):
 
   def to_restore(self) -> Any:
     """Returns what a checkpoint is restored into: the logical state, split as `to_save` does."""
+    return self.abstract(self.like)
+
+  def abstract(self, tree: Any) -> Any:
+    """Returns shapes, dtypes and shardings of a logical state, or of one like it.
+
+    Where neither the rows nor the features can be split evenly every device holds all of them.
+    """
     devices = self.mesh.shape["class"]
 
     def abstract(x: Any, rows: bool) -> jax.ShapeDtypeStruct:
@@ -163,7 +170,7 @@ class Layout(NamedTuple):
       spec = (*(None,) * axes[0], "class") if axes else ()
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(*spec))
 
-    return self._map(abstract, self.like)
+    return self._map(abstract, tree)
 
   def _padded(self) -> bool:
     stored = jax.eval_shape(self.stored, self.like)
@@ -185,4 +192,4 @@ class Layout(NamedTuple):
 def _is_classifier_rows(path: tuple[Any, ...], leaf: Any) -> bool:
   """Whether a part of a train state has a row for each class: the head's, or its optimiser's."""
   names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-  return names[-2:-1] == ["head"] and names[-1] in ("weights", "bias") and leaf.ndim > 0
+  return names[-2:-1] == ["head"] and names[-1] in ("weights", "bias") and len(leaf.shape) > 0

@@ -1,13 +1,19 @@
 """What a run writes for people and programs: JSON files, metrics.jsonl, TensorBoard events."""
 
+import contextlib
+import io
 import json
 import math
 import os
 import pathlib
+import socket
 import sys
+import time
 from typing import Any
 
-from tensorboard.summary import Writer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer import record_writer
 
 CONFIG, DATASET = "config.json", "dataset.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
@@ -17,13 +23,21 @@ Record = dict[str, Any]
 
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes a JSON file whole or not at all."""
+  _write_whole(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
   beside = path.with_name(path.name + ".tmp")
-  with open(beside, "w") as file:
-    json.dump(_finite(values), file, indent=2, allow_nan=False)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(beside, path)
+  try:
+    with open(beside, "w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      beside.unlink()
+    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
@@ -75,18 +89,22 @@ class RecordWriter:
       writes: False only keeps the lines: on all hosts but one.
     """
     self.lines = list(lines or [])
-    self._file = self._events = None
+    self._file: _Appended | None = None
+    self._events: _Appended | None = None
     if not writes:
       return
     path = workdir / METRICS
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w") as file:
-      file.writelines(line + "\n" for line in self.lines)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(beside, path)
-    self._file = open(path, "a")  # noqa: SIM115 - closed by close()
-    self._events = Writer(str(workdir))
+    _write_whole(path, "".join(line + "\n" for line in self.lines))
+    self._file = _Appended(path)
+    now, host = time.time(), socket.gethostname()
+    self._events = _Appended(
+      workdir / f"events.out.tfevents.{int(now):010d}.{host}.{os.getpid()}.{time.monotonic_ns()}"
+    )
+    try:
+      self._events.write(_event(Event(wall_time=now, file_version="brain.Event:2")))
+    except OSError:
+      self.close()
+      raise
 
   def write(self, record: Record) -> None:
     """Writes one record: "step", "split" and named numbers."""
@@ -94,18 +112,45 @@ class RecordWriter:
     self.lines.append(line)
     if self._file is None or self._events is None:
       return
-    self._file.write(line + "\n")
-    self._file.flush()
-    for name, value in record.items():
-      if isinstance(value, int | float) and name != "step" and math.isfinite(value):
-        self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
-    self._events.flush()
+    self._file.write(f"{line}\n".encode())
+    values = [
+      Summary.Value(tag=f"{record['split']}/{name}", simple_value=value)
+      for name, value in record.items()
+      if isinstance(value, int | float) and name != "step" and math.isfinite(value)
+    ]
+    summary = Summary(value=values)
+    self._events.write(_event(Event(wall_time=time.time(), step=record["step"], summary=summary)))
 
   def close(self) -> None:
     """Closes both files."""
     for file in (self._file, self._events):
       if file is not None:
         file.close()
+
+
+class _Appended:
+  """A file that grows. Nothing is kept back: what can't be written raises here, with its name."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+
+  def write(self, data: bytes) -> None:
+    try:
+      while data:
+        data = data[self._file.write(data) :]
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _event(event: Event) -> bytes:
+  """A record of TensorBoard's event files."""
+  out = io.BytesIO()
+  record_writer.RecordWriter(out).write(event.SerializeToString())
+  return out.getvalue()
 
 
 def lines_until(workdir: pathlib.Path, step: int) -> list[str]:

@@ -29,9 +29,15 @@ JUDGING_KEYS = (
   "data.in_memory",
 )
 
-# What may differ when a run goes on: where its data lie and who reads and computes it. That the
-# images are the same is told by dataset.json.
-RESUMING_KEYS = ("class_devices", "data.folder", "data.workers", "data.in_memory")
+# What may differ when a run goes on: where its data lie, and who reads and computes how much at
+# once. That the images are the same is told by dataset.json.
+RESUMING_KEYS = (
+  "class_devices",
+  "eval_batch_size",
+  "data.folder",
+  "data.workers",
+  "data.in_memory",
+)
 
 LOCK = "lock"
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -48,3 +49,33 @@ def test_two_processes_train_what_one_trains(tmp_path, command):
   assert figures(both / "results.json") == figures(alone / "results.json")
   assert lines(both / "metrics.jsonl") == lines(alone / "metrics.jsonl")
   assert len(lines(both / "metrics.jsonl")) > 3
+
+
+def test_what_is_wrong_for_all_is_told_by_all(tmp_path):
+  """Found after they have joined; a wrapper that starts a failed run again must not start this."""
+  port = str(local_port())
+  processes = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-m", "bce_jax.cli.train", "--config", "digits"),
+        *("--config.batch_size=12", "--workdir", str(tmp_path / "run")),
+        *("--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id", str(index)),
+      ],
+      env=os.environ
+      | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  for process in processes:
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    assert "config.batch_size is 12, which 8 devices can't split" in error
+  assert not (tmp_path / "run").exists()
+
+
+def local_port():
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    return listener.getsockname()[1]

@@ -125,6 +125,24 @@ def test_shard_map(form, shape, diverse, masked, where):
   agree(value, grads, expected_of(operands, labels, mask, masked))
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("form", ["mean", "each"])
+def test_values_without_jit(form, check_vma):
+  operands, labels = draw(4, diverse=True)
+
+  def per_device(operands, labels):
+    return jax.lax.pmean(loss_of(form, operands, labels, axis_name="class"), "data")
+
+  value = jax.shard_map(
+    per_device,
+    mesh=mesh_of(2, 4),
+    in_specs=(specs(operands), P("data")),
+    out_specs=P(),
+    check_vma=check_vma,
+  )(operands, labels)
+  close(value, expected_of(operands, labels)[0])
+
+
 @pytest.mark.parametrize("form", ["mean", "each"])
 def test_soft_targets_and_a_mask_for_each_example(form):
   operands, _ = draw(4)

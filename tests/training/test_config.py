@@ -273,3 +273,14 @@ def test_groups_count_every_view(tiny):
   tiny.batch_norm_group = 64
   with pytest.raises(ValueError, match=r"divide the 96 images .* at once: 48 or 96 fits"):
     experiment.build(tiny)
+
+
+def test_groups_without_effect_are_refused(tiny):
+  config_lib.set_objective(tiny, "balanced")
+  tiny.start_from = "somewhere"
+  tiny.batch_norm_group = 8
+  message = "batch_norm_group is 8, but the objective 'balanced' normalises by the running"
+  with pytest.raises(ValueError, match=message):
+    experiment.build(tiny)
+  tiny.objective.drifting_statistics = True
+  experiment.build(tiny)

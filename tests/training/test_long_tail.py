@@ -10,7 +10,7 @@ import pytest
 
 from bce_jax import losses, objectives
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, workdir
+from bce_jax.training import checkpoint, evaluate, experiment, loop, workdir
 from bce_jax.training import config as config_lib
 from bce_jax.training.step import make_eval_step
 
@@ -145,7 +145,7 @@ def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
   config = second(tripartite, stage1)
   parts = loop._with_source(experiment.build(config), stage1.parent / "new")
   store = checkpoint.Checkpoints(stage1, best_metric=config.best_metric, read_only=True)
-  network = store.network(15, parallel.replicated(parts.mesh))
+  network = store.network(15, parts.layout.abstract)
   state = parts.init_state(network)
   first = state_of(stage1, tripartite)
   assert equal(state.params["head"], first.params["head"])
