@@ -1,0 +1,102 @@
+"""An image that is damaged after the start, found only when it is read."""
+
+import pathlib
+import shutil
+
+import pytest
+
+
+def options(folder, *more):
+  return (
+    "--config=folder",
+    f"--config.data.folder={folder}",
+    "--config.model=resnet8",
+    "--config.batch_size=8",
+    "--config.eval_batch_size=8",
+    "--config.steps=16",
+    "--config.log_every_steps=5",
+    "--config.eval_every_epochs=1.5",
+    "--config.checkpoint_every_steps=3",
+    "--config.data.image_size=8",
+    "--config.data.crop_padding=1",
+    "--config.data.in_memory=false",
+    "--config.data.workers=0",
+    *more,
+  )
+
+
+@pytest.fixture(scope="module")
+def whole(here_once, image_folder):
+  return here_once(*options(image_folder))
+
+
+@pytest.fixture(scope="module")
+def here_once(tmp_path_factory, lab):
+  def run(*argv):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert lab.cli.main([*argv, "--workdir", str(workdir)]) == 0
+    return workdir
+
+  return run
+
+
+@pytest.fixture
+def images(image_folder, tmp_path):
+  """A copy of the folder, to be damaged."""
+  shutil.copytree(image_folder, tmp_path / "images")
+  return tmp_path / "images"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_the_middle_of_an_epoch(whole, lab, here, images, tmp_path, workers):
+  workdir = tmp_path / "run"
+  # Every image of a class, so that the next batches hold one, whatever is read ahead.
+  spoilt = sorted((images / "train" / "digit1").iterdir())
+  before = {path: path.read_bytes() for path in spoilt}
+  argv = options(images, f"--config.data.workers={workers}")
+  ended = here(workdir, *argv, faults=[["save 6", 1, f"spoil {path}"] for path in spoilt])
+  line = ended.fails(2, "cannot be read as an image")
+  assert any(str(path) in line for path in spoilt)
+  assert lab.steps(workdir)[-1] >= 6
+  # Not repaired, the same line again, and nothing is lost.
+  here(workdir, *argv).fails(2, "digit1")
+  assert lab.steps(workdir)[-1] >= 6
+  for path, content in before.items():
+    path.write_bytes(content)
+  # It goes on elsewhere, read in another way: what may be changed when a run goes on.
+  moved = tmp_path / "moved"
+  images.rename(moved)
+  again = here(workdir, *options(moved, f"--config.data.workers={1 - workers}"))
+  assert again.code == 0, again
+  assert again.resumed() >= 6
+  lab.same(workdir, whole)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_found_by_an_evaluation(whole, lab, here, images, tmp_path, split):
+  """The images held out are of the training folder; the test split is read at the very end."""
+  workdir = tmp_path / "run"
+  spoilt = sorted((images / split).rglob("*.png"))
+  before = {path: path.read_bytes() for path in spoilt}
+  at = ["judge 6", 1] if split == "train" else ["judge 16", 2]
+  ended = here(workdir, *options(images), faults=[[*at, f"spoil {path}"] for path in spoilt])
+  assert any(str(path) in ended.fails(2, "cannot be read as an image") for path in spoilt)
+  assert lab.steps(workdir)[-1] >= 3
+  for path, content in before.items():
+    path.write_bytes(content)
+  again = here(workdir, *options(images, "--config.data.in_memory=true"))
+  assert again.code == 0, again
+  lab.same(workdir, whole)
+
+
+def test_missing_when_it_is_read(whole, lab, here, images, tmp_path, monkeypatch):
+  """A file that is there, but can't be opened any more, as on a network that is gone."""
+  workdir = tmp_path / "run"
+  read = pathlib.Path(images / "train" / "digit2")
+  hidden = tmp_path / "hidden"
+  monkeypatch.setitem(here.driver.ACTIONS, "hide", lambda rest: read.rename(hidden))
+  line = here(workdir, *options(images), faults=[["save 6", 1, "hide"]]).fails(2, "digit2")
+  assert "No such file" in line
+  hidden.rename(read)
+  assert here(workdir, *options(images)).code == 0
+  lab.same(workdir, whole)
