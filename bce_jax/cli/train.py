@@ -204,12 +204,10 @@ def run(argv: Sequence[str]) -> int:
 
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
-  from tqdm import tqdm
 
-  from bce_jax.training import checkpoint, distributed, evaluate, experiment, loop
   from bce_jax.training import config as config_lib
+  from bce_jax.training import distributed
   from bce_jax.training import workdir as workdir_lib
-  from bce_jax.training.preemption import PreemptedError
 
   _cache_compilations()
   if args.evaluate_only and args.config is None:
@@ -222,60 +220,78 @@ def run(argv: Sequence[str]) -> int:
   workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
   if args.distributed or args.coordinator:  # after all that every process can find wrong by itself
     distributed.start(*told)
-  if not args.evaluate_only:
-    results = workdir_lib.finished(workdir)
-    if results is not None:
-      if jax.process_index():
-        return 0  # the first process tells
-      print(f"{workdir} holds a finished run; nothing is trained twice")
-      print(evaluate.table("test", results))
-      return 0
-
-  def progress(items, total, desc):
-    return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
-
-  parts = experiment.build(config, progress=progress, judging=args.evaluate_only)
   try:
     if args.evaluate_only:
-      which = args.checkpoint or "latest"
-      figures = loop.evaluate_only(parts, workdir, which=which)
-      if jax.process_index():
-        return 0
-      print(f"{workdir}, {which} checkpoint, step {figures['step']}")
-      print(evaluate.table("test", figures))
-      return 0
-    results = loop.train(parts, workdir)
-  except PreemptedError as error:
-    print(f"bce-train: {error}; run the same command again to go on", file=sys.stderr)
-    return 143
-  except (jax.errors.JaxRuntimeError, checkpoint.SaveError, ValueError) as error:
-    if distributed.lost_another(error):
-      reason = " ".join(str(error).split())[:200]
-      print(
-        f"bce-train: process {jax.process_index()} of {jax.process_count()} can't reach another,"
-        f" which may be lost ({reason}); start all of them again: they go on from the newest"
-        " checkpoint",
-        file=sys.stderr,
-      )
-      return 1
-    if not isinstance(error, checkpoint.SaveError):
+      text = _judge(config, workdir, args.checkpoint or "latest")
+    else:
+      text = _train(config, workdir)
+  except Exception as error:
+    ended = _ended_early(error)
+    if ended is None:
       raise
-    print(f"bce-train: {error}", file=sys.stderr)
-    return 1
-  except evaluate.NonFiniteError as error:
-    print(f"bce-train: {error}", file=sys.stderr)
-    return 1
-  except OSError as error:
-    if error.errno not in _DISK:
-      raise
-    print(f"bce-train: {error}; run the same command again to go on", file=sys.stderr)
-    return 1
-  if jax.process_index():
-    return 0
-  print(evaluate.table("test", results))
-  seconds, rate = results["seconds"], results["images_per_second"]
-  print(f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}")
+    code, line = ended
+    print(f"bce-train: {line}", file=sys.stderr)
+    return code
+  if not jax.process_index():  # of several the first tells
+    print(text)
   return 0
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
+  """Trains, unless the folder holds a finished run; returns what is to be told of it."""
+  from bce_jax.training import evaluate, experiment, loop
+  from bce_jax.training import workdir as workdir_lib
+
+  results = workdir_lib.finished(workdir)
+  if results is not None:
+    told = f"{workdir} holds a finished run; nothing is trained twice"
+    return f"{told}\n{evaluate.table('test', results)}"
+  results = loop.train(experiment.build(config, progress=_bar), workdir)
+  seconds, rate = results["seconds"], results["images_per_second"]
+  told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
+  return f"{evaluate.table('test', results)}\n{told}"
+
+
+def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
+  """Judges a checkpoint; returns what is to be told of it."""
+  from bce_jax.training import evaluate, experiment, loop
+
+  parts = experiment.build(config, progress=_bar, judging=True)
+  figures = loop.evaluate_only(parts, workdir, which=which)
+  told = f"{workdir}, {which} checkpoint, step {figures['step']}"
+  return f"{told}\n{evaluate.table('test', figures)}"
+
+
+def _bar(items: Any, total: int, desc: str) -> Any:
+  from tqdm import tqdm
+
+  return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
+
+
+def _ended_early(error: Exception) -> tuple[int, str] | None:
+  """Exit code and line for a run that ended before its time; None where something given is wrong.
+
+  What nobody has foreseen is None too.
+  """
+  import jax
+
+  from bce_jax.training import checkpoint, distributed, evaluate
+  from bce_jax.training.preemption import PreemptedError
+
+  again = "run the same command again to go on"
+  if isinstance(error, PreemptedError):
+    return 143, f"{error}; {again}"
+  if distributed.lost_another(error):
+    reason = " ".join(str(error).split())[:200]
+    return 1, (
+      f"process {jax.process_index()} of {jax.process_count()} can't reach another, which may be"
+      f" lost ({reason}); start all of them again: they go on from the newest checkpoint"
+    )
+  if isinstance(error, evaluate.NonFiniteError | checkpoint.SaveError):
+    return 1, str(error)
+  if isinstance(error, OSError) and error.errno in _DISK:
+    return 1, f"{error}; {again}"
+  return None
 
 
 def _check_processes(coordinator: str | None, count: int | None, number: int | None) -> None:
