@@ -98,9 +98,6 @@ class Run:
   def send_signal(self, number):
     os.kill(int(wait_for(self.folder / "pid").read_text()), number)
 
-  def ended(self):
-    return (self.folder / "code").exists()
-
   def wait(self):
     """Returns how it ended."""
     try:
@@ -108,8 +105,7 @@ class Run:
     except TimeoutError:
       self.send_signal(signal.SIGKILL)
       pytest.fail(f"still running: {(self.folder / 'err').read_text()}")
-    texts = ((self.folder / name).read_text() for name in ("out", "err"))
-    return Ended(code, *texts)
+    return Ended(code, *((self.folder / name).read_text() for name in ("out", "err")))
 
 
 @functools.cache
@@ -170,13 +166,13 @@ def killed(workdir, *argv, at, count=1, **options):
 
 def records(workdir):
   """metrics.jsonl without what no repetition reproduces."""
-  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [{**json.loads(line), "images_per_second": None} for line in lines]
 
 
 def results(workdir):
   values = json.loads((workdir / "results.json").read_text())
-  return {k: v for k, v in values.items() if k not in ("seconds", "images_per_second")}
+  return values | {"seconds": None, "images_per_second": None}
 
 
 def steps(workdir):

@@ -120,21 +120,22 @@ def test_any_file_of_the_newest_checkpoint(
   assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["state", "loop", "."])
 @pytest.mark.parametrize("instead", ["nothing", "a folder", "a file"])
-def test_whole_folders_of_the_newest_checkpoint(stopped, lab, here, whole_here, what, instead):
-  if (what, instead) == (".", "nothing"):
-    pytest.skip("that is a run folder as any other")
-  folder = stopped / "checkpoints" / "16" / what
-  shutil.rmtree(folder)
-  if instead == "a folder":
-    folder.mkdir()
-  if instead == "a file":
-    folder.write_text("")
-  ended = here(stopped)
-  assert ended.code == 0, ended
-  assert ended.resumed() == 14
-  lab.same(stopped, whole_here)
+def test_whole_folders_of_the_newest_checkpoint(stopped_here, lab, like, tmp_path, instead):
+  for what in ("state", "loop", "."):
+    workdir = tmp_path / what.replace(".", "all")
+    shutil.copytree(stopped_here, workdir)
+    folder = workdir / "checkpoints" / "16" / what
+    shutil.rmtree(folder)
+    if instead == "a folder":
+      folder.mkdir()
+    if instead == "a file":
+      folder.write_text("")
+    state, loop, _ = restored(workdir, like)
+    before = json.loads((stopped_here / "checkpoints" / "14" / "loop" / "metadata").read_text())
+    assert loop["records"] == before["records"], what
+    assert 14 in [int(x) for x in state if x.shape == ()], what
+    assert {10, 14} <= set(lab.steps(workdir))
 
 
 def test_the_one_before_is_taken_and_told(stopped, lab, whole, tmp_path):
