@@ -239,27 +239,29 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Trains, unless the folder holds a finished run; returns what is to be told of it."""
-  from bce_jax.training import evaluate, experiment, loop
+  from bce_jax.training import experiment, loop
   from bce_jax.training import workdir as workdir_lib
+  from bce_jax.training.figures import table
 
   results = workdir_lib.finished(workdir)
   if results is not None:
     told = f"{workdir} holds a finished run; nothing is trained twice"
-    return f"{told}\n{evaluate.table('test', results)}"
+    return f"{told}\n{table('test', results)}"
   results = loop.train(experiment.build(config, progress=_bar), workdir)
   seconds, rate = results["seconds"], results["images_per_second"]
   told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
-  return f"{evaluate.table('test', results)}\n{told}"
+  return f"{table('test', results)}\n{told}"
 
 
 def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
   """Judges a checkpoint; returns what is to be told of it."""
-  from bce_jax.training import evaluate, experiment, loop
+  from bce_jax.training import experiment, loop
+  from bce_jax.training.figures import table
 
   parts = experiment.build(config, progress=_bar, judging=True)
   figures = loop.evaluate_only(parts, workdir, which=which)
   told = f"{workdir}, {which} checkpoint, step {figures['step']}"
-  return f"{told}\n{evaluate.table('test', figures)}"
+  return f"{told}\n{table('test', figures)}"
 
 
 def _bar(items: Any, total: int, desc: str) -> Any:
@@ -275,7 +277,8 @@ def _ended_early(error: Exception) -> tuple[int, str] | None:
   """
   import jax
 
-  from bce_jax.training import checkpoint, distributed, evaluate
+  from bce_jax.training import checkpoint, distributed
+  from bce_jax.training.figures import NonFiniteError
   from bce_jax.training.preemption import PreemptedError
 
   again = "run the same command again to go on"
@@ -287,7 +290,7 @@ def _ended_early(error: Exception) -> tuple[int, str] | None:
       f"process {jax.process_index()} of {jax.process_count()} can't reach another, which may be"
       f" lost ({reason}); start all of them again: they go on from the newest checkpoint"
     )
-  if isinstance(error, evaluate.NonFiniteError | checkpoint.SaveError):
+  if isinstance(error, NonFiniteError | checkpoint.SaveError):
     return 1, str(error)
   if isinstance(error, OSError) and error.errno in _DISK:
     return 1, f"{error}; {again}"

@@ -21,11 +21,17 @@ from bce_jax.training import checkpoint, evaluate, parallel, records
 from bce_jax.training import workdir as workdir_lib
 from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
+from bce_jax.training.figures import (
+  Figures,
+  Judged,
+  NonFiniteError,
+  at_validation_threshold,
+  summarize,
+)
 from bce_jax.training.preemption import PreemptedError, Preemption
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
 from bce_jax.training.step import (
-  Judged,
   jit_eval_step,
   jit_train_step,
   make_eval_step,
@@ -33,7 +39,7 @@ from bce_jax.training.step import (
 )
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
+def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
   Args:
@@ -63,9 +69,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> evaluate.Figures:
       raise
 
 
-def _train(
-  experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
-) -> evaluate.Figures:
+def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption) -> Figures:
   config, mesh = experiment.config, experiment.mesh
   experiment = _with_source(experiment, workdir)
   workdir_lib.refuse_other_dataset(workdir, experiment)
@@ -113,7 +117,7 @@ def _train(
 
 def evaluate_only(
   experiment: Experiment, workdir: pathlib.Path, *, which: str = "latest"
-) -> evaluate.Figures:
+) -> Figures:
   """Judges a checkpoint of a run folder on the test split; writes nothing.
 
   Args:
@@ -256,7 +260,7 @@ def _run(
     checkpoints.wait()
     kept = checkpoints.latest_step()
     outcome = "No checkpoint was made yet" if kept is None else f"Checkpoint {kept} is kept"
-    raise evaluate.NonFiniteError(
+    raise NonFiniteError(
       f"{what}; training stops. {outcome}."
       " Try a smaller --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"
     )
@@ -319,7 +323,7 @@ def _run(
       before = time.monotonic()
       try:
         figures = _monitor(experiment, state, eval_step)
-      except evaluate.NonFiniteError as error:
+      except NonFiniteError as error:
         stop(f"after step {step} {error}")
       split = "test" if experiment.dataset.validation is None else "validation"
       writer.write({"step": step, "epoch": epoch, "split": split, **figures})
@@ -371,9 +375,9 @@ def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str
 
 def _figures(
   experiment: Experiment, state: TrainState, judged: tuple[Judged, Any], split: str
-) -> evaluate.Figures:
+) -> Figures:
   pairs, moments = judged
-  return evaluate.figures(
+  return summarize(
     pairs,
     getattr(experiment.dataset, split).labels,
     _head(experiment, state, "bias"),
@@ -383,19 +387,19 @@ def _figures(
   )
 
 
-def _monitor(experiment: Experiment, state: TrainState, eval_step: Any) -> evaluate.Figures:
+def _monitor(experiment: Experiment, state: TrainState, eval_step: Any) -> Figures:
   """Figures during training: of the validation split, so that the test split stays unseen."""
   split = "test" if experiment.dataset.validation is None else "validation"
   return _figures(experiment, state, _judge(experiment, state, eval_step, split), split)
 
 
-def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> evaluate.Figures:
+def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> Figures:
   """Figures of the test split, and at the threshold that the validation split would choose."""
   judged = _judge(experiment, state, eval_step, "test")
   figures = _figures(experiment, state, judged, "test")
   if experiment.dataset.validation is not None:
     validation, _ = _judge(experiment, state, eval_step, "validation")
-    figures["uniform_accuracy_at_validation_threshold"] = evaluate.at_validation_threshold(
+    figures["uniform_accuracy_at_validation_threshold"] = at_validation_threshold(
       judged[0],
       validation,
       experiment.dataset.validation.labels,
@@ -406,7 +410,7 @@ def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> 
 
 def _final(
   experiment: Experiment, state: TrainState, loop: dict[str, Any], eval_step: Any
-) -> evaluate.Figures:
+) -> Figures:
   images = experiment.total_steps * experiment.config.batch_size
   seconds = loop["seconds"]
   return _test_figures(experiment, state, eval_step) | {

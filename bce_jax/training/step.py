@@ -11,6 +11,7 @@ from bce_jax.data import augment, autoaugment
 from bce_jax.models import Classifier, Outputs
 from bce_jax.objectives import Batch, Objective
 from bce_jax.training import parallel, parts
+from bce_jax.training.figures import Judged
 from bce_jax.training.parts import Arrays, Found, Part
 from bce_jax.training.state import TrainState, trained
 
@@ -148,28 +149,6 @@ def make_train_step(
     return state, logs
 
   return train_step
-
-
-class Judged(NamedTuple):
-  """What evaluation keeps of a batch: a few numbers a sample, and its features.
-
-  Attributes:
-    positive: score of the own class, on z = scale · c − bias.
-    hardest_negative: largest score of another class, on z.
-    scaled_positive: the same on scale · c, where a diverse bias makes them differ.
-    scaled_hardest_negative: likewise.
-    flipped: (positive, hardest negative) of z averaged over image and mirror image; or None.
-    adjusted: (positive, hardest negative) of z − τ log π, post-hoc logit adjustment; or None.
-    features: [batch, D]; None where nobody wants them, or once they are summed up.
-  """
-
-  positive: Any
-  hardest_negative: Any
-  scaled_positive: Any
-  scaled_hardest_negative: Any
-  flipped: tuple[Any, Any] | None = None
-  adjusted: tuple[Any, Any] | None = None
-  features: Any = None
 
 
 def make_eval_step(

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from bce_jax import objectives
 from bce_jax.training import checkpoint, records
 from bce_jax.training import config as config_lib
-from bce_jax.training.evaluate import Figures
 from bce_jax.training.experiment import Experiment
+from bce_jax.training.figures import Figures
 
 # What may differ when a checkpoint is judged: none of it changes the network.
 JUDGING_KEYS = (

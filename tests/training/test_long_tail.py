@@ -10,7 +10,7 @@ import pytest
 
 from bce_jax import losses, objectives
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, evaluate, experiment, loop, workdir
+from bce_jax.training import checkpoint, experiment, figures, loop, workdir
 from bce_jax.training import config as config_lib
 from bce_jax.training.step import make_eval_step
 
@@ -297,7 +297,7 @@ def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
       expected = right[members].mean()
       assert results[f"{prefix}{name}_accuracy"] == pytest.approx(expected, abs=2.5 / 30)
   assert results["flip_uniform_accuracy"] != results["uniform_accuracy"]
-  table = evaluate.table("test", results)
+  table = figures.table("test", results)
   for words in ("of classes of > 100", "with mirror images", "after logit adjustment", "NC1"):
     assert words in table
 

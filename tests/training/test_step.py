@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType
 
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, evaluate, experiment, loop, parallel, step
+from bce_jax.training import checkpoint, evaluate, experiment, figures, loop, parallel, step
 
 
 def mesh_of(devices):
@@ -101,7 +101,7 @@ def test_evaluation_is_exact(tiny, loss, devices):
     loop.jit_eval(parts), state, test, num_classes=10, batch_size=64, workers=0, mesh=parts.mesh
   )
   bias, weights = (np.asarray(state.params["head"][name]) for name in ("bias", "weights"))
-  actual = evaluate.figures(
+  actual = figures.summarize(
     judged, test.labels, bias, train_counts=parts.train_counts, moments=moments, weights=weights
   )
 
@@ -139,12 +139,12 @@ def test_evaluation_is_exact(tiny, loss, devices):
 def test_validation_threshold_is_chosen_on_the_validation_split():
   def pairs(positive, negative):
     p, n = np.float32(positive), np.float32(negative)
-    return step.Judged(p, n, p, n)
+    return figures.Judged(p, n, p, n)
 
   validation = pairs([2.0, 3.0], [1.0, 1.5])  # best between 1.5 and 2
   test = pairs([5.0, 1.6, 1.7, 9.0], [1.0, 1.0, 1.0, 8.0])
   labels = np.array([0, 1])
-  assert evaluate.at_validation_threshold(test, validation, labels, 2) == 0.25
+  assert figures.at_validation_threshold(test, validation, labels, 2) == 0.25
 
 
 def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, monkeypatch):
@@ -163,7 +163,7 @@ def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, mon
 
   monkeypatch.setattr(loop, "make_train_step", overflowing)
   message = "the parameters after step 3 are not finite; training stops. Checkpoint 2 is kept"
-  with pytest.raises(evaluate.NonFiniteError, match=message):
+  with pytest.raises(figures.NonFiniteError, match=message):
     loop.train(experiment.build(tiny), tmp_path)
   assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
 

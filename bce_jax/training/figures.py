@@ -1,0 +1,229 @@
+"""The figures of a split from a few numbers a sample, and the table people read.
+
+They need no network: `bce-eval` makes them of anybody's scores.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bce_jax import metrics
+
+Figures = dict[str, Any]
+
+
+class NonFiniteError(RuntimeError):
+  """A network has left the finite numbers."""
+
+
+class Judged(NamedTuple):
+  """What evaluation keeps of a batch: a few numbers a sample, and its features.
+
+  Attributes:
+    positive: score of the own class, on z = scale · c − bias.
+    hardest_negative: largest score of another class, on z.
+    scaled_positive: the same on scale · c, where a diverse bias makes them differ.
+    scaled_hardest_negative: likewise.
+    flipped: (positive, hardest negative) of z averaged over image and mirror image; or None.
+    adjusted: (positive, hardest negative) of z − τ log π, post-hoc logit adjustment; or None.
+    features: [batch, D]; None where nobody wants them, or once they are summed up.
+  """
+
+  positive: Any
+  hardest_negative: Any
+  scaled_positive: Any
+  scaled_hardest_negative: Any
+  flipped: tuple[Any, Any] | None = None
+  adjusted: tuple[Any, Any] | None = None
+  features: Any = None
+
+
+def summarize(
+  judged: Judged,
+  labels: np.ndarray,
+  bias: np.ndarray,
+  *,
+  train_counts: np.ndarray,
+  moments: metrics.ClassMoments | None = None,
+  weights: np.ndarray | None = None,
+) -> Figures:
+  """Sums up a split: the three accuracies, the best threshold and the bias beside it.
+
+  Accuracies are on the decision scores z = scale · c − bias. `threshold` and `bias` are both on
+  scale · c: where the bias is one number, threshold = (best threshold on z) + bias, and the
+  paper's claim is that the two agree. A diverse bias is a threshold of its own for each class; its
+  mean, least and largest are given, and beside the accuracies on z those on scale · c ("raw_…"),
+  which `threshold` belongs to.
+
+  A group of classes (many, medium, few) without samples is absent. Figures averaged over image and
+  mirror image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
+
+  Args:
+    judged: of each image.
+    labels: [n].
+    bias: the head's, [] or [N].
+    train_counts: training images of each class: [N].
+    moments: of the features; None leaves their geometry out.
+    weights: the classifier's rows [N, D], given with `moments`.
+
+  Returns:
+    Named figures; shares in [0, 1], compactness and separability in %.
+
+  Raises:
+    NonFiniteError: when a score is nan.
+  """
+  num_classes = len(train_counts)
+  pairs = (judged.positive, judged.hardest_negative)
+  broken = int(np.sum(np.isnan(pairs[0]) | np.isnan(pairs[1])))
+  if broken:
+    raise NonFiniteError(f"{broken} of {len(labels)} images have a score that is nan")
+  on_z = metrics.uniform_accuracy_from_pairs(*pairs, labels, num_classes=num_classes)
+  at_bias = metrics.accuracy_at_from_pairs(*pairs, 0.0)
+  out: Figures = {
+    "images": len(labels),
+    "sample_wise_accuracy": on_z.sample_wise,
+    "class_wise_accuracy": on_z.class_wise,
+    "uniform_accuracy": on_z.uniform,
+    "uniform_accuracy_at_bias": at_bias.accepted_right,
+    "none_above_bias": at_bias.none_above,
+    "several_or_wrong_above_bias": at_bias.several_or_wrong,
+    "bias": float(np.mean(bias, dtype=np.float64)),
+  }
+  if bias.ndim == 0:
+    low, high = (float(x) + out["bias"] for x in (on_z.threshold_low, on_z.threshold_high))
+    best = on_z._replace(
+      threshold=on_z.threshold + out["bias"], threshold_low=low, threshold_high=high
+    )
+  else:
+    raw = (judged.scaled_positive, judged.scaled_hardest_negative)
+    best = metrics.uniform_accuracy_from_pairs(*raw, labels, num_classes=num_classes)
+    out |= {
+      "bias_min": float(bias.min()),
+      "bias_max": float(bias.max()),
+      "raw_sample_wise_accuracy": best.sample_wise,
+      "raw_class_wise_accuracy": best.class_wise,
+      "raw_uniform_accuracy": best.uniform,
+      "threshold_on_decision": on_z.threshold,
+    }
+  out |= {
+    "threshold": best.threshold,
+    "threshold_low": best.threshold_low,
+    "threshold_high": best.threshold_high,
+    **_by_shots(*pairs, labels, train_counts),
+  }
+  for prefix, other in (("flip_", judged.flipped), ("adjusted_", judged.adjusted)):
+    if other is not None:
+      three = metrics.uniform_accuracy_from_pairs(*other, labels, num_classes=num_classes)
+      out |= {
+        f"{prefix}sample_wise_accuracy": three.sample_wise,
+        f"{prefix}uniform_accuracy": three.uniform,
+        **_by_shots(*other, labels, train_counts, prefix),
+      }
+  if moments is not None:
+    out |= _geometry(moments, weights)
+  return out
+
+
+def _by_shots(
+  positive: np.ndarray,
+  hardest_negative: np.ndarray,
+  labels: np.ndarray,
+  train_counts: np.ndarray,
+  prefix: str = "",
+) -> Figures:
+  shots = metrics.shot_accuracy(hardest_negative < positive, labels, train_counts)
+  groups = {"many": shots.many, "medium": shots.medium, "few": shots.few}
+  return {f"{prefix}{name}_accuracy": x for name, x in groups.items() if not math.isnan(x)}
+
+
+def _geometry(moments: metrics.ClassMoments, weights: Any) -> Figures:
+  measured = metrics.geometry(moments, weights)
+  out: Figures = {}
+  for name in ("compactness", "separability", "classifier_separability"):
+    out[name], out[f"{name}_std"] = metrics.mean_and_std(getattr(measured, name))
+  return out | {"nc1": measured.nc1, "nc2": measured.nc2, "nc3": measured.nc3}
+
+
+def at_validation_threshold(
+  judged: Judged, validation: Judged, labels: np.ndarray, n: int
+) -> float:
+  """A_Uni on one split at the threshold that is best on another: what a user would deploy.
+
+  Args:
+    judged: of the split that is judged.
+    validation: of the split that the threshold is chosen on.
+    labels: of the validation split.
+    n: number of classes.
+
+  Returns:
+    The share of samples with exactly their own class above that threshold; nan where no threshold
+    judges any validation sample right.
+  """
+  best = metrics.uniform_accuracy_from_pairs(
+    validation.positive, validation.hardest_negative, labels, num_classes=n
+  )
+  if math.isnan(best.threshold):
+    return math.nan
+  at = metrics.accuracy_at_from_pairs(judged.positive, judged.hardest_negative, best.threshold)
+  return float(at.accepted_right)
+
+
+def table(split: str, values: Figures) -> str:
+  """Lays the figures of a split out for reading."""
+
+  def percent(name: str) -> str:
+    value = values[name]
+    return "      –" if value is None or math.isnan(value) else f"{100 * value:6.2f} %"
+
+  def number(name: str) -> str:
+    value = values[name]
+    return "none" if value is None or math.isnan(value) else f"{value:.6g}"
+
+  diverse = "bias_min" in values
+  rows = [
+    ("A_SW   sample-wise accuracy (top-1)", percent("sample_wise_accuracy")),
+    ("A_CW   class-wise accuracy", percent("class_wise_accuracy")),
+    ("A_Uni  uniform accuracy, best threshold", percent("uniform_accuracy")),
+    ("       … at the learned bias", percent("uniform_accuracy_at_bias")),
+  ]
+  if "uniform_accuracy_at_validation_threshold" in values:
+    name = "uniform_accuracy_at_validation_threshold"
+    rows.append(("       … at the validation threshold", percent(name)))
+  shots = [name for name in ("many", "medium", "few") if f"{name}_accuracy" in values]
+  if len(shots) > 1:
+    about = {"many": "> 100", "medium": "20 … 100", "few": "< 20"}
+    rows += [
+      (f"A_SW   of classes of {about[name]} training images", percent(f"{name}_accuracy"))
+      for name in shots
+    ]
+  for prefix, what in (("flip_", "with mirror images"), ("adjusted_", "after logit adjustment")):
+    if f"{prefix}uniform_accuracy" in values:
+      rows += [
+        (f"A_SW   {what}", percent(f"{prefix}sample_wise_accuracy")),
+        (f"A_Uni  {what}", percent(f"{prefix}uniform_accuracy")),
+      ]
+  rows += [
+    ("at the bias: no class above", percent("none_above_bias")),
+    ("             several or a wrong one", percent("several_or_wrong_above_bias")),
+  ]
+  if diverse:
+    spread = f"{number('bias')}  ({number('bias_min')} … {number('bias_max')})"
+    rows += [
+      ("A_Uni  on scale · c, without the bias", percent("raw_uniform_accuracy")),
+      ("b      learned bias, mean (least … largest)", spread),
+    ]
+  else:
+    rows.append(("b      learned bias", number("bias")))
+  interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
+  rows.append(("t*     best threshold (its interval)", interval))
+  for name in ("compactness", "separability", "classifier_separability"):
+    if name in values:
+      spread = f"{number(name)} ± {number(f'{name}_std')}"
+      rows.append((f"{name.replace('_', ' ')} (mean ± deviation over classes)", spread))
+  if "nc1" in values:
+    rows.append(("NC1, NC2, NC3", ", ".join(number(name) for name in ("nc1", "nc2", "nc3"))))
+  width = max(len(name) for name, _ in rows)
+  title = f"{split}: {values['images']:,} images"
+  rule = "─" * (width + 26)
+  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
