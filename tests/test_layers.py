@@ -19,7 +19,7 @@ BELOW = {
   "data": {"names", "checks"},
   "objectives": {"names", "checks", "losses", "metrics", "models", "data"},
   "report": {"names", "checks", "losses", "metrics", "models", "data", "objectives"},
-  "training": {"names", "checks", "losses", "metrics", "models", "data", "objectives"},
+  "training": {"names", "checks", "losses", "metrics", "models", "data", "objectives", "report"},
   "cli": {
     "names",
     "checks",

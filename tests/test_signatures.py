@@ -15,6 +15,8 @@ LOGITS, FEATURES, WEIGHTS = jnp.zeros((2, 3, 5)), jnp.ones((2, 3, 4)), jnp.ones(
 LABELS, TARGETS = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 5))
 PAIR, MASK = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
 MOMENTS = metrics.class_moments(FEATURES, LABELS, num_classes=5)
+PAIR_COUNTS = metrics.pair_counts_from_scores(np.arange(4.0), np.arange(4) > 2, thresholds=[0.5])
+SCORES = metrics.score_distributions(LOGITS[0], LABELS[0])
 
 CALLS = {
   "bce": [
@@ -72,6 +74,24 @@ CALLS = {
   "merge_moments": [((MOMENTS, MOMENTS), {})],
   "geometry": [((MOMENTS, WEIGHTS), {})],
   "mean_and_std": [((jnp.ones(5),), {})],
+  "pair_counts": [
+    ((WEIGHTS, np.arange(5) % 2), {"thresholds": jnp.ones(3)}),
+    ((jnp.asarray(WEIGHTS, jnp.bfloat16), np.arange(5) % 2), {"thresholds": [0.5]}),
+  ],
+  "pair_counts_from_scores": [((jnp.ones(4), jnp.ones(4, bool)), {"thresholds": (0.5, 0.7)})],
+  "merge_pair_counts": [((PAIR_COUNTS, PAIR_COUNTS), {})],
+  "pair_scores": [((WEIGHTS, np.zeros((7, 2), int)), {})],
+  "roc": [((PAIR_COUNTS,), {})],
+  "verification": [((PAIR_COUNTS,), {}), ((PAIR_COUNTS,), {"far": np.ones(3)})],
+  "verify_at": [((PAIR_COUNTS, 0.5), {}), ((PAIR_COUNTS, jnp.float32(0.5)), {})],
+  "ten_fold_accuracy": [((np.arange(4.0), MASK[0, [0, 1, 2, 0]], np.arange(4)), {})],
+  "rank_one": [((WEIGHTS, np.arange(5), jnp.ones((2, 4)), np.arange(2)), {})],
+  "open_set_identification": [
+    ((WEIGHTS, np.arange(5), jnp.ones((2, 4)), np.arange(2)), {"threshold": 0.5}),
+  ],
+  "score_distributions": [((LOGITS[0], LABELS[0]), {}), ((np.zeros((0, 5)), np.zeros(0, int)), {})],
+  "merge_distributions": [((SCORES, SCORES), {})],
+  "uniform_accuracy_curve": [((PAIR[0], PAIR[0] - 1, jnp.zeros(7)), {})],
 }
 PUBLIC = {
   name: getattr(module, name)

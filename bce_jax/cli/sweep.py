@@ -5,10 +5,10 @@
     --vary objective.temperature=0.1,0.5,1 --vary seed=0,1 --workdir DIR
 
 Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
-the end DIR holds table.md (mean ± deviation over seeds), table.csv (every figure of every run) and
-plot.png. Other --config.key=value are for all runs. Run again it goes on where it was: what is
-finished is not trained again. A run that fails does not stop the others. Exit codes: 0 done, 1 a
-run failed, 2 something given is wrong.
+the end DIR holds table.md (mean ± deviation over seeds), table.csv (every figure of every run),
+plot.png and report.html. Other --config.key=value are for all runs. Run again it goes on where it
+was: what is finished is not trained again. A run that fails does not stop the others. Exit codes: 0
+done, 1 a run failed, 2 something given is wrong.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from bce_jax.cli import train
-from bce_jax.report import comparison
+from bce_jax.cli import report, train
+from bce_jax.report import comparison, studies
 
 
 class Plan(NamedTuple):
@@ -181,7 +181,7 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
       raise
   done = [plan for plan, code in zip(planned, codes, strict=True) if code == 0]
   if done:
-    _compare([_read(plan, workdir) for plan in done], workdir)
+    _compare(done, workdir)
   failed = [plan.name for plan, code in zip(planned, codes, strict=True) if code]
   for name in failed:
     say(f"bce-sweep: {name} failed: {_last_line(workdir / 'logs' / f'{name}.log')}")
@@ -231,26 +231,16 @@ def _train(
   return process.returncode
 
 
-def _read(plan: Plan, workdir: pathlib.Path) -> comparison.Run:
-  """A finished run's results, and the last logged figures that only training has."""
-  from bce_jax.training import records
-
-  folder = workdir / plan.name
-  figures = records.read_json(folder / records.RESULTS)
-  for record in records.read_metrics(folder):
-    if record.get("split") == "train":
-      cosines = ("positive_cosine", "negative_cosine")
-      figures |= {name: record[name] for name in cosines if name in record}
-  return comparison.Run(plan.settings, figures)
-
-
-def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
+def _compare(done: Sequence[Plan], workdir: pathlib.Path) -> None:
+  """Sets the finished runs side by side."""
+  runs = [report.read(workdir / p.name, name=p.name, settings=p.settings) for p in done]
   table = comparison.markdown(runs)
   (workdir / "table.md").write_text(table + "\n")
   (workdir / "table.csv").write_text(comparison.comma_separated(runs))
-  comparison.picture(runs, workdir.name).savefig(workdir / "plot.png", dpi=150)
+  studies.picture(runs, workdir.name).savefig(workdir / "plot.png", dpi=150)
+  report.write_page(runs, workdir / "report.html", title=workdir.resolve().name)
   print(table)
-  print(f"table.md, table.csv and plot.png are in {workdir}")
+  print(f"table.md, table.csv, plot.png and report.html are in {workdir}")
 
 
 def _last_line(path: pathlib.Path) -> str:

@@ -241,27 +241,49 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Trains, unless the folder holds a finished run; returns what is to be told of it."""
   from bce_jax.training import experiment, loop
   from bce_jax.training import workdir as workdir_lib
-  from bce_jax.training.figures import table
 
   results = workdir_lib.finished(workdir)
   if results is not None:
+    _report(config, workdir)
     told = f"{workdir} holds a finished run; nothing is trained twice"
-    return f"{told}\n{table('test', results)}"
+    return f"{told}\n{_tables(results)}"
   results = loop.train(experiment.build(config, progress=_bar), workdir)
+  _report(config, workdir)
   seconds, rate = results["seconds"], results["images_per_second"]
   told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
-  return f"{table('test', results)}\n{told}"
+  return f"{_tables(results)}\n{told}"
+
+
+def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Makes the page of a finished run, unless it is there already or not wanted."""
+  import jax
+
+  from bce_jax.cli import report
+  from bce_jax.report import page
+
+  if config.report and not jax.process_index() and not (workdir / page.FILE).exists():
+    report.write_run_page(workdir)
 
 
 def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
   """Judges a checkpoint; returns what is to be told of it."""
   from bce_jax.training import experiment, loop
-  from bce_jax.training.figures import table
 
   parts = experiment.build(config, progress=_bar, judging=True)
   figures = loop.evaluate_only(parts, workdir, which=which)
   told = f"{workdir}, {which} checkpoint, step {figures['step']}"
-  return f"{told}\n{table('test', figures)}"
+  return f"{told}\n{_tables(figures)}"
+
+
+def _tables(figures: dict[str, Any]) -> str:
+  """The figures of the test split, and those of a verification if there was one."""
+  from bce_jax.training import verifying
+  from bce_jax.training.figures import table
+
+  tables = [table("test", figures)]
+  if "verification_auc" in figures:
+    tables.append(verifying.table(figures))
+  return "\n".join(tables)
 
 
 def _bar(items: Any, total: int, desc: str) -> Any:

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from bce_jax.data import pairs as pair_lists
 from bce_jax.data import splits
 from bce_jax.data.images import decode, header
+from bce_jax.data.pairs import PairList
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
@@ -52,12 +54,25 @@ class Source(Protocol):
 
 
 class Dataset(NamedTuple):
-  """The splits of one set; a label is an index into `class_names`."""
+  """The splits of one set; a label is an index into `class_names`.
+
+  Attributes:
+    train: the training split.
+    validation: the validation split, if there is one.
+    test: the test split.
+    class_names: of the labels of these three.
+    unseen: images to be verified, of classes that are not trained on; None for none.
+    unseen_names: of the labels of `unseen`; none where pairs are listed, which name no class.
+    listed: which pairs of `unseen` are verified; None: all of them.
+  """
 
   train: Source
   validation: Source | None
   test: Source
   class_names: tuple[str, ...]
+  unseen: Source | None = None
+  unseen_names: tuple[str, ...] = ()
+  listed: PairList | None = None
 
 
 class ArraySource:
@@ -210,6 +225,7 @@ def folder(
   in_memory: bool | None = None,
   validation_fraction: float = 0.0,
   test_fraction: float = 0.2,
+  unseen_fraction: float = 0.0,
   threads: int | None = None,
   progress: Progress | None = None,
 ) -> Dataset:
@@ -231,6 +247,8 @@ def folder(
     validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1;
       every class keeps an image for training.
     test_fraction: the same for the test split, 0 < f < 1, where the folder has none.
+    unseen_fraction: share of the classes, 0 ≤ f < 1, that is in none of these splits: all of their
+      images are `unseen`.
     threads: how many read files now; None for one a core.
     progress: wraps the reading; called like tqdm: `progress(iterable, total=n, desc="…")`.
 
@@ -240,9 +258,16 @@ def folder(
   Raises:
     ValueError: for another layout; for a file that cannot be read or has another size, by name.
   """
-  *splits, class_names = _list_splits(pathlib.Path(path), validation_fraction, test_fraction)
-  paths = [file for split in splits for file in split.paths]
-  labels = np.concatenate([split.labels for split in splits])
+  *files, class_names = _list_splits(pathlib.Path(path), validation_fraction, test_fraction)
+  unseen = _unseen_classes(len(class_names), unseen_fraction)
+  unseen_names = tuple(class_names[label] for label in unseen)
+  unseen_files = _of_classes(_joined(files), unseen)
+  if unseen_names:
+    seen = np.setdiff1d(np.arange(len(class_names)), unseen)
+    class_names = tuple(class_names[label] for label in seen)
+    files = [_of_classes(split, seen) for split in files]
+  files.append(unseen_files)
+  paths, labels = _joined(files)
   # One source over all splits, so that a size that differs between two of them is found as well.
   everything = FolderSource(paths, labels, image_size, channels)
   if in_memory is None:
@@ -255,17 +280,56 @@ def folder(
     decoded = _in_threads(everything.read, rows, threads, progress, "decoding images")
     for row, image in enumerate(decoded):
       images[row] = image
-    parts = np.split(images, np.cumsum([len(split.paths) for split in splits])[:-1])
-    sources = [ArraySource(part, split.labels) for part, split in zip(parts, splits, strict=True)]
+    parts = np.split(images, np.cumsum([len(split.paths) for split in files])[:-1])
+    sources = [ArraySource(part, split.labels) for part, split in zip(parts, files, strict=True)]
   else:
     checked = _in_threads(everything.check, rows, threads, progress, "checking images")
     collections.deque(checked, maxlen=0)
     sources = [
       FolderSource(split.paths, split.labels, image_size, channels) if split.paths else ()
-      for split in splits
+      for split in files
     ]
-  train, validation, test = sources
-  return Dataset(train, validation if len(validation) else None, test, class_names)
+  train, validation, test, others = (source if len(source) else None for source in sources)
+  if train is None or test is None:
+    raise ValueError(f"{path} leaves no training or no test images of the seen classes")
+  return Dataset(train, validation, test, class_names, others, unseen_names)
+
+
+def listed_pairs(
+  file: str | os.PathLike[str],
+  folder: str | os.PathLike[str],
+  *,
+  image_size: int | None = None,
+  channels: int = 3,
+  progress: Progress | None = None,
+) -> tuple[Source, PairList]:
+  """Reads the images that a list of pairs names, such as LFW's pairs.txt.
+
+  Args:
+    file: the list; see `pairs.read`.
+    folder: of the images.
+    image_size: as in `folder`.
+    channels: as in `folder`.
+    progress: as in `folder`.
+
+  Returns:
+    (the images, each once, in the order of the list's paths; the list).
+
+  Raises:
+    ValueError: for a list or an image that can't be read, by name.
+  """
+  listed = pair_lists.read(file, folder=folder)
+  paths = [os.path.join(folder, path) for path in listed.paths]
+  source = FolderSource(paths, np.zeros(len(paths), np.int32), image_size, channels)
+  if len(paths) * math.prod(source.image_shape) > MEMORY_LIMIT:
+    checked = _in_threads(source.check, range(len(paths)), None, progress, "checking pairs")
+    collections.deque(checked, maxlen=0)
+    return source, listed
+  decoded = _in_threads(source.read, range(len(paths)), None, progress, "decoding pairs")
+  images = np.empty((len(paths), *source.image_shape), np.uint8)
+  for row, image in enumerate(decoded):
+    images[row] = image
+  return ArraySource(images, source.labels), listed
 
 
 class _Files(NamedTuple):
@@ -274,6 +338,30 @@ class _Files(NamedTuple):
 
   def at(self, indices: np.ndarray) -> "_Files":
     return _Files([self.paths[i] for i in indices], self.labels[indices])
+
+
+def _joined(files: Sequence[_Files]) -> _Files:
+  paths = [path for split in files for path in split.paths]
+  return _Files(paths, np.concatenate([split.labels for split in files]))
+
+
+def _of_classes(files: _Files, classes: np.ndarray) -> _Files:
+  """The files of some classes, ascending, which are numbered anew from 0."""
+  files = files.at(np.flatnonzero(np.isin(files.labels, classes)))
+  return _Files(files.paths, np.searchsorted(classes, files.labels).astype(np.int32))
+
+
+def _unseen_classes(n: int, fraction: float) -> np.ndarray:
+  """Which of n classes are left out of training, a choice that follows from n and the share."""
+  if not fraction:
+    return np.zeros(0, np.int64)
+  count = round(fraction * n)
+  if not 2 <= count <= n - 2:
+    raise ValueError(
+      f"verification.identities is {fraction}, {count} of {n} classes; expected a share that leaves"
+      " two or more classes on each side"
+    )
+  return np.sort(splits.permutation((splits.SPLIT_SEED, 1), n)[:count])
 
 
 def _list_splits(

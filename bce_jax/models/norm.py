@@ -1,11 +1,55 @@
-"""Batch norm over groups of images smaller than the batch."""
+"""Batch norm: over the whole batch, or over groups of images smaller than it."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
+
+
+def batch_norm(
+  *,
+  train: bool,
+  group: int | None,
+  axis_name: str | None,
+  dtype: Any = jnp.float32,
+  param_dtype: Any = jnp.float32,
+) -> Callable[..., nn.Module]:
+  """Chooses the batch norm of a network: the constructor of its norms.
+
+  Args:
+    train: whether to normalise by the batch's statistics, and update the running ones.
+    group: images that are normalised together (`GhostBatchNorm`); None: all of them.
+    axis_name: of the `jax.pmap` or `jax.shard_map` whose devices' images are normalised together;
+      without meaning for groups.
+    dtype: dtype of the outputs.
+    param_dtype: dtype of the parameters; the statistics are float32 always.
+
+  Returns:
+    A function that makes one norm, and takes its name, `use_scale` and `scale_init`.
+
+  Example:
+    >>> batch_norm(train=False, group=None, axis_name=None)(name="norm").epsilon
+    1e-05
+  """
+  # Without axis_name statistics under jit are those of the whole batch on any number of devices;
+  # under pmap they would be each device's own.
+  kind: Callable[..., nn.Module]
+  if group is None:
+    kind = functools.partial(nn.BatchNorm, axis_name=axis_name)
+  else:
+    kind = functools.partial(GhostBatchNorm, group=group)
+  return functools.partial(
+    kind,
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    param_dtype=param_dtype,
+  )
 
 
 class GhostBatchNorm(nn.Module):
@@ -27,6 +71,7 @@ class GhostBatchNorm(nn.Module):
     epsilon: added to the variance.
     dtype: dtype of the outputs; the computation is in float32 at least.
     param_dtype: dtype of the parameters.
+    use_scale: whether there is a scale; without one it is 1.
     scale_init: where the scale starts.
 
   Example:
@@ -49,6 +94,7 @@ class GhostBatchNorm(nn.Module):
   epsilon: float = 1e-5
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  use_scale: bool = True
   scale_init: nn.initializers.Initializer = nn.initializers.ones
 
   @nn.compact
@@ -69,7 +115,9 @@ class GhostBatchNorm(nn.Module):
     channels = inputs.shape[-1]
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
     running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-    scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+    scale = None
+    if self.use_scale:
+      scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
 
     # Groups along the first axis: of a batch split over devices, whole ones stay where they are.
@@ -85,7 +133,9 @@ class GhostBatchNorm(nn.Module):
           newest = jnp.mean(new, axis=(0, 1, 2, 3)).astype(jnp.float32)
           running.value = self.momentum * running.value + (1 - self.momentum) * newest
 
-    factor = lax.rsqrt(var + self.epsilon) * scale
+    factor = lax.rsqrt(var + self.epsilon)
+    if scale is not None:
+      factor = factor * scale
     outputs = (groups - mean) * factor + bias
     return outputs.astype(self.dtype).reshape(inputs.shape)
 

@@ -5,7 +5,6 @@ Padding, stride placement and initialisation are those of torchvision, so that f
 can be compared with PyTorch.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,8 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from bce_jax.models.norm import GhostBatchNorm
-from bce_jax.names import nearest
+from bce_jax.models.norm import batch_norm
 
 _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -72,8 +70,8 @@ class Block(nn.Module):
       the ReLU of its shortcut.
     dtype: dtype of the computation; the inputs are expected in it.
     param_dtype: dtype of the parameters.
-    batch_norm_group: see `create`.
-    axis_name: see `create`.
+    batch_norm_group: see `bce_jax.models.create`.
+    axis_name: see `bce_jax.models.create`.
   """
 
   width: int
@@ -174,7 +172,7 @@ class ResNet(nn.Module):
   """A residual network without classifier: stem, stages of blocks, average over the pixels.
 
   Stage k has `width * 2**(k - 1)` channels times the expansion of its block; every stage but the
-  first halves the resolution. `create` builds the published ones by name.
+  first halves the resolution. `build` makes the published ones by name.
 
   Args:
     block: `BasicBlock` or `BottleneckBlock`.
@@ -186,8 +184,8 @@ class ResNet(nn.Module):
     zero_init_last_norm: whether the scale of each block's last norm starts at zero.
     dtype: dtype of the computation; the features are float32 at least.
     param_dtype: dtype of the parameters; batch statistics are float32 always.
-    batch_norm_group: see `create`.
-    axis_name: see `create`.
+    batch_norm_group: see `bce_jax.models.create`.
+    axis_name: see `bce_jax.models.create`.
 
   Example:
     >>> import jax
@@ -231,7 +229,7 @@ class ResNet(nn.Module):
     Raises:
       ValueError: if the images have another rank or are not floating-point.
     """
-    _check_images(images)
+    check_images(images)
     intermediates = {}
 
     outputs = self._stem(images, train=train)
@@ -289,18 +287,10 @@ def _layers(
       name=name,
     )
 
-  # Without axis_name statistics under jit are those of the whole batch on any number of devices;
-  # under pmap they would be each device's own.
-  kind: Callable[..., nn.Module]
-  if module.batch_norm_group is None:
-    kind = functools.partial(nn.BatchNorm, axis_name=module.axis_name)
-  else:
-    kind = functools.partial(GhostBatchNorm, group=module.batch_norm_group)
-  norm = functools.partial(
-    kind,
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
+  norm = batch_norm(
+    train=train,
+    group=module.batch_norm_group,
+    axis_name=module.axis_name,
     dtype=module.dtype,
     param_dtype=module.param_dtype,
   )
@@ -322,7 +312,8 @@ def _shortcut(block: Block, inputs: Array, *, train: bool) -> Array:
   return norm(name="shortcut_norm")(outputs)
 
 
-def _check_images(images: Array) -> None:
+def check_images(images: Array) -> None:
+  """Refuses what is no batch of floating-point images `[batch, height, width, channels]`."""
   if images.ndim != 4:
     raise ValueError(
       f"images have shape {images.shape}, expected four axes: [batch, height, width, channels]"
@@ -346,110 +337,36 @@ _IMAGENET_STAGES: dict[str, tuple[type[BasicBlock] | type[BottleneckBlock], tupl
   "resnet152": (BottleneckBlock, (3, 8, 36, 3)),
 }
 
-_STEMS = ("imagenet", "cifar")
+NAMES = (*_CIFAR_STAGES, *_IMAGENET_STAGES)  # what `build` knows, the CIFAR family first
 
 
-def names() -> tuple[str, ...]:
-  """Names that `create` knows, the CIFAR family first.
-
-  Returns:
-    The names, each family by depth.
-
-  Example:
-    >>> names()[:3]
-    ('resnet8', 'resnet14', 'resnet20')
-  """
-  return (*_CIFAR_STAGES, *_IMAGENET_STAGES)
-
-
-def create(
-  name: str,
-  *,
-  stem: str | None = None,
-  dtype: Any = jnp.float32,
-  param_dtype: Any = jnp.float32,
-  zero_init_last_norm: bool = False,
-  batch_norm_group: int | None = None,
-  axis_name: str | None = None,
-) -> nn.Module:
-  """Builds a residual network by name.
-
-  resnet8, 14, 20, 32, 44, 56 and 110 are the CIFAR family: 16, 32 and 64 channels, basic blocks,
-  shortcuts without parameters, 64 features. resnet18 and 34 (basic blocks, 512 features), 50, 101
-  and 152 (bottlenecks, 2048 features) are the ImageNet family, with projection shortcuts.
+def build(name: str, *, stem: str | None = None, **options: Any) -> ResNet:
+  """Builds one of the published networks; `bce_jax.models.create` documents and checks the rest.
 
   Args:
-    name: one of `names()`.
-    stem: for the ImageNet family "imagenet" (7x7 convolution and max pool, resolution divided by
-      4; the default) or "cifar" (3x3 convolution, resolution kept). The CIFAR family has the
-      latter only.
-    dtype: dtype of the computation; features are float32 at least.
-    param_dtype: dtype of the parameters; batch statistics are float32 always.
-    zero_init_last_norm: whether each block starts as the ReLU of its shortcut.
-    batch_norm_group: images, one after the other, that are normalised by common statistics in
-      training (see `GhostBatchNorm`); None: all of them. It changes neither parameters nor
-      evaluation.
-    axis_name: of the `jax.pmap` or `jax.shard_map` that training runs in, whose devices' images are
-      then normalised together; None under plain jit, where they are anyway. Groups lie within a
-      device's images and don't need it.
+    name: one of `NAMES`.
+    stem: "imagenet", "cifar" or None, the family's own.
+    **options: of `ResNet`: dtypes, `zero_init_last_norm`, `batch_norm_group`, `axis_name`.
 
   Returns:
-    A module to call as `module(images, train=…)` with images `[batch, height, width, channels]`
-    of any size and number of channels; it returns features `[batch, dim]` and a dict of
-    intermediates.
+    The network.
 
   Raises:
-    ValueError: if the name or the stem is unknown, or a CIFAR model is to have the ImageNet stem.
+    ValueError: if a CIFAR model is to have the ImageNet stem.
 
   Example:
-    >>> import jax
-    >>> model = create("resnet20")
-    >>> images = jnp.ones((2, 32, 32, 3))
-    >>> (features, _), variables = jax.eval_shape(
-    ...   lambda key: model.init_with_output(key, images, train=False), jax.random.key(0))
-    >>> features.shape, sorted(variables)
-    ((2, 64), ['batch_stats', 'params'])
-
-  References:
-    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2 (CIFAR) and
-    table 1 (ImageNet).
+    >>> build("resnet20").stage_sizes
+    (3, 3, 3)
   """
-  if name not in names():
-    raise ValueError(_unknown("model", name, names()))
-  if stem is not None and stem not in _STEMS:
-    raise ValueError(_unknown("stem", stem, _STEMS))
-  if stem == "imagenet" and name in _CIFAR_STAGES:
-    raise ValueError(
-      f"stem='imagenet' does not fit {name!r}, a model for images of about 32x32: expected "
-      f"stem='cifar' or none, or one of the models {', '.join(_IMAGENET_STAGES)}"
-    )
-
-  network = functools.partial(
-    ResNet,
-    dtype=dtype,
-    param_dtype=param_dtype,
-    zero_init_last_norm=zero_init_last_norm,
-    batch_norm_group=batch_norm_group,
-    axis_name=axis_name,
-  )
   if name in _CIFAR_STAGES:
-    return network(
-      block=BasicBlock,
-      stage_sizes=_CIFAR_STAGES[name],
-      width=16,
-      imagenet_stem=False,
-      projection=False,
+    if stem == "imagenet":
+      raise ValueError(
+        f"stem='imagenet' does not fit {name!r}, a model for images of about 32x32: expected "
+        f"stem='cifar' or none, or one of the models {', '.join(_IMAGENET_STAGES)}"
+      )
+    return ResNet(
+      block=BasicBlock, stage_sizes=_CIFAR_STAGES[name], width=16, projection=False, **options
     )
-  block, stage_sizes = _IMAGENET_STAGES[name]
-  return network(
-    block=block,
-    stage_sizes=stage_sizes,
-    width=64,
-    imagenet_stem=stem != "cifar",
-    projection=True,
-  )
-
-
-def _unknown(what: str, value: object, valid: tuple[str, ...]) -> str:
-  near = nearest(str(value).lower(), valid)
-  return f"unknown {what} {value!r}: did you mean {near!r}? Expected one of {', '.join(valid)}"
+  block, stages = _IMAGENET_STAGES[name]
+  imagenet_stem = stem != "cifar"
+  return ResNet(block=block, stage_sizes=stages, width=64, imagenet_stem=imagenet_stem, **options)

@@ -73,6 +73,9 @@ def default(objective: str = "joint") -> ConfigDict:
   # Of the backbone's computation; parameters, logits and losses are float32.
   config.dtype = "float32"
   config.zero_init_last_norm = False
+  # Length of an embedding, a linear layer and batch norm on top of the network: its elements lie
+  # around 0, as verification needs them; none: the network's own features.
+  config.embedding = config_dict.placeholder(int)
   # Successive images that batch norm gives statistics of their own in training; none: the whole
   # batch has common ones. It counts images in the network: tripartite makes three of each.
   config.batch_norm_group = config_dict.placeholder(int)
@@ -142,6 +145,16 @@ def default(objective: str = "joint") -> ConfigDict:
   config.data.auto_augment = False
   config.data.cutout = 0
 
+  # Open-set verification: whether two images show the same class, of classes never trained on.
+  config.verification = ConfigDict()
+  # Share of the folder's classes that is left out of training and of the test split for it.
+  config.verification.identities = 0.0
+  # Or another folder, with a list of pairs: LFW's protocol (see docs/verification.md).
+  config.verification.folder = ""
+  config.verification.pairs = ""
+  # Whether the embeddings of image and mirror image are added up.
+  config.verification.flip = False
+
   config.log_every_steps = 50
   config.eval_every_epochs = 1.0
   # Measure compactness, separability and neural collapse; takes [N, D] and [D, D] in float64.
@@ -153,6 +166,8 @@ def default(objective: str = "joint") -> ConfigDict:
   config.checkpoint_every_steps = config_dict.placeholder(int)
   # What makes a checkpoint the best, on the validation split.
   config.best_metric = "uniform_accuracy"
+  # Whether bce-train makes report.html when a run has ended; bce-report makes it at any time.
+  config.report = True
   return config
 
 
@@ -262,6 +277,7 @@ def check(config: ConfigDict) -> None:
     "eval_batch_size": 1,
     "micro_batches": 1,
     "batch_norm_group": 2,
+    "embedding": 2,
     "class_devices": 1,
     "class_chunk": 0,
     "steps": 1,
@@ -296,6 +312,7 @@ def check(config: ConfigDict) -> None:
     "data.validation_fraction": (0, True, 1),
     "data.test_fraction": (0, False, 1),
     "data.imbalance": (1, True, math.inf),
+    "verification.identities": (0, True, 1),
     "data.sampling_exponent": (-math.inf, False, math.inf),
     "eval_every_epochs": (0, False, math.inf),
     "eval_logit_adjustment": (-math.inf, False, math.inf),
@@ -332,6 +349,7 @@ def check(config: ConfigDict) -> None:
       " definition: expected true or none"
     )
   method.check(config)
+  _check_verification(config)
   if config.data.name == "folder" and not config.data.folder:
     raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
   if config.data.name != "folder":
@@ -342,3 +360,26 @@ def check(config: ConfigDict) -> None:
           f"config.data.{key} is {value!r}, but config.data.name is"
           f" {config.data.name!r}: expected 'folder'"
         )
+
+
+def _check_verification(config: ConfigDict) -> None:
+  chosen = config.verification
+  if bool(chosen.folder) != bool(chosen.pairs):
+    given, lacking = ("folder", "pairs") if chosen.folder else ("pairs", "folder")
+    raise ValueError(
+      f"config.verification.{given} is {chosen[given]!r}: set config.verification.{lacking} too"
+    )
+  if chosen.identities and chosen.folder:
+    raise ValueError(
+      "config.verification.identities and config.verification.folder are both set: expected one"
+    )
+  if chosen.identities and config.data.name != "folder":
+    raise ValueError(
+      f"config.verification.identities is {chosen.identities}, but config.data.name is"
+      f" {config.data.name!r}: expected 'folder'"
+    )
+  if chosen.flip and not (chosen.identities or chosen.folder):
+    raise ValueError(
+      "config.verification.flip is true, without effect: set config.verification.identities or"
+      " config.verification.folder too"
+    )

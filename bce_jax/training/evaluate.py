@@ -24,6 +24,7 @@ def judge(
   batch_size: int,
   workers: int,
   mesh: Mesh,
+  observe: Callable[[int, Judged], None] | None = None,
 ) -> tuple[Judged, metrics.ClassMoments | None]:
   """Runs the network over a split.
 
@@ -35,6 +36,8 @@ def judge(
     batch_size: images at once; the last batch is filled up and its filling left out again.
     workers: processes that read images.
     mesh: the devices.
+    observe: is called with the number of the first image of each batch and all there is of it;
+      without it scores are not brought to the host.
 
   Returns:
     (the numbers of each image, in the split's order: numpy [n]; what is kept of the features,
@@ -52,10 +55,16 @@ def judge(
     labels = source.labels[k * batch_size : (k + 1) * batch_size]
     where = np.arange(batch_size) < len(labels)  # of the whole batch, all processes' rows
     batch.pop("where")
-    judged = parallel.to_host(eval_step(state, parallel.put_batch(batch, mesh, batch_size)))
+    judged = eval_step(state, parallel.put_batch(batch, mesh, batch_size))
+    if observe is None:
+      judged = judged._replace(scores=None)
+    judged = parallel.to_host(judged)
     judged = jax.tree.map(lambda x, where=where: x[where], judged)
+    # What is nan is told by `figures`.
+    if observe is not None and not np.isnan(judged.positive + judged.hardest_negative).any():
+      observe(k * batch_size, judged)
     features = judged.features
-    parts.append(judged._replace(features=None))
+    parts.append(judged._replace(features=None, scores=None))
     # Where one is not finite `figures` says how many scores are nan.
     if features is not None and np.isfinite(features).all():
       with jax.default_device(jax.local_devices(backend="cpu")[0]):  # in float64

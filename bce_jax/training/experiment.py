@@ -102,6 +102,7 @@ def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = Fa
       in_memory=data.in_memory,
       validation_fraction=data.validation_fraction,
       test_fraction=data.test_fraction,
+      unseen_fraction=config.verification.identities,
       progress=progress,
     )
   if data.imbalance is not None and not judging:
@@ -115,6 +116,20 @@ def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = Fa
       raise ValueError(f"config.data.imbalance: {error}") from None
     kept = longtail.subset(labels, counts, seed=data.imbalance_seed)
     dataset = dataset._replace(train=dataset.train.take(kept))
+  if config.verification.folder:
+    unseen, listed = sources.listed_pairs(
+      config.verification.pairs,
+      config.verification.folder,
+      image_size=data.image_size,
+      channels=dataset.train.image_shape[2],
+      progress=progress,
+    )
+    if unseen.image_shape != dataset.train.image_shape:
+      raise ValueError(
+        f"config.verification.folder holds images of {unseen.image_shape[:2]} (height, width), the"
+        f" training images are of {dataset.train.image_shape[:2]}: set config.data.image_size"
+      )
+    dataset = dataset._replace(unseen=unseen, listed=listed)
   return dataset
 
 
@@ -146,6 +161,13 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     zero_init_last_norm=config.zero_init_last_norm,
     batch_norm_group=config.batch_norm_group,
   )
+  if config.embedding:
+    backbone = models.Embedding(
+      backbone,
+      config.embedding,
+      dtype=jnp.dtype(config.dtype),
+      batch_norm_group=config.batch_norm_group,
+    )
 
   dataset = load_dataset(config, progress, judging=judging)
   steps_per_epoch = len(dataset.train) // config.batch_size

@@ -28,6 +28,7 @@ class Judged(NamedTuple):
     flipped: (positive, hardest negative) of z averaged over image and mirror image; or None.
     adjusted: (positive, hardest negative) of z − τ log π, post-hoc logit adjustment; or None.
     features: [batch, D]; None where nobody wants them, or once they are summed up.
+    scores: scale · c, [batch, N]; likewise.
   """
 
   positive: Any
@@ -37,14 +38,17 @@ class Judged(NamedTuple):
   flipped: tuple[Any, Any] | None = None
   adjusted: tuple[Any, Any] | None = None
   features: Any = None
+  scores: Any = None
 
 
 def summarize(
   judged: Judged,
   labels: np.ndarray,
-  bias: np.ndarray,
+  bias: np.ndarray | None,
   *,
-  train_counts: np.ndarray,
+  train_counts: np.ndarray | None = None,
+  num_classes: int | None = None,
+  threshold: float | None = None,
   moments: metrics.ClassMoments | None = None,
   weights: np.ndarray | None = None,
 ) -> Figures:
@@ -54,7 +58,7 @@ def summarize(
   scale · c: where the bias is one number, threshold = (best threshold on z) + bias, and the
   paper's claim is that the two agree. A diverse bias is a threshold of its own for each class; its
   mean, least and largest are given, and beside the accuracies on z those on scale · c ("raw_…"),
-  which `threshold` belongs to.
+  which `threshold` belongs to. Without a bias z = scale · c, and there are no figures at the bias.
 
   A group of classes (many, medium, few) without samples is absent. Figures averaged over image and
   mirror image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
@@ -62,56 +66,65 @@ def summarize(
   Args:
     judged: of each image.
     labels: [n].
-    bias: the head's, [] or [N].
-    train_counts: training images of each class: [N].
+    bias: the head's, [] or [N]; None where there is none.
+    train_counts: training images of each class: [N]; None leaves many, medium and few out.
+    num_classes: N, where no training images are given.
+    threshold: one that was chosen elsewhere, on scale · c, to be judged too.
     moments: of the features; None leaves their geometry out.
-    weights: the classifier's rows [N, D], given with `moments`.
+    weights: the classifier's rows [N, D]; what needs them is left out without.
 
   Returns:
     Named figures; shares in [0, 1], compactness and separability in %.
 
   Raises:
     NonFiniteError: when a score is nan.
+    ValueError: where the number of classes is not known, or not one.
   """
-  num_classes = len(train_counts)
+  if train_counts is not None:
+    if num_classes not in (None, len(train_counts)):
+      raise ValueError(f"num_classes is {num_classes}, but train_counts has {len(train_counts)}")
+    num_classes = len(train_counts)
+  if num_classes is None:
+    raise ValueError("expected train_counts or num_classes, got neither")
   pairs = (judged.positive, judged.hardest_negative)
   broken = int(np.sum(np.isnan(pairs[0]) | np.isnan(pairs[1])))
   if broken:
     raise NonFiniteError(f"{broken} of {len(labels)} images have a score that is nan")
   on_z = metrics.uniform_accuracy_from_pairs(*pairs, labels, num_classes=num_classes)
-  at_bias = metrics.accuracy_at_from_pairs(*pairs, 0.0)
   out: Figures = {
     "images": len(labels),
     "sample_wise_accuracy": on_z.sample_wise,
     "class_wise_accuracy": on_z.class_wise,
     "uniform_accuracy": on_z.uniform,
-    "uniform_accuracy_at_bias": at_bias.accepted_right,
-    "none_above_bias": at_bias.none_above,
-    "several_or_wrong_above_bias": at_bias.several_or_wrong,
-    "bias": float(np.mean(bias, dtype=np.float64)),
   }
-  if bias.ndim == 0:
-    low, high = (float(x) + out["bias"] for x in (on_z.threshold_low, on_z.threshold_high))
-    best = on_z._replace(
-      threshold=on_z.threshold + out["bias"], threshold_low=low, threshold_high=high
-    )
-  else:
-    raw = (judged.scaled_positive, judged.scaled_hardest_negative)
-    best = metrics.uniform_accuracy_from_pairs(*raw, labels, num_classes=num_classes)
-    out |= {
-      "bias_min": float(bias.min()),
-      "bias_max": float(bias.max()),
-      "raw_sample_wise_accuracy": best.sample_wise,
-      "raw_class_wise_accuracy": best.class_wise,
-      "raw_uniform_accuracy": best.uniform,
-      "threshold_on_decision": on_z.threshold,
-    }
+  raw = (judged.scaled_positive, judged.scaled_hardest_negative)
+  best = on_z
+  if bias is not None:
+    out |= _at("bias", pairs, 0.0)
+    out["bias"] = float(np.mean(bias, dtype=np.float64))
+    if bias.ndim == 0:
+      low, high = (float(x) + out["bias"] for x in (on_z.threshold_low, on_z.threshold_high))
+      best = on_z._replace(
+        threshold=on_z.threshold + out["bias"], threshold_low=low, threshold_high=high
+      )
+    else:
+      best = metrics.uniform_accuracy_from_pairs(*raw, labels, num_classes=num_classes)
+      out |= {
+        "bias_min": float(bias.min()),
+        "bias_max": float(bias.max()),
+        "raw_sample_wise_accuracy": best.sample_wise,
+        "raw_class_wise_accuracy": best.class_wise,
+        "raw_uniform_accuracy": best.uniform,
+        "threshold_on_decision": on_z.threshold,
+      }
   out |= {
     "threshold": best.threshold,
     "threshold_low": best.threshold_low,
     "threshold_high": best.threshold_high,
-    **_by_shots(*pairs, labels, train_counts),
   }
+  if threshold is not None:
+    out |= _at("threshold", raw, threshold)
+  out |= _by_shots(*pairs, labels, train_counts)
   for prefix, other in (("flip_", judged.flipped), ("adjusted_", judged.adjusted)):
     if other is not None:
       three = metrics.uniform_accuracy_from_pairs(*other, labels, num_classes=num_classes)
@@ -125,24 +138,39 @@ def summarize(
   return out
 
 
+def _at(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Figures:
+  """What one threshold makes of the pairs, under the name of what it is."""
+  at = metrics.accuracy_at_from_pairs(*pairs, threshold)
+  return {
+    f"uniform_accuracy_at_{name}": at.accepted_right,
+    f"none_above_{name}": at.none_above,
+    f"several_or_wrong_above_{name}": at.several_or_wrong,
+  }
+
+
 def _by_shots(
   positive: np.ndarray,
   hardest_negative: np.ndarray,
   labels: np.ndarray,
-  train_counts: np.ndarray,
+  train_counts: np.ndarray | None,
   prefix: str = "",
 ) -> Figures:
+  if train_counts is None:
+    return {}
   shots = metrics.shot_accuracy(hardest_negative < positive, labels, train_counts)
   groups = {"many": shots.many, "medium": shots.medium, "few": shots.few}
   return {f"{prefix}{name}_accuracy": x for name, x in groups.items() if not math.isnan(x)}
 
 
 def _geometry(moments: metrics.ClassMoments, weights: Any) -> Figures:
-  measured = metrics.geometry(moments, weights)
+  measured = metrics.geometry(moments, np.zeros_like(moments.means) if weights is None else weights)
+  names, collapse = ["compactness", "separability"], ["nc1", "nc2"]
+  if weights is not None:
+    names, collapse = [*names, "classifier_separability"], [*collapse, "nc3"]
   out: Figures = {}
-  for name in ("compactness", "separability", "classifier_separability"):
+  for name in names:
     out[name], out[f"{name}_std"] = metrics.mean_and_std(getattr(measured, name))
-  return out | {"nc1": measured.nc1, "nc2": measured.nc2, "nc3": measured.nc3}
+  return out | {name: getattr(measured, name) for name in collapse}
 
 
 def at_validation_threshold(
@@ -169,8 +197,14 @@ def at_validation_threshold(
   return float(at.accepted_right)
 
 
-def table(split: str, values: Figures) -> str:
-  """Lays the figures of a split out for reading."""
+def table(split: str, values: Figures, *, unit: str = "images") -> str:
+  """Lays the figures of a split out for reading.
+
+  Args:
+    split: its name, for the first line.
+    values: as of `summarize`; what is not among them is not shown.
+    unit: what was judged, in the plural.
+  """
 
   def percent(name: str) -> str:
     value = values[name]
@@ -180,13 +214,25 @@ def table(split: str, values: Figures) -> str:
     value = values[name]
     return "none" if value is None or math.isnan(value) else f"{value:.6g}"
 
-  diverse = "bias_min" in values
+  def above(name: str) -> list[tuple[str, str]]:
+    at, blank = f"at the {name}: ", " " * len(f"at the {name}: ")
+    return [
+      (f"{at}no class above", percent(f"none_above_{name}")),
+      (f"{blank}several or a wrong one", percent(f"several_or_wrong_above_{name}")),
+    ]
+
+  biased, diverse, at_threshold = (
+    name in values for name in ("bias", "bias_min", "uniform_accuracy_at_threshold")
+  )
   rows = [
     ("A_SW   sample-wise accuracy (top-1)", percent("sample_wise_accuracy")),
     ("A_CW   class-wise accuracy", percent("class_wise_accuracy")),
     ("A_Uni  uniform accuracy, best threshold", percent("uniform_accuracy")),
-    ("       … at the learned bias", percent("uniform_accuracy_at_bias")),
   ]
+  if biased:
+    rows.append(("       … at the learned bias", percent("uniform_accuracy_at_bias")))
+  if at_threshold:
+    rows.append(("       … at the given threshold", percent("uniform_accuracy_at_threshold")))
   if "uniform_accuracy_at_validation_threshold" in values:
     name = "uniform_accuracy_at_validation_threshold"
     rows.append(("       … at the validation threshold", percent(name)))
@@ -203,17 +249,17 @@ def table(split: str, values: Figures) -> str:
         (f"A_SW   {what}", percent(f"{prefix}sample_wise_accuracy")),
         (f"A_Uni  {what}", percent(f"{prefix}uniform_accuracy")),
       ]
-  rows += [
-    ("at the bias: no class above", percent("none_above_bias")),
-    ("             several or a wrong one", percent("several_or_wrong_above_bias")),
-  ]
+  if biased:
+    rows += above("bias")
+  if at_threshold:
+    rows += above("threshold")
   if diverse:
     spread = f"{number('bias')}  ({number('bias_min')} … {number('bias_max')})"
     rows += [
       ("A_Uni  on scale · c, without the bias", percent("raw_uniform_accuracy")),
       ("b      learned bias, mean (least … largest)", spread),
     ]
-  else:
+  elif biased:
     rows.append(("b      learned bias", number("bias")))
   interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
   rows.append(("t*     best threshold (its interval)", interval))
@@ -222,8 +268,10 @@ def table(split: str, values: Figures) -> str:
       spread = f"{number(name)} ± {number(f'{name}_std')}"
       rows.append((f"{name.replace('_', ' ')} (mean ± deviation over classes)", spread))
   if "nc1" in values:
-    rows.append(("NC1, NC2, NC3", ", ".join(number(name) for name in ("nc1", "nc2", "nc3"))))
+    collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
+    names = ", ".join(name.upper() for name in collapse)
+    rows.append((names, ", ".join(number(name) for name in collapse)))
   width = max(len(name) for name, _ in rows)
-  title = f"{split}: {values['images']:,} images"
+  title = f"{split}: {values['images']:,} {unit}"
   rule = "─" * (width + 26)
   return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])

@@ -15,28 +15,19 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from bce_jax import losses
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, evaluate, parallel, records
+from bce_jax.report import evidence
+from bce_jax.training import checkpoint, judging, parallel, records
 from bce_jax.training import workdir as workdir_lib
 from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
-from bce_jax.training.figures import (
-  Figures,
-  Judged,
-  NonFiniteError,
-  at_validation_threshold,
-  summarize,
-)
+from bce_jax.training.figures import Figures, NonFiniteError
 from bce_jax.training.preemption import PreemptedError, Preemption
 from bce_jax.training.progress import Progress
 from bce_jax.training.state import TrainState
-from bce_jax.training.step import (
-  jit_eval_step,
-  jit_train_step,
-  make_eval_step,
-  make_train_step,
-)
+from bce_jax.training.step import jit_train_step, make_train_step
+
+EMBEDDINGS = "embeddings.npz"
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
@@ -103,16 +94,37 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
     )
     for line in said:
       progress.say(line)
-    eval_step = jit_eval(experiment)
+    steps = judging.jit_steps(experiment)
     with preemption.training():
-      state, loop = _run(
-        experiment, state, loop, eval_step, checkpoints, writer, progress, preemption
-      )
+      state, loop = _run(experiment, state, loop, steps, checkpoints, writer, progress, preemption)
       checkpoints.wait()
-    results = _final(experiment, state, loop, eval_step)
+    seen = judging.of_test_split(experiment, state, steps, observed=True)
+    images, seconds = experiment.total_steps * config.batch_size, loop["seconds"]
+    results = seen.figures | {
+      "seconds": seconds,
+      "images_per_second": images / seconds if seconds else math.nan,
+    }
     if first_process:
+      if seen.evidence is not None:
+        evidence.write(workdir, seen.evidence)
+      if seen.embeddings is not None:
+        _write_embeddings(workdir, experiment, seen.embeddings)
       records.write_json(workdir / records.RESULTS, results)
   return results
+
+
+def _write_embeddings(
+  workdir: pathlib.Path, experiment: Experiment, embeddings: np.ndarray
+) -> None:
+  """Writes embeddings.npz, which bce-eval reads: of the classes never trained on."""
+  dataset = experiment.dataset
+  assert dataset.unseen is not None
+  arrays = {"features": embeddings}
+  if dataset.listed is None:
+    arrays |= {"labels": dataset.unseen.labels, "names": np.array(dataset.unseen_names)}
+  else:
+    arrays |= {"paths": np.array(dataset.listed.paths)}
+  evidence.write_arrays(workdir / EMBEDDINGS, arrays)
 
 
 def evaluate_only(
@@ -133,23 +145,8 @@ def evaluate_only(
   layout = experiment.layout
   with _existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):
     state, _ = checkpoints.restore(step, layout.to_restore())
-  return _test_figures(experiment, layout.put(state), jit_eval(experiment))
-
-
-def jit_eval(experiment: Experiment) -> Any:
-  """Compiles the experiment's evaluation step for its devices."""
-  temperature = experiment.config.eval_logit_adjustment
-  offsets = None
-  if temperature:
-    offsets = losses.logit_adjustment(experiment.train_counts, temperature=temperature)
-  eval_step = make_eval_step(
-    experiment.model,
-    experiment.preprocess,
-    geometry=experiment.config.eval_geometry,
-    flip=experiment.config.eval_flip,
-    offsets=offsets,
-  )
-  return jit_eval_step(eval_step, experiment.layout)
+  seen = judging.of_test_split(experiment, layout.put(state), judging.jit_steps(experiment))
+  return seen.figures
 
 
 @contextlib.contextmanager
@@ -219,7 +216,7 @@ def _run(
   experiment: Experiment,
   state: TrainState,
   loop: dict[str, Any],
-  eval_step: Any,
+  steps: judging.Steps,
   checkpoints: Checkpoints,
   writer: records.RecordWriter,
   progress: Progress,
@@ -311,7 +308,7 @@ def _run(
         "split": "train",
         **means,
         "learning_rate": float(experiment.schedule(step - 1)),
-        "bias": float(_head(experiment, state, "bias").mean(dtype=np.float64)),
+        "bias": float(judging.head(experiment, state, "bias").mean(dtype=np.float64)),
         "images_per_second": count * config.batch_size / (now - since_record),
       }
       writer.write(record)
@@ -322,7 +319,7 @@ def _run(
     if evaluating:
       before = time.monotonic()
       try:
-        figures = _monitor(experiment, state, eval_step)
+        figures = judging.monitor(experiment, state, steps)
       except NonFiniteError as error:
         stop(f"after step {step} {error}")
       split = "test" if experiment.dataset.validation is None else "validation"
@@ -353,67 +350,3 @@ def _all_finite(state: TrainState) -> jax.Array:
   """Whether what the network computes with is finite; a checkpoint of anything else is no use."""
   leaves = jax.tree.leaves((state.params, state.batch_stats))
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
-
-
-def _head(experiment: Experiment, state: TrainState, name: str) -> np.ndarray:
-  """A parameter of the head on the host, without padding."""
-  array = parallel.to_host(state.params["head"][name])
-  return array[: len(experiment.dataset.class_names)] if array.ndim else array
-
-
-def _judge(experiment: Experiment, state: TrainState, eval_step: Any, split: str):
-  return evaluate.judge(
-    eval_step,
-    state,
-    getattr(experiment.dataset, split),
-    num_classes=len(experiment.dataset.class_names),
-    batch_size=experiment.config.eval_batch_size,
-    workers=experiment.config.data.workers,
-    mesh=experiment.mesh,
-  )
-
-
-def _figures(
-  experiment: Experiment, state: TrainState, judged: tuple[Judged, Any], split: str
-) -> Figures:
-  pairs, moments = judged
-  return summarize(
-    pairs,
-    getattr(experiment.dataset, split).labels,
-    _head(experiment, state, "bias"),
-    train_counts=experiment.train_counts,
-    moments=moments,
-    weights=None if moments is None else _head(experiment, state, "weights"),
-  )
-
-
-def _monitor(experiment: Experiment, state: TrainState, eval_step: Any) -> Figures:
-  """Figures during training: of the validation split, so that the test split stays unseen."""
-  split = "test" if experiment.dataset.validation is None else "validation"
-  return _figures(experiment, state, _judge(experiment, state, eval_step, split), split)
-
-
-def _test_figures(experiment: Experiment, state: TrainState, eval_step: Any) -> Figures:
-  """Figures of the test split, and at the threshold that the validation split would choose."""
-  judged = _judge(experiment, state, eval_step, "test")
-  figures = _figures(experiment, state, judged, "test")
-  if experiment.dataset.validation is not None:
-    validation, _ = _judge(experiment, state, eval_step, "validation")
-    figures["uniform_accuracy_at_validation_threshold"] = at_validation_threshold(
-      judged[0],
-      validation,
-      experiment.dataset.validation.labels,
-      len(experiment.dataset.class_names),
-    )
-  return {"step": int(state.step), "split": "test", **figures}
-
-
-def _final(
-  experiment: Experiment, state: TrainState, loop: dict[str, Any], eval_step: Any
-) -> Figures:
-  images = experiment.total_steps * experiment.config.batch_size
-  seconds = loop["seconds"]
-  return _test_figures(experiment, state, eval_step) | {
-    "seconds": seconds,
-    "images_per_second": images / seconds if seconds else math.nan,
-  }

@@ -158,6 +158,7 @@ def make_eval_step(
   geometry: bool = True,
   flip: bool = False,
   offsets: jax.Array | None = None,
+  scores: bool = False,
 ) -> Callable[[TrainState, Arrays], Judged]:
   """Returns the pure function (state, batch) → `Judged`.
 
@@ -167,6 +168,7 @@ def make_eval_step(
     geometry: also give the features.
     flip: also judge the average over image and mirror image.
     offsets: also judge z − offsets, [N].
+    scores: also give all scores.
   """
 
   def eval_step(state: TrainState, arrays: Arrays) -> Judged:
@@ -190,6 +192,7 @@ def make_eval_step(
       flipped=None if mirrored is None else pairs((z + mirrored) / 2),
       adjusted=None if offsets is None else pairs(z - offsets),
       features=outputs.features if geometry else None,
+      scores=outputs.scores.scaled if scores else None,
     )
 
   return eval_step

@@ -19,6 +19,7 @@ from bce_jax.training.figures import Figures
 
 # What may differ when a checkpoint is judged: none of it changes the network.
 JUDGING_KEYS = (
+  "report",
   "class_devices",
   "eval_batch_size",
   "eval_flip",
@@ -32,6 +33,7 @@ JUDGING_KEYS = (
 # What may differ when a run goes on: where its data lie, and who reads and computes how much at
 # once. That the images are the same is told by dataset.json.
 RESUMING_KEYS = (
+  "report",
   "class_devices",
   "eval_batch_size",
   "data.folder",
@@ -206,7 +208,7 @@ def _network(config: ConfigDict) -> dict[str, Any]:
   """What the network of a run is made of."""
   normalized = objectives.parse(config.loss).normalized
   return {
-    **{key: config[key] for key in ("model", "stem", "loss", "zero_init_last_norm")},
+    **{key: config[key] for key in ("model", "stem", "embedding", "loss", "zero_init_last_norm")},
     "normalize_weights": normalized or bool(config.normalize_weights),
     "scale": config.scale if normalized else 1.0,
   }

@@ -7,6 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from bce_jax import models
 from bce_jax.models import resnet
 
 # Backbone and linear classifier with bias, as published (torchvision; akamaster's CIFAR nets).
@@ -70,14 +71,14 @@ class TestParameterCounts:
     + [(name, "cifar", 10, count) for name, count in _CIFAR_STEM_COUNTS.items()],
   )
   def test_equal_the_published_ones(self, name, stem, num_classes, expected):
-    (features, _), variables = _shapes(resnet.create(name, stem=stem), (1, 32, 32, 3))
+    (features, _), variables = _shapes(models.create(name, stem=stem), (1, 32, 32, 3))
     backbone = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     classifier = features.shape[-1] * num_classes + num_classes
     assert backbone + classifier == expected
 
   @pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet20"])
   def test_cifar_depth_counts_the_convolutions_and_the_classifier(self, name):
-    _, variables = _shapes(resnet.create(name), (1, 8, 8, 1))
+    _, variables = _shapes(models.create(name), (1, 8, 8, 1))
     kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if len(leaf.shape) == 4]
     assert len(kernels) + 1 == int(name.removeprefix("resnet"))
 
@@ -87,7 +88,7 @@ class TestShapes:
   @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
   def test_cifar_family(self, name, image):
     height, width, _ = image
-    (features, intermediates), _ = _shapes(resnet.create(name), (2, *image))
+    (features, intermediates), _ = _shapes(models.create(name), (2, *image))
     assert features.shape == (2, 64)
     assert {key: value.shape for key, value in intermediates.items()} == {
       "stem": (2, height, width, 16),
@@ -103,7 +104,7 @@ class TestShapes:
     [(None, 224, 56), ("imagenet", 32, 8), ("imagenet", 8, 2), ("cifar", 32, 32), ("cifar", 8, 8)],
   )
   def test_imagenet_family(self, name, expansion, stem, size, stem_size):
-    (features, intermediates), _ = _shapes(resnet.create(name, stem=stem), (2, size, size, 3))
+    (features, intermediates), _ = _shapes(models.create(name, stem=stem), (2, size, size, 3))
     sizes = [math.ceil(stem_size / 2**k) for k in range(4)]
     assert features.shape == (2, 512 * expansion)
     assert {key: value.shape for key, value in intermediates.items()} == {
@@ -116,8 +117,9 @@ class TestShapes:
     }
 
   def test_every_name_can_be_created(self):
-    assert resnet.names() == (*("resnet8", "resnet14"), *_CIFAR_COUNTS, *_IMAGENET_COUNTS)
-    assert all(isinstance(resnet.create(name), nn.Module) for name in resnet.names())
+    assert (*("resnet8", "resnet14"), *_CIFAR_COUNTS, *_IMAGENET_COUNTS) == resnet.NAMES
+    assert models.names()[: len(resnet.NAMES)] == resnet.NAMES
+    assert all(isinstance(models.create(name), nn.Module) for name in models.names())
 
   def test_parameters_have_readable_names(self):
     _, variables = _shapes(_small(), (1, 8, 8, 3))
@@ -196,7 +198,7 @@ class TestDtypes:
     assert features.dtype == jnp.float32
 
   def test_create_passes_the_dtypes_on(self):
-    model = resnet.create("resnet8", dtype=jnp.bfloat16, param_dtype=jnp.float16)
+    model = models.create("resnet8", dtype=jnp.bfloat16, param_dtype=jnp.float16)
     (_, intermediates), variables = _shapes(model, (2, 8, 8, 3))
     assert intermediates["stage3"].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype(jnp.float16)}
@@ -255,7 +257,7 @@ class TestInitialisation:
 
   def test_zero_init_makes_a_cifar_network_its_subsampled_stem(self):
     images = _images((2, 8, 8, 1))
-    model = resnet.create("resnet14", zero_init_last_norm=True)
+    model = models.create("resnet14", zero_init_last_norm=True)
     variables = model.init(jax.random.key(0), images, train=False)
     features, intermediates = model.apply(variables, images, train=False)
     # 16 channels among 64: 8 zeros on each side in stage 2, 16 more on each side in stage 3.
@@ -281,8 +283,8 @@ class TestInitialisation:
 
   @pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50"])
   def test_zero_init_is_off_unless_asked_for(self, name):
-    assert not resnet.create(name).zero_init_last_norm
-    assert resnet.create(name, zero_init_last_norm=True).zero_init_last_norm
+    assert not models.create(name).zero_init_last_norm
+    assert models.create(name, zero_init_last_norm=True).zero_init_last_norm
 
 
 class TestPadShortcut:
@@ -367,23 +369,23 @@ class TestErrors:
   )
   def test_unknown_name_gets_the_nearest_and_all(self, name, nearest):
     with pytest.raises(ValueError, match=f"unknown model '{name}': did you mean") as error:
-      resnet.create(name)
+      models.create(name)
     assert f"did you mean '{nearest}'?" in str(error.value)
-    assert ", ".join(resnet.names()) in str(error.value)
+    assert ", ".join(models.names()) in str(error.value)
 
   @pytest.mark.parametrize("name", ["resnet20", "resnet18"])
   def test_unknown_stem_gets_the_nearest_and_all(self, name):
     with pytest.raises(
       ValueError, match=r"unknown stem 'cifar10': did you mean 'cifar'.*imagenet, cifar"
     ):
-      resnet.create(name, stem="cifar10")
+      models.create(name, stem="cifar10")
 
   def test_imagenet_stem_is_refused_for_a_cifar_model(self):
     with pytest.raises(ValueError, match=r"stem='imagenet' does not fit 'resnet20'.*resnet18"):
-      resnet.create("resnet20", stem="imagenet")
+      models.create("resnet20", stem="imagenet")
 
   def test_cifar_stem_may_be_named_for_a_cifar_model(self):
-    assert resnet.create("resnet20", stem="cifar") == resnet.create("resnet20")
+    assert models.create("resnet20", stem="cifar") == models.create("resnet20")
 
   def test_images_without_batch_axis_are_refused(self):
     with pytest.raises(ValueError, match=r"shape \(8, 8, 3\), expected four axes"):

@@ -3,7 +3,7 @@ import io
 
 import numpy as np
 
-from bce_jax.report import comparison
+from bce_jax.report import comparison, studies
 from bce_jax.report.comparison import Run
 
 
@@ -44,7 +44,7 @@ def test_every_figure_of_every_run_is_in_the_csv():
 
 
 def test_configs_are_bars_and_numbers_are_curves():
-  (bars,) = comparison.picture(runs(), "title").axes
+  (bars,) = studies.picture(runs(), "title").axes
   heights = [patch.get_height() for patch in bars.patches]
   numbers = np.array(heights)
   np.testing.assert_allclose(numbers[np.isfinite(numbers)], [60.0, 15.0, 40.0, 90.0, 40.0])
@@ -56,7 +56,7 @@ def test_configs_are_bars_and_numbers_are_curves():
 
   studied = [run("x.weight", w, s, w + s / 10) for w in (0.1, 0.5, 0.3) for s in (0, 1)]
   studied += [run("x.temperature", 1.0, 0, 0.5), run("x.temperature", 2.0, 0, 0.6)]
-  weight, temperature = comparison.picture(studied, "title").axes
+  weight, temperature = studies.picture(studied, "title").axes
   assert (weight.get_xlabel(), temperature.get_xlabel()) == ("x.weight", "x.temperature")
   line = weight.containers[0].lines[0]
   np.testing.assert_allclose(line.get_xydata(), [[0.1, 15], [0.3, 35], [0.5, 55]])

@@ -37,7 +37,14 @@ def test_every_key_is_read(tmp_path, tiny, image_folder, method):
   loop.train(experiment.build(tiny), tmp_path / "first")
   config_lib.set_objective(tiny, method)
   tiny.start_from = str(tmp_path / "first")
+  (tmp_path / "pairs.csv").write_text(
+    "path1,path2,same\ndigit0/12.png,digit0/13.png,1\ndigit0/12.png,digit1/12.png,0\n"
+  )
+  tiny.verification.folder = str(image_folder / "test")
+  tiny.verification.pairs = str(tmp_path / "pairs.csv")
   loop.train(experiment.build(Recording(tiny, seen)), tmp_path / "run")
+  (tmp_path / "run" / "report.html").touch()  # so that none is made
+  cli._report(Recording(tiny, seen), tmp_path / "run")
   tiny.steps = None
   tiny.data.name, tiny.data.folder = "folder", str(image_folder)
   tiny.data.imbalance = 2.0

@@ -10,7 +10,7 @@ import pytest
 
 from bce_jax import losses, objectives
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, experiment, figures, loop, workdir
+from bce_jax.training import checkpoint, experiment, figures, judging, loop, workdir
 from bce_jax.training import config as config_lib
 from bce_jax.training.step import make_eval_step
 
@@ -149,7 +149,7 @@ def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
   state = parts.init_state(network)
   first = state_of(stage1, tripartite)
   assert equal(state.params["head"], first.params["head"])
-  judged = loop._test_figures(parts, state, loop.jit_eval(parts))
+  judged = judging.of_test_split(parts, state, judging.jit_steps(parts)).figures
   expected = json.loads((stage1 / "results.json").read_text())
   for name in ("sample_wise_accuracy", "uniform_accuracy", "threshold", "bias_min"):
     assert judged[name] == pytest.approx(expected[name], rel=1e-6)

@@ -5,7 +5,16 @@ import pytest
 from jax.sharding import AxisType
 
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, evaluate, experiment, figures, loop, parallel, step
+from bce_jax.training import (
+  checkpoint,
+  evaluate,
+  experiment,
+  figures,
+  judging,
+  loop,
+  parallel,
+  step,
+)
 
 
 def mesh_of(devices):
@@ -98,7 +107,7 @@ def test_evaluation_is_exact(tiny, loss, devices):
   state = jax.device_put(state, parallel.replicated(parts.mesh))
   test = parts.dataset.test
   judged, moments = evaluate.judge(
-    loop.jit_eval(parts), state, test, num_classes=10, batch_size=64, workers=0, mesh=parts.mesh
+    judging.jit_eval(parts), state, test, num_classes=10, batch_size=64, workers=0, mesh=parts.mesh
   )
   bias, weights = (np.asarray(state.params["head"][name]) for name in ("bias", "weights"))
   actual = figures.summarize(

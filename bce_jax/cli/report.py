@@ -1,0 +1,147 @@
+"""bce-report: one self-contained page of one run, or of several side by side.
+
+  bce-report runs/digits
+  bce-report runs/ce runs/bce runs/bce3s --output compared.html
+  bce-report runs/sweep/*/ --map pca
+
+A finished run of bce-train has its report.html already; this makes it anew, or sets several runs
+side by side: mean and deviation over those that differ by their seed only. One run's page goes into
+its folder, that of several into report.html here; --output says otherwise. Nothing is trained or
+judged: what a run folder holds is drawn. Exit codes: 0 done, 2 something given is wrong.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bce_jax.cli import train
+from bce_jax.report import comparison
+
+
+def read(
+  folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None = None
+) -> comparison.Run:
+  """Reads what a run folder holds.
+
+  Args:
+    folder: the run folder.
+    name: what to call it.
+    settings: what tells it from others, where known.
+
+  Returns:
+    What the page draws.
+
+  Raises:
+    ValueError: when its run has not ended, or a file is damaged.
+  """
+  from bce_jax.report import evidence
+  from bce_jax.training import config as config_lib
+  from bce_jax.training import records
+
+  if not (folder / records.CONFIG).is_file():
+    raise ValueError(f"{folder} is not a run folder: it has no {records.CONFIG}")
+  if not (folder / records.RESULTS).is_file():
+    raise ValueError(f"{folder} has no {records.RESULTS}: its run has not ended")
+  figures = records.read_json(folder / records.RESULTS, "uniform_accuracy", "threshold")
+  lines = records.read_metrics(folder)
+  # Figures that only training has, as it last logged them.
+  for record in lines:
+    if record.get("split") == "train":
+      cosines = ("positive_cosine", "negative_cosine")
+      figures |= {key: record[key] for key in cosines if key in record}
+  seen = None
+  if (folder / evidence.FILE).exists():
+    seen = evidence.read(folder)
+  return comparison.Run(
+    settings=dict(settings or {}),
+    figures=figures,
+    name=name,
+    config=config_lib.flatten(records.read_json(folder / records.CONFIG)),
+    records=lines,
+    evidence=seen,
+  )
+
+
+def write_page(
+  runs: Sequence[comparison.Run], path: pathlib.Path, *, title: str, map_method: str = "tsne"
+) -> None:
+  """Writes the page of runs whose settings are known."""
+  from bce_jax.report import page
+
+  page.write(path, page.build(runs, title=title, map_method=map_method))
+
+
+def write_run_page(folder: pathlib.Path, *, map_method: str = "tsne") -> pathlib.Path:
+  """Writes report.html of one finished run into its folder; returns its path."""
+  from bce_jax.report import page
+
+  name = folder.resolve().name
+  path = folder / page.FILE
+  write_page([read(folder, name=name)], path, title=name, map_method=map_method)
+  return path
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  summary, _, details = (__doc__ or "").partition("\n\n")
+  parser = train.Parser(
+    prog="bce-report",
+    description=summary.removeprefix("bce-report: "),
+    epilog=details,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of bce-train")
+  parser.add_argument("--output", metavar="FILE.html", help="where the page goes")
+  parser.add_argument("--title", help="of the page; the run's name, or how many there are")
+  parser.add_argument(
+    "--map",
+    choices=("tsne", "pca"),
+    default="tsne",
+    help="how features are laid out in the plane: t-SNE (the default) or PCA",
+  )
+  return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str]) -> int:
+  """Does what the arguments say; returns the exit code.
+
+  Raises:
+    ValueError: one line, for anything given that is wrong.
+  """
+  args = _parse(argv)
+  folders = list(dict.fromkeys(pathlib.Path(folder) for folder in args.runs))
+  for folder in folders:
+    if not folder.is_dir():
+      raise ValueError(f"{folder} is not a folder: expected a run folder of bce-train")
+  names = _names(folders)
+  runs = [read(folder, name=name) for folder, name in zip(folders, names, strict=True)]
+  from bce_jax.report import page
+
+  default = folders[0] / page.FILE if len(folders) == 1 else pathlib.Path(page.FILE)
+  path = pathlib.Path(args.output) if args.output else default
+  if path.is_dir():
+    raise ValueError(f"--output {path} is a folder: expected a file")
+  title = args.title or (names[0] if len(runs) == 1 else f"{len(runs)} runs side by side")
+  write_page(page.with_settings(runs), path, title=title, map_method=args.map)
+  print(path)
+  return 0
+
+
+def _names(folders: Sequence[pathlib.Path]) -> list[str]:
+  """The folders' own names; with those above them where they would not tell two apart."""
+  parts = [folder.resolve().parts for folder in folders]
+  depth = 1
+  while len({p[-depth:] for p in parts}) < len(parts) and depth < max(map(len, parts)):
+    depth += 1
+  return ["/".join(p[-depth:]) for p in parts]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The console script."""
+  return train.console("bce-report", run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,241 @@
+"""Plots class by class: accuracy, scores around the bias, geometry of the features."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bce_jax.metrics import Spread
+from bce_jax.metrics.longtail import FEW, MANY
+from bce_jax.report.comparison import Group
+from bce_jax.report.evidence import Evidence
+from bce_jax.report.plot import Plot, Section, Table
+from bce_jax.report.progress import geometry_plots
+from bce_jax.report.svg import COLOURS, GRID, INK, new_figure
+
+_NAMED = 12  # classes up to which an axis names each
+
+
+def section(groups: Sequence[Group]) -> Section:
+  """Accuracy of each class, ordered by its training images."""
+  judged = [(group, run.evidence) for group in groups for run in group.runs[:1] if run.evidence]
+  plots = [_accuracy(judged)] if judged else []
+  lead = (
+    "Classes from the most to the fewest training images. Many-shot classes have more than"
+    f" {MANY}, few-shot ones fewer than {FEW}."
+  )
+  return Section("Classes", lead, [plot for plot in plots if plot is not None])
+
+
+def geometry_section(groups: Sequence[Group]) -> Section:
+  """Compactness and separability of each class and over epochs."""
+  judged = [(group, run.evidence) for group in groups for run in group.runs[:1] if run.evidence]
+  plots = [plot for plot in [_geometry(judged)] if plot is not None] + geometry_plots(groups)
+  lead = (
+    "How the features of a class lie together, and the classes apart (figure 2 of the BCE3S paper)."
+  )
+  return Section("Compactness and separability", lead, plots)
+
+
+def order(evidence: Evidence) -> np.ndarray:
+  """The classes with test images, from the most to the fewest training images."""
+  tested = np.bincount(evidence.labels, minlength=len(evidence.train_counts)) > 0
+  by_count = np.argsort(-evidence.train_counts, kind="stable")
+  return by_count[tested[by_count]]
+
+
+def class_accuracy(evidence: Evidence) -> np.ndarray:
+  """A_SW of each class, [N]; nan for one without test images."""
+  n = len(evidence.train_counts)
+  count = np.bincount(evidence.labels, minlength=n)
+  right = np.bincount(evidence.labels, weights=evidence.right, minlength=n)
+  return np.where(count > 0, right / np.maximum(count, 1), math.nan)
+
+
+def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
+  _, first = judged[0]
+  classes = order(first)
+  figure = new_figure(6.4, 3.4)
+  axis = figure.subplots()
+  places = np.arange(len(classes))
+  same = [(g, e) for g, e in judged if e.class_names == first.class_names]
+  for k, (group, evidence) in enumerate(same):
+    share = 100 * class_accuracy(evidence)[classes]
+    label = group.label if len(same) > 1 else "A_SW"
+    if len(classes) <= 30 and len(same) == 1:
+      axis.bar(places, share, 0.8, color=COLOURS[k % 8], label=label)
+    else:
+      axis.plot(
+        places, share, ".-" if len(classes) <= 200 else "-", color=COLOURS[k % 8], label=label,
+        linewidth=1,
+      )  # fmt: skip
+  _bands(axis, first.train_counts[classes])
+  _name_classes(axis, [first.class_names[c] for c in classes])
+  axis.set_ylabel("judged right, %")
+  axis.set_ylim(0, 104)
+  counts = axis.twinx()
+  counts.plot(places, first.train_counts[classes], ":", color=COLOURS[6], linewidth=1.2)
+  counts.set_ylabel("training images (dotted)")
+  counts.set_ylim(bottom=0)
+  counts.grid(False)
+  counts.spines["right"].set_visible(True)
+  if len(same) > 1:
+    axis.legend(loc="lower left")
+  shares = class_accuracy(first)[classes]
+  low, high = int(np.nanargmin(shares)), int(np.nanargmax(shares))
+  text = (
+    f"{len(classes)} classes; of {same[0][0].label if len(same) > 1 else 'them'} the best is"
+    f" {first.class_names[classes[high]]} with {100 * shares[high]:.1f} %, the worst"
+    f" {first.class_names[classes[low]]} with {100 * shares[low]:.1f} %."
+  )
+  shots = _by_shots(first)
+  if len(shots) > 1:
+    text += f" Mean over the images: {', '.join(f'{name} {x:.1f} %' for name, x in shots)}."
+  tested = np.bincount(first.labels, minlength=len(first.train_counts))
+  names = [f"A_SW, % {group.label if len(same) > 1 else ''}".strip() for group, _ in same]
+  rows = [
+    [first.class_names[c], int(first.train_counts[c]), int(tested[c])]
+    + [float(100 * class_accuracy(e)[c]) for _, e in same]
+    for c in classes
+  ]
+  table = Table(["class", "training images", "test images", *names], rows)
+  return Plot("Accuracy of each class", figure, text, table)
+
+
+def _by_shots(evidence: Evidence) -> list[tuple[str, float]]:
+  counts = evidence.train_counts[evidence.labels]
+  groups = (
+    ("many", counts > MANY),
+    ("medium", (counts >= FEW) & (counts <= MANY)),
+    ("few", counts < FEW),
+  )
+  return [(name, 100 * float(evidence.right[w].mean())) for name, w in groups if w.any()]
+
+
+def _bands(axis: Any, counts: np.ndarray) -> None:
+  """Shades the medium-shot classes and names the three groups; nothing where there is but one."""
+  ends = [0, int(np.sum(counts > MANY)), int(np.sum(counts >= FEW)), len(counts)]
+  bands = [
+    (name, a, b) for name, a, b in zip(("many", "medium", "few"), ends, ends[1:], strict=False)
+  ]
+  bands = [band for band in bands if band[1] < band[2]]
+  if len(bands) < 2:
+    return
+  for k, (name, start, stop) in enumerate(bands):
+    if k % 2:
+      axis.axvspan(start - 0.5, stop - 0.5, color=GRID, alpha=0.2, linewidth=0)
+    axis.text(
+      (start + stop - 1) / 2, 1.0, name, ha="center", va="bottom", color=INK,
+      transform=axis.get_xaxis_transform(), fontsize=8.5,
+    )  # fmt: skip
+
+
+def _name_classes(axis: Any, names: Sequence[str]) -> None:
+  axis.grid(axis="x", visible=False)
+  if len(names) <= _NAMED:
+    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    turned = max(map(len, short)) > 4
+    axis.set_xticks(
+      range(len(names)), short, rotation=40 if turned else 0, ha="right" if turned else "center"
+    )
+  else:
+    axis.set_xlabel("class, from the most to the fewest training images")
+
+
+def bias_plot(evidence: Evidence) -> Plot | None:
+  """The scores of each class around its bias: figure 3 of the uniform paper.
+
+  Type I negatives of a class are its images' scores for the others; type II are the others' images'
+  scores for it.
+  """
+  scores = evidence.scores
+  if scores is None:
+    return None
+  classes = order(evidence)
+  figure = new_figure(6.4, 3.6)
+  axis = figure.subplots()
+  places = np.arange(len(classes))
+  kinds = (
+    ("positive", scores.positive_by_class, COLOURS[0], -0.22),
+    ("type I negatives", scores.type_one_by_class, COLOURS[1], 0.0),
+    ("type II negatives", scores.type_two_by_class, COLOURS[2], 0.22),
+  )
+  many = len(classes) > 40
+  for name, spread, colour, shift in kinds:
+    mean = spread.mean()[classes]
+    ends = [spread.low[classes], spread.high[classes]]
+    if many:
+      axis.plot(places, mean, color=colour, label=name, linewidth=1)
+      axis.fill_between(places, *ends, color=colour, alpha=0.15, linewidth=0)
+    else:
+      x = places + shift
+      axis.vlines(x, *ends, color=colour, linewidth=1.4, alpha=0.7)
+      axis.plot(x, mean, "o", color=colour, label=name, markersize=3.5)
+  bias = evidence.bias
+  values = np.broadcast_to(bias, evidence.train_counts.shape)[classes]
+  axis.plot(places, values, color=INK, drawstyle="steps-mid", label="bias b", linewidth=1.3)
+  _name_classes(axis, [evidence.class_names[c] for c in classes])
+  axis.set_ylabel("score on scale · c")
+  figure.legend(loc="outside upper center", ncols=4)
+  shape = "one bias for all classes" if not bias.ndim else "a bias of its own for each class"
+  text = (
+    f"For each class the mean and the whole range of its scores, and {shape}. Positives: images of"
+    " the class; type I negatives: their scores for other classes; type II: scores of other"
+    " classes' images for this class."
+  )
+  headings = ["class", "b"]
+  for name, *_ in kinds:
+    headings += [f"{name}: least", "mean", "largest"]
+  rows = []
+  for place, c in enumerate(classes):
+    row: list[Any] = [evidence.class_names[c], float(values[place])]
+    for _, spread, *_ in kinds:
+      row += [float(x[c]) for x in (spread.low, _mean(spread), spread.high)]
+    rows.append(row)
+  return Plot("Scores of each class and the bias", figure, text, Table(headings, rows))
+
+
+def _mean(spread: Spread) -> np.ndarray:
+  return spread.mean()
+
+
+def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
+  """Compactness, separability and the classifier's separability of each class."""
+  measured = [(g, e) for g, e in judged if e.compactness is not None]
+  if not measured:
+    return None
+  _, first = measured[0]
+  measured = [(g, e) for g, e in measured if e.class_names == first.class_names]
+  classes = order(first)
+  kinds = ("compactness", "separability", "classifier_separability")
+  figure = new_figure(6.4, 4.6)
+  axes = figure.subplots(len(kinds), 1, sharex=True)
+  for axis, kind in zip(axes, kinds, strict=True):
+    for k, (group, evidence) in enumerate(measured):
+      values = getattr(evidence, kind)[classes]
+      axis.plot(
+        np.arange(len(classes)), values, ".-", color=COLOURS[k % 8], linewidth=1, label=group.label
+      )
+    axis.set_ylabel({"classifier_separability": "classifier's\nseparability"}.get(kind, kind))
+  _bands(axes[0], first.train_counts[classes])
+  _name_classes(axes[-1], [first.class_names[c] for c in classes])
+  if len(measured) > 1:
+    axes[0].legend()
+  rows = [
+    [first.class_names[c]] + [float(getattr(e, kind)[c]) for _, e in measured for kind in kinds]
+    for c in classes
+  ]
+  named = [f"{kind.replace('_', ' ')}" for kind in kinds]
+  headings = [
+    f"{name} {group.label if len(measured) > 1 else ''}".strip()
+    for group, _ in measured
+    for name in named
+  ]
+  means = ", ".join(
+    f"{name} {np.nanmean(getattr(first, kind)[classes]):.1f}"
+    for name, kind in zip(named, kinds, strict=True)
+  )
+  text = f"Of each class, ordered by training images. Mean of {measured[0][0].label}: {means}."
+  table = Table(["class", *headings], rows)
+  return Plot("Compactness and separability of each class", figure, text, table)

@@ -1,0 +1,71 @@
+"""A map of features in two dimensions: figure 3 of the BCE3S paper."""
+
+import numpy as np
+from jaxtyping import Float
+
+from bce_jax.report.evidence import Evidence
+from bce_jax.report.plot import Plot
+from bce_jax.report.svg import COLOURS, new_figure
+
+METHODS = ("tsne", "pca")
+_MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
+
+
+def feature_map(
+  features: Float[np.ndarray, "m D"], *, method: str = "tsne"
+) -> tuple[Float[np.ndarray, "m 2"], str]:
+  """Lays unit features out in the plane.
+
+  Args:
+    features: [m, D]; each is divided by its length first, so that distances mean angles.
+    method: "tsne" (neighbours stay neighbours; distances far apart mean nothing) or "pca" (the two
+      directions of largest spread).
+
+  Returns:
+    ([m, 2], what it is in words). The same features give the same map.
+  """
+  from sklearn.decomposition import PCA
+  from sklearn.manifold import TSNE
+
+  unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+  if method == "tsne" and len(unit) > 10 and len(np.unique(unit, axis=0)) > 10:
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500)
+    return tsne.fit_transform(unit), "t-SNE"
+  dimensions = min(2, *unit.shape)
+  pca = PCA(dimensions, svd_solver="full").fit(unit)
+  flat = pca.transform(unit)
+  shares = 100 * np.nan_to_num(pca.explained_variance_ratio_)
+  shown = " and ".join(f"{share:.0f} %" for share in shares)
+  return np.pad(flat, ((0, 0), (0, 2 - dimensions))), f"PCA, {shown} of the variance"
+
+
+def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
+  """Draws the map of a run's test features, a colour a class; None without features."""
+  if len(evidence.map_features) < 3:
+    return None
+  places, how = feature_map(evidence.map_features, method=method)
+  figure = new_figure(4.6, 4.0)
+  axis = figure.subplots()
+  shown = np.unique(evidence.map_labels)
+  for k, c in enumerate(sorted(shown, key=lambda c: -evidence.train_counts[c])):
+    own = evidence.map_labels == c
+    axis.plot(
+      *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=2.6, alpha=0.8,
+      markeredgewidth=0, label=_short(evidence.class_names[c]),
+    )  # fmt: skip
+  axis.set_xticks([])
+  axis.set_yticks([])
+  axis.grid(False)
+  for spine in axis.spines.values():
+    spine.set_visible(False)
+  figure.legend(loc="outside lower center", ncols=5, markerscale=2.5, handletextpad=0.1)
+  what = f"{len(places)} test images of {len(shown)} classes"
+  if len(shown) < len(evidence.class_names):
+    what += ", spread evenly from the most to the fewest training images"
+  text = f"{how} of the directions of the features of {what}. {label}"
+  return Plot("Map of features", figure, text.strip())
+
+
+def _short(name: str) -> str:
+  return name if len(name) <= 14 else f"{name[:13]}…"

@@ -1,0 +1,118 @@
+"""The classes judged worst: what they are taken for, and images of it."""
+
+import base64
+import html
+import io
+
+import numpy as np
+
+from bce_jax.report.evidence import Evidence
+from bce_jax.report.plot import Plot, Table
+from bce_jax.report.svg import INK, new_figure
+
+_CLASSES = 10
+
+
+def plot(evidence: Evidence, label: str) -> Plot | None:
+  """Draws which classes the worst ones are taken for; None where all is right or not known."""
+  if evidence.predicted is None or evidence.right.all():
+    return None
+  rows = worst_classes(evidence)
+  n = len(evidence.class_names)
+  confusion = np.zeros((len(rows), n), np.int64)
+  for k, c in enumerate(rows):
+    confusion[k] = np.bincount(evidence.predicted[evidence.labels == c], minlength=n)
+  # The worst classes themselves, and what they are taken for most.
+  totals = confusion.sum(axis=0)
+  columns = [*rows, *[c for c in np.argsort(-totals, kind="stable") if c not in rows and totals[c]]]
+  columns = columns[: max(_CLASSES, len(rows)) + 2]
+  shares = 100 * confusion / confusion.sum(axis=1, keepdims=True)
+  shown = shares[:, columns]
+  figure = new_figure(0.42 * len(columns) + 1.8, 0.34 * len(rows) + 1.4)
+  axis = figure.subplots()
+  axis.grid(False)
+  for (i, j), value in np.ndenumerate(shown):
+    if value > 0:
+      axis.add_patch(_square(i, j, float(value), int(rows[i]) == int(columns[j])))
+      axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=INK)
+  axis.set_xlim(-0.5, len(columns) - 0.5)
+  axis.set_ylim(len(rows) - 0.5, -0.5)
+  names = [_short(evidence.class_names[c]) for c in columns]
+  axis.set_xticks(range(len(columns)), names, rotation=45, ha="right")
+  axis.set_yticks(range(len(rows)), names[: len(rows)])
+  axis.set_xlabel("judged as")
+  axis.set_ylabel("class")
+  worst = rows[0]
+  right = shares[0, worst]
+  other = int(np.argmax(np.where(np.arange(n) == worst, -1, confusion[0])))
+  text = (
+    f"In % of each class' test images, of the {len(rows)} classes judged worst. The worst is"
+    f" {evidence.class_names[worst]}: {right:.0f} % right, taken for {evidence.class_names[other]}"
+    f" most often ({shares[0, other]:.0f} %). {label}"
+  )
+  table = Table(
+    ["class", "judged as", "images", "% of the class"],
+    [
+      [evidence.class_names[c], evidence.class_names[j], int(confusion[k, j]), float(shares[k, j])]
+      for k, c in enumerate(rows)
+      for j in np.argsort(-confusion[k], kind="stable")[:5]
+      if confusion[k, j]
+    ],
+  )
+  return Plot("What the worst classes are taken for", figure, text.strip(), table)
+
+
+def worst_classes(evidence: Evidence) -> np.ndarray:
+  """At most ten classes with the largest share of wrong images, the worst first."""
+  n = len(evidence.class_names)
+  count = np.bincount(evidence.labels, minlength=n)
+  wrong = np.bincount(evidence.labels, weights=~evidence.right, minlength=n)
+  share = wrong / np.maximum(count, 1)
+  worst = np.argsort(-share, kind="stable")[:_CLASSES]
+  return worst[wrong[worst] > 0]
+
+
+def examples(evidence: Evidence) -> str:
+  """Images judged wrong, as HTML: a row a class; empty without any."""
+  if not len(evidence.example_rows):
+    return ""
+  labels = evidence.labels[evidence.example_rows]
+  parts = []
+  for c in dict.fromkeys(labels.tolist()):
+    name = html.escape(evidence.class_names[c])
+    items = []
+    for image, row in zip(evidence.example_images, evidence.example_rows, strict=True):
+      if evidence.labels[row] != c:
+        continue
+      taken = "a tie"
+      if evidence.predicted is not None and evidence.predicted[row] != c:
+        taken = html.escape(evidence.class_names[evidence.predicted[row]])
+      alt = f"test image {row}, a {name}, judged as {taken}"
+      items.append(
+        f'<li><img src="{_data_url(image)}" alt="{alt}"><span>judged as <b>{taken}</b></span></li>'
+      )
+    parts.append(f"<h4>{name}</h4><ul class='examples'>{''.join(items)}</ul>")
+  return "".join(parts)
+
+
+def _data_url(image: np.ndarray) -> str:
+  from PIL import Image
+
+  out = io.BytesIO()
+  pixels = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(pixels).save(out, format="PNG")
+  return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _square(i: int, j: int, value: float, right: bool):
+  from matplotlib.patches import Rectangle
+
+  from bce_jax.report.svg import COLOURS
+
+  colour = COLOURS[2] if right else COLOURS[5]
+  alpha = 0.1 + 0.75 * value / 100
+  return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=colour, alpha=alpha, linewidth=0)
+
+
+def _short(name: str) -> str:
+  return name if len(name) <= 14 else f"{name[:13]}…"

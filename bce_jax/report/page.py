@@ -1,0 +1,320 @@
+"""One self-contained HTML page of one or several runs: no script, nothing fetched from anywhere."""
+
+import html
+import importlib.resources
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bce_jax
+from bce_jax.report import classes, features, mistakes, progress, scores, studies
+from bce_jax.report.comparison import COLUMNS, SEED, Group, Run, columns_of, grouped, setting_names
+from bce_jax.report.plot import Plot, Section, Table, cell, percent
+from bce_jax.report.svg import inline, new_figure, style
+
+FILE = "report.html"
+_MOST = 6  # groups of runs that a plot each is drawn for
+
+# What a run's own keys need not tell apart: where data lie, and how fast they are read.
+NEUTRAL = ("data.folder", "data.workers", "data.in_memory", "eval_batch_size", "class_devices")
+
+
+def with_settings(runs: Sequence[Run]) -> list[Run]:
+  """Returns the runs with what tells them apart as their settings: the keys in which they differ.
+
+  Args:
+    runs: with their configs.
+  """
+  keys = dict.fromkeys(key for run in runs for key in run.config if key not in NEUTRAL)
+  differing = [key for key in keys if len({_frozen(run.config.get(key)) for run in runs}) > 1]
+  return [
+    run._replace(settings={key: run.config[key] for key in differing if key in run.config})
+    for run in runs
+  ]
+
+
+def _frozen(value: Any) -> str:
+  return json.dumps(value, sort_keys=True, default=str)
+
+
+def build(runs: Sequence[Run], *, title: str, map_method: str = "tsne") -> str:
+  """Returns the page.
+
+  Args:
+    runs: one or more, with their settings (see `with_settings`), records and evidence.
+    title: of the page.
+    map_method: of the map of features: "tsne" or "pca".
+
+  Returns:
+    HTML, whole.
+  """
+  groups = grouped(runs)
+  with style():
+    sections = [
+      _overview(groups),
+      *([_study(groups)] if len(runs) > 1 else []),
+      progress.section(groups),
+      scores.section(groups),
+      classes.section(groups),
+      classes.geometry_section(groups),
+      _features(groups, map_method),
+      _mistakes(groups),
+      _configs(runs),
+    ]
+    sections = [s for s in sections if s.plots or s.html]
+    bodies = [_section(k, section) for k, section in enumerate(sections, start=1)]
+  contents = "".join(
+    f'<li><a href="#s{k}">{html.escape(s.title)}</a></li>' for k, s in enumerate(sections, start=1)
+  )
+  css = importlib.resources.files("bce_jax.report").joinpath("style.css").read_text()
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)}</title>
+<style>
+{css}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header>
+<h1>{html.escape(title)}</h1>
+<p class="soft">{html.escape(_summary(groups))}</p>
+<nav aria-label="Contents"><ul>{contents}</ul></nav>
+</header>
+<main id="content">
+{"".join(bodies)}</main>
+<footer>Made by bce_jax {html.escape(bce_jax.__version__)}. A_SW: arg max; A_CW: the best threshold
+of each class; A_Uni: the best one threshold for all (Li et al., arXiv 2403.07289). ± is the
+standard deviation over runs that differ by their seed only.</footer>
+</body>
+</html>
+"""
+
+
+def _summary(groups: Sequence[Group]) -> str:
+  runs = [run for group in groups for run in group.runs]
+  first = runs[0]
+  if len(runs) > 1:
+    return f"{len(runs)} runs, {len(groups)} settings"
+  config, images = first.config, first.figures.get("images")
+  told = f"{config.get('objective.name')}, {config.get('loss')} on {config.get('model')}"
+  if images:
+    told += (
+      f"; {images:,} test images of {len(first.evidence.class_names)} classes"
+      if (first.evidence)
+      else f"; {images:,} test images"
+    )
+  return told
+
+
+def _section(number: int, section: Section) -> str:
+  plots = "".join(_figure(f"f{number}-{k}", p) for k, p in enumerate(section.plots, start=1))
+  grid = f'<div class="plots">{plots}</div>' if plots else ""
+  lead = f"<p>{html.escape(section.lead)}</p>" if section.lead else ""
+  title = html.escape(section.title)
+  return (
+    f'<section id="s{number}" aria-labelledby="s{number}-h"><h2 id="s{number}-h">{title}</h2>'
+    f"{lead}{section.html}{grid}</section>\n"
+  )
+
+
+def _figure(name: str, plot: Plot) -> str:
+  title = html.escape(plot.title)
+  drawn = inline(plot.figure, name, plot.title, plot.description)
+  table = ""
+  if plot.table is not None and plot.table.rows:
+    table = (
+      f"<details><summary>Table<span hidden> of {title}</span></summary>"
+      f"{_table(plot.table, f'Numbers behind “{title}”')}</details>"
+    )
+  caption = f"<figcaption>{html.escape(plot.description)}</figcaption>"
+  return f"<figure><h3>{title}</h3>{drawn}{caption}{table}</figure>"
+
+
+def _table(table: Table, label: str) -> str:
+  """A table that scrolls by itself, also by keyboard."""
+  head = "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in table.headings)
+  rows = "".join(
+    "<tr>" + "".join(f"<td{_kind(x)}>{_shown(x)}</td>" for x in row) + "</tr>" for row in table.rows
+  )
+  return (
+    f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}'
+    f"</tr></thead><tbody>{rows}</tbody></table></div>"
+  )
+
+
+def _kind(value: Any) -> str:
+  return ' class="text"' if isinstance(value, str) and not value[:1].isdigit() else ""
+
+
+def _shown(value: Any) -> str:
+  return html.escape(cell(value))
+
+
+_TILES = (
+  ("sample_wise_accuracy", "A_SW: arg max (top-1)"),
+  ("class_wise_accuracy", "A_CW: a threshold a class"),
+  ("uniform_accuracy", "A_Uni: the best one threshold"),
+  ("uniform_accuracy_at_bias", "A_Uni at the learned bias"),
+  ("many_accuracy", "many-shot classes"),
+  ("medium_accuracy", "medium-shot classes"),
+  ("few_accuracy", "few-shot classes"),
+)
+
+
+def _overview(groups: Sequence[Group]) -> Section:
+  if len(groups) == 1 and len(groups[0].runs) == 1:
+    return Section("Figures", "", html=_tiles(groups[0].runs[0].figures))
+  runs = [run for group in groups for run in group.runs]
+  keys, columns = setting_names(groups), columns_of(runs)
+  rows: list[list[Any]] = []
+  for group in groups:
+    cells = [cell(group.settings.get(key, "")) for key in keys]
+    for name, _, factor in columns:
+      mean, spread = group.mean_and_std(name)
+      digits = 2 if factor == 1 else 1
+      text = "–" if math.isnan(mean) else f"{factor * mean:.{digits}f}"
+      cells.append(text if math.isnan(spread) else f"{text} ± {factor * spread:.{digits}f}")
+    rows.append([*cells, str(len(group.runs))])
+  headings = [*keys, *(f"{h}, %" if f == 100 else h for _, h, f in columns), "runs"]
+  lead = (
+    "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
+    " their seeds, and their number."
+  )
+  table = _table(Table(headings, rows), "Final figures")
+  names = [[run.name, *(cell(run.settings.get(key, "")) for key in [*keys, SEED])] for run in runs]
+  listed = _table(Table(["run", *keys, SEED], names), "The runs")
+  runs_html = f"<details><summary>The {len(runs)} runs</summary>{listed}</details>"
+  return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}</div>')
+
+
+def _tiles(figures: Mapping[str, Any]) -> str:
+  tiles = [(percent(figures[n]), what) for n, what in _TILES if figures.get(n) is not None]
+  interval = [figures.get(f"threshold_{end}") for end in ("low", "high")]
+  span = " … ".join(cell(x) for x in interval)
+  if figures.get("bias") is not None:
+    spread = [figures.get(f"bias_{end}") for end in ("min", "max")]
+    what = "learned bias b"
+    if None not in spread:
+      what = f"learned bias b, mean ({' … '.join(cell(x) for x in spread)})"
+    tiles.append((cell(figures["bias"]), what))
+  if figures.get("threshold") is not None:
+    tiles.append((cell(figures["threshold"]), f"best threshold t* ({span})"))
+  items = "".join(f"<li><b>{a}</b><span>{html.escape(b)}</span></li>" for a, b in tiles)
+  rest = {n: x for n, x in figures.items() if isinstance(x, int | float | str)}
+  table = _table(
+    Table(["figure", "value"], [[n, _exact(x)] for n, x in rest.items()]), "All figures"
+  )
+  return f'<ul class="tiles">{items}</ul><details><summary>All figures</summary>{table}</details>'
+
+
+def _exact(value: Any) -> str:
+  return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _study(groups: Sequence[Group]) -> Section:
+  """Accuracy over what was varied, and the best thresholds against the learned biases."""
+  plots = []
+  rows = [
+    [group.label, *(100 * x for name in ("sample_wise_accuracy", "uniform_accuracy")
+                    for x in group.mean_and_std(name)), len(group.runs)]
+    for group in groups
+  ]  # fmt: skip
+  table = Table(["setting", "A_SW, %", "±", "A_Uni, %", "±", "runs"], rows)
+  for key in studies.varied_numbers(groups):
+    figure = new_figure(6.4, 4.2)
+    axis = figure.subplots()
+    studies.draw_curves(axis, groups, key)
+    if not axis.lines:
+      continue
+    axis.set_ylabel("test images judged right, %")
+    name = "the scale γ" if key == "scale" else key
+    text = f"Test accuracy by arg max (A_SW) and by one threshold (A_Uni) over {name}."
+    plots.append(Plot(f"Accuracy over {name}", figure, text, table))
+  if not plots and len(groups) > 1:
+    figure = new_figure(6.4, 3.8)
+    studies.draw_bars(figure.subplots(), groups)
+    text = "Final accuracies of the test split; the bars' lines are deviations over seeds."
+    plots.append(Plot("Accuracies", figure, text, table))
+  figure = new_figure(5.2, 4.2)
+  axis = figure.subplots()
+  studies.draw_threshold_against_bias(axis, groups)
+  if axis.lines:
+    text = (
+      "Each mark is a run. On the dotted diagonal the learned bias is the best threshold; vertical"
+      " lines are all thresholds that are as good."
+    )
+    names = ("bias", "threshold", "threshold_low", "threshold_high")
+    shown = [
+      [group.label, *(run.figures.get(name) for name in names)]
+      for group in groups
+      for run in group.runs
+    ]
+    headings = ["setting", "b", "t*", "from", "to"]
+    plots.append(Plot("Best threshold against learned bias", figure, text, Table(headings, shown)))
+  return Section("Side by side", "", plots)
+
+
+def _features(groups: Sequence[Group], method: str) -> Section:
+  plots = []
+  for group in groups[:_MOST]:
+    run = group.runs[0]
+    if run.evidence is not None:
+      label = f"Of {group.label}." if len(groups) > 1 else ""
+      plots.append(features.plot(run.evidence, label, method=method))
+  lead = "Each point is a test image; classes that lie apart are easy to tell apart."
+  return Section("Features", lead, [plot for plot in plots if plot is not None])
+
+
+def _mistakes(groups: Sequence[Group]) -> Section:
+  plots, images = [], ""
+  for group in groups[:_MOST]:
+    evidence = group.runs[0].evidence
+    if evidence is not None:
+      label = f"Of {group.label}." if len(groups) > 1 else ""
+      plots.append(mistakes.plot(evidence, label))
+  first = groups[0].runs[0].evidence
+  if first is not None and len(groups) == 1:
+    images = mistakes.examples(first)
+    if images:
+      images = f'<div class="card"><h3>Test images judged wrong</h3>{images}</div>'
+  return Section("Mistakes", "", [plot for plot in plots if plot is not None], images)
+
+
+def _configs(runs: Sequence[Run]) -> Section:
+  if len(runs) == 1:
+    rows = [[key, _text(value)] for key, value in runs[0].config.items()]
+    table = _table(Table(["key", "value"], rows), "Config")
+    return Section("Config", "", html=f'<div class="card">{table}</div>' if rows else "")
+  keys = dict.fromkeys(key for run in runs for key in run.config)
+  differing = [k for k in keys if len({_frozen(run.config.get(k)) for run in runs}) > 1]
+  rows = [[key, *(_text(run.config.get(key, "")) for run in runs)] for key in differing]
+  if not rows:
+    return Section("Config", "All runs have the same config.", html=" ")
+  headings = ["key", *(run.name for run in runs)]
+  table = _table(Table(headings, rows), "Keys in which the configs differ")
+  return Section("Config differences", "", html=f'<div class="card">{table}</div>')
+
+
+def _text(value: Any) -> str:
+  return "none" if value is None else str(value)
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes the page whole or not at all."""
+  beside = path.with_name(path.name + ".tmp")
+  try:
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+  except OSError as error:
+    beside.unlink(missing_ok=True)
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+__all__ = ["COLUMNS", "FILE", "build", "with_settings", "write"]

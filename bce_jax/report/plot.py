@@ -1,0 +1,60 @@
+"""What a page is made of: a plot with its words and the table behind it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+  """Rows of cells; a number is shown with few digits, None and nan as –."""
+
+  headings: Sequence[str]
+  rows: Sequence[Sequence[Any]]
+
+
+class Plot(NamedTuple):
+  """A figure for the eye, words for who can't see it, and its numbers.
+
+  Attributes:
+    title: a few words.
+    figure: of matplotlib.
+    description: what is to be seen, in a sentence or two.
+    table: the numbers behind it; None where the description says all.
+  """
+
+  title: str
+  figure: Any
+  description: str
+  table: Table | None = None
+
+
+class Section(NamedTuple):
+  """A part of the page.
+
+  Attributes:
+    title: a few words.
+    lead: how to read it, in a sentence or two.
+    plots: in the order to show.
+    html: what is no plot, already HTML.
+  """
+
+  title: str
+  lead: str
+  plots: Sequence[Plot] = ()
+  html: str = ""
+
+
+def cell(value: Any) -> str:
+  """A value as text, numbers with four significant digits."""
+  if value is None or (isinstance(value, float) and math.isnan(value)):
+    return "–"
+  if isinstance(value, float):
+    return f"{value:.4g}"
+  return str(value)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+  """A share as a percentage."""
+  if share is None or math.isnan(share):
+    return "–"
+  return f"{100 * share:.{digits}f} %"

@@ -1,0 +1,215 @@
+"""Plots over the epochs of training."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bce_jax.report.comparison import Group
+from bce_jax.report.plot import Plot, Section, Table
+from bce_jax.report.svg import COLOURS, new_figure
+
+ACCURACIES = (
+  ("sample_wise_accuracy", "A_SW", "-"),
+  ("class_wise_accuracy", "A_CW", "-."),
+  ("uniform_accuracy", "A_Uni", "--"),
+  ("uniform_accuracy_at_bias", "A_Uni at the bias", ":"),
+)
+GEOMETRY = ("compactness", "separability", "classifier_separability")
+COSINES = (("positive_cosine", "own class", "-"), ("negative_cosine", "other classes", "--"))
+
+
+def section(groups: Sequence[Group]) -> Section:
+  """Loss, accuracies, bias and threshold, and the learning rate, over epochs."""
+  plots = [
+    _over_epochs(
+      groups,
+      "Training loss",
+      "loss",
+      (("loss", "", "-"),),
+      "train",
+      "Mean loss of the steps since the last record.",
+      log=True,
+    ),
+    _over_epochs(
+      groups,
+      "Accuracies",
+      "judged right, %",
+      ACCURACIES if len(groups) == 1 else ACCURACIES[:1] + ACCURACIES[2:3],
+      "judged",
+      "Exact accuracies after each evaluation: arg max (A_SW), a threshold a class (A_CW), one"
+      " threshold for all (A_Uni), and the learned bias as that threshold.",
+      factor=100,
+    ),
+    _bias_and_threshold(groups),
+    _over_epochs(
+      groups,
+      "Learning rate",
+      "learning rate",
+      (("learning_rate", "", "-"),),
+      "train",
+      "Of the last step before each record.",
+    ),
+    _over_epochs(
+      groups,
+      "Contrast: cosines to the memory",
+      "mean cosine",
+      COSINES,
+      "train",
+      "Mean cosine of the projections to the remembered one of their own class and of the others."
+      " Where both near 1 the contrast has collapsed.",
+    ),
+  ]
+  lead = f"{_split(groups)} Lines of one colour are runs that differ by their seed only."
+  return Section("Training", lead, [plot for plot in plots if plot is not None])
+
+
+def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
+  """Compactness and separability over epochs, mean over classes and their deviation."""
+  titles = ("Compactness", "Separability", "Separability of the classifier")
+  words = (
+    "100 × mean cosine between two images of one class; 100 is a point.",
+    "100 × (1 − mean cosine to the other classes' means).",
+    "100 × (1 − mean cosine to the other rows of the classifier).",
+  )
+  plots = [
+    _over_epochs(
+      groups,
+      f"{title} over epochs",
+      title.lower(),
+      ((name, "", "-"),),
+      "judged",
+      f"{text} Mean over classes; the band is their standard deviation.",
+      band=f"{name}_std",
+    )
+    for name, title, text in zip(GEOMETRY, titles, words, strict=True)
+  ]
+  return [plot for plot in plots if plot is not None]
+
+
+def _split(groups: Sequence[Group]) -> str:
+  splits = {r["split"] for g in groups for run in g.runs for r in _records(run.records, "judged")}
+  if splits == {"validation"}:
+    return "Evaluations while training are of the validation split; the test split stays unseen."
+  if splits == {"test"}:
+    return "There is no validation split: evaluations while training are of the test split."
+  return ""
+
+
+def _records(records: Sequence[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
+  return [r for r in records if (r["split"] == "train") == (split == "train")]
+
+
+def _points(
+  records: Sequence[Mapping[str, Any]], split: str, name: str
+) -> tuple[list[float], list[float]]:
+  """Epochs, and the values of a name; nan where a record has none."""
+  chosen = [r for r in _records(records, split) if r.get(name) is not None]
+  return [float(r["epoch"]) for r in chosen], [float(r[name]) for r in chosen]
+
+
+def _over_epochs(
+  groups: Sequence[Group],
+  title: str,
+  unit: str,
+  names: Sequence[tuple[str, str, str]],
+  split: str,
+  text: str,
+  *,
+  factor: float = 1,
+  log: bool = False,
+  band: str | None = None,
+) -> Plot | None:
+  """Lines over epochs, one colour a group, or a name where there is one group; None without any."""
+  figure = new_figure()
+  axis = figure.subplots()
+  drawn = []
+  for k, group in enumerate(groups):
+    for j, (name, what, style) in enumerate(names):
+      colour = COLOURS[(j if len(groups) == 1 else k) % len(COLOURS)]
+      label = " ".join(w for w in (what, group.label if len(groups) > 1 else "") if w)
+      for run in group.runs:
+        x, y = _points(run.records, split, name)
+        if not x:
+          continue
+        y = [factor * value for value in y]
+        axis.plot(x, y, style, color=colour, label=label or None, marker="." if len(x) < 30 else "")
+        label = ""
+        drawn.append((group, name, run, y[-1]))
+        if band:
+          _, spread = _points(run.records, split, band)
+          if len(spread) == len(y) and len(drawn) <= 6:
+            ends = [[v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1)]
+            axis.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
+  if not drawn:
+    return None
+  axis.set_xlabel("epoch")
+  axis.set_ylabel(unit)
+  values = [v for line in axis.get_lines() for v in line.get_ydata()]
+  if log and min(values) > 0 and max(values) > 10 * min(values):
+    axis.set_yscale("log")
+  if axis.get_legend_handles_labels()[0]:
+    axis.legend()
+  words = {name: what for name, what, _ in names}
+  said = [(words[name], _run_label(groups, g, run), f"{end:.4g}") for g, name, run, end in drawn]
+  last = "; ".join(" ".join(word for word in end if word) for end in said[:6])
+  table = _table(groups, [(name, what or unit) for name, what, _ in names], split, factor)
+  return Plot(title, figure, f"{text} At the end: {last}.", table)
+
+
+def _run_label(groups: Sequence[Group], group: Group, run: Any) -> str:
+  if len(groups) == 1 and len(group.runs) == 1:
+    return ""
+  return f"({run.name})" if run.name else f"({group.label})"
+
+
+def _table(
+  groups: Sequence[Group], names: Sequence[tuple[str, str]], split: str, factor: float
+) -> Table:
+  """A row a record; of many records some, evenly spread, and the last."""
+  several = sum(len(group.runs) for group in groups) > 1
+  headings = [*(["run"] if several else []), "epoch", *(what for _, what in names)]
+  rows = []
+  for group in groups:
+    for run in group.runs:
+      records = [r for r in _records(run.records, split) if r.get(names[0][0]) is not None]
+      step = math.ceil(len(records) / 20) or 1
+      chosen = [*records[:-1][::step], *records[-1:]]
+      for r in chosen:
+        values = [None if r.get(n) is None else factor * float(r[n]) for n, _ in names]
+        rows.append([*([run.name or group.label] if several else []), float(r["epoch"]), *values])
+  return Table(headings, rows)
+
+
+def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
+  """Where the learned bias is, and where the best threshold."""
+  figure = new_figure()
+  axis = figure.subplots()
+  ends = []
+  for k, group in enumerate(groups):
+    for j, run in enumerate(group.runs):
+      x, bias = _points(run.records, "judged", "bias")
+      y, best = _points(run.records, "judged", "threshold")
+      if not x:
+        continue
+      colours = (COLOURS[0], COLOURS[1]) if len(groups) == 1 else (COLOURS[k % 8],) * 2
+      named = f" {group.label}" if len(groups) > 1 else ""
+      marker = "." if len(x) < 30 else ""
+      labels = [None, None] if j else [f"bias b{named}", f"best threshold t*{named}"]
+      axis.plot(x, bias, "-", color=colours[0], label=labels[0], marker=marker)
+      axis.plot(y, best, "--", color=colours[1], label=labels[1], marker=marker)
+      _, low = _points(run.records, "judged", "threshold_low")
+      _, high = _points(run.records, "judged", "threshold_high")
+      if len(low) == len(high) == len(y):
+        axis.fill_between(y, low, high, color=colours[1], alpha=0.15, linewidth=0)
+      ends.append(f"{_run_label(groups, group, run)} b {bias[-1]:.3g}, t* {best[-1]:.3g}".strip())
+  if not ends:
+    return None
+  axis.set_xlabel("epoch")
+  axis.set_ylabel("on scale · c")
+  axis.legend()
+  text = (
+    "The learned bias and the threshold that would have been best; the band is all thresholds as"
+    f" good. At the end: {'; '.join(ends[:6])}."
+  )
+  names = [("bias", "b"), ("threshold", "t*"), ("threshold_low", "from"), ("threshold_high", "to")]
+  return Plot("Bias and best threshold", figure, text, _table(groups, names, "judged", 1))

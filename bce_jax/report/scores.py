@@ -1,0 +1,135 @@
+"""The scores of a run and its thresholds: figures 2 and 3 of the uniform paper, for a page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bce_jax import metrics
+from bce_jax.report import classes
+from bce_jax.report.comparison import Group, Run
+from bce_jax.report.distributions import draw_distributions, draw_uniform_curve
+from bce_jax.report.evidence import Evidence
+from bce_jax.report.plot import Plot, Section, Table, percent
+from bce_jax.report.svg import COLOURS, INK, new_figure
+
+_MOST = 6  # runs whose distributions are drawn each in a plot of its own
+
+
+def section(groups: Sequence[Group]) -> Section:
+  """Distributions of scores, the accuracy over the threshold, the scores class by class."""
+  runs = [(g, g.runs[0]) for g in groups if g.runs[0].evidence is not None][:_MOST]
+  plots = []
+  for group, run in runs:
+    evidence = run.evidence
+    assert evidence is not None
+    label = group.label if len(groups) > 1 else ""
+    plots += [_distributions(evidence, run.figures, label)]
+  plots += [_curve(runs)] if runs else []
+  for group, run in runs:
+    assert run.evidence is not None
+    plot = classes.bias_plot(run.evidence)
+    if plot is not None and len(groups) > 1:
+      plot = plot._replace(title=f"{plot.title}: {group.label}")
+    plots.append(plot)
+  lead = (
+    "An image is judged right by a threshold t when the score of its own class is above t and all"
+    " others are not. t* is the threshold that is right most often, b the bias that was learned."
+  )
+  if any(len(g.runs) > 1 for g in groups):
+    lead += " Of runs that differ by their seed only, the first is drawn."
+  return Section("Scores and threshold", lead, [plot for plot in plots if plot is not None])
+
+
+def _on_one_scale(evidence: Evidence, figures: Mapping[str, Any]) -> tuple[Any, ...]:
+  """Scores on which one threshold is drawn, what they are, and where bias and threshold lie.
+
+  A unified bias and t* are both on scale · c. A diverse bias is a threshold of its own for each
+  class, so that all are at 0 on z = scale · c − b.
+  """
+  if not evidence.bias.ndim:
+    interval = (figures.get("threshold_low"), figures.get("threshold_high"))
+    pairs = (evidence.scaled_positive, evidence.scaled_hardest_negative)
+    return evidence.scores, pairs, "scale · c", float(evidence.bias), figures["threshold"], interval
+  pairs = (evidence.positive, evidence.hardest_negative)
+  threshold = figures.get("threshold_on_decision")
+  return evidence.decisions, pairs, "z = scale · c − b", 0.0, threshold, (None, None)
+
+
+def _distributions(evidence: Evidence, figures: Mapping[str, Any], label: str) -> Plot | None:
+  scores, _, unit, bias, threshold, interval = _on_one_scale(evidence, figures)
+  if scores is None:
+    return None
+  figure = new_figure(6.4, 3.4)
+  axis = figure.subplots()
+  known = None if None in interval else interval
+  draw_distributions(axis, scores, bias=bias, threshold=threshold, interval=known)
+  axis.set_xlabel(unit)
+  positive, negative = (_quantiles(h) for h in (scores.positive, scores.negative))
+  hardest = _quantiles(scores.hardest_negative)
+  best = "there is none" if threshold is None or math.isnan(threshold) else f"{threshold:.3g}"
+  text = (
+    f"Half of the positive scores lie above {positive[3]:.3g}, and half of the images' hardest"
+    f" negatives above {hardest[3]:.3g}; learned bias {bias:.3g}, best threshold {best}."
+  )
+  marks = ("least", "1 %", "10 %", "50 %", "90 %", "99 %", "largest")
+  rows = [
+    ["positive", scores.positive.total, *positive],
+    ["hardest negative", scores.hardest_negative.total, *hardest],
+    ["all negatives", scores.negative.total, *negative],
+  ]
+  title = f"Distributions of scores{': ' if label else ''}{label}"
+  return Plot(title, figure, text, Table(["scores", "number", *marks], rows))
+
+
+def _quantiles(histogram: metrics.Histogram) -> list[float]:
+  """Least, 1, 10, 50, 90, 99 % and largest, each the middle of its bin."""
+  counts = np.asarray(histogram.counts)
+  if not counts.sum():
+    return [math.nan] * 7
+  edges = np.asarray(histogram.edges)
+  middles = (edges[:-1] + edges[1:]) / 2
+  places = np.cumsum(counts)
+  shares = np.array([0, 0.01, 0.1, 0.5, 0.9, 0.99, 1]) * places[-1]
+  found = np.searchsorted(places, np.clip(shares, 1, None))
+  return [float(middles[k]) for k in np.minimum(found, len(middles) - 1)]
+
+
+def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
+  figure = new_figure(6.4, 3.4)
+  axis = figure.subplots()
+  rows, said = [], []
+  together = len({_on_one_scale(r.evidence, r.figures)[2] for _, r in runs if r.evidence}) == 1
+  for k, (group, run) in enumerate(runs):
+    assert run.evidence is not None
+    _, pairs, unit, bias, threshold, _ = _on_one_scale(run.evidence, run.figures)
+    alone = len(runs) == 1
+    draw_uniform_curve(
+      axis,
+      *pairs,
+      bias=bias,
+      threshold=threshold,
+      label=None if alone else group.label,
+      color=COLOURS[k % 8],
+    )
+    low, high = (float(np.quantile(np.concatenate(pairs), q)) for q in (0.01, 0.99))
+    at = np.linspace(low, high, 15)
+    shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
+    rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
+    figures = run.figures
+    said.append(
+      f"{'' if alone else group.label + ': '}best {percent(figures['uniform_accuracy'])}, at the"
+      f" bias {percent(figures['uniform_accuracy_at_bias'])}, arg max"
+      f" {percent(figures['sample_wise_accuracy'])}"
+    )
+    if alone:
+      top = 100 * figures["sample_wise_accuracy"]
+      axis.axhline(top, color=INK, linewidth=0.8, linestyle=":", label="A_SW (arg max)")
+  axis.set_xlabel(f"threshold t on {unit if together else 'its scale'}")
+  axis.set_ylabel("judged right, %")
+  axis.set_ylim(bottom=0)
+  axis.legend(loc="lower center")
+  text = f"Share of images judged right by one threshold for all. {'; '.join(said)}."
+  headings = ["run", "threshold", "judged right, %"]
+  return Plot("A_Uni over the threshold", figure, text, Table(headings, rows))

@@ -1,0 +1,145 @@
+"""Pictures over runs: accuracy over what was varied, and the best threshold against the bias."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bce_jax.report.comparison import Group, Run, columns_of, grouped, setting_names
+from bce_jax.report.svg import COLOURS, GRID, INK
+
+ACCURACIES = (
+  ("sample_wise_accuracy", "o-", "A_SW"),
+  ("uniform_accuracy", "s--", "A_Uni"),
+)
+
+
+def picture(runs: Sequence[Run], title: str) -> Any:
+  """Draws the runs: accuracy over every setting that is a number, else a group of bars each.
+
+  Args:
+    runs: one or more.
+    title: above the figure.
+
+  Returns:
+    A matplotlib figure.
+  """
+  from matplotlib.figure import Figure  # not pyplot: no display, no global state
+
+  groups = grouped(runs)
+  varied = varied_numbers(groups)
+  panels = max(len(varied), 1)
+  figure = Figure(figsize=(max(4.2 * panels, 6.4), 4.2), layout="constrained")
+  axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+  if varied:
+    for axis, key in zip(axes, varied, strict=True):
+      draw_curves(axis, groups, key)
+    axes[0].set_ylabel("test images judged right, %")
+  else:
+    draw_bars(axes[0], groups)
+  figure.suptitle(title)
+  return figure
+
+
+def varied_numbers(groups: Sequence[Group]) -> list[str]:
+  """The settings that are numbers and differ among the groups."""
+  return [key for key in setting_names(groups) if _is_varied_number(groups, key)]
+
+
+def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
+  """A_SW and A_Uni over one setting, one line for each of the others' values.
+
+  The axis is logarithmic where the values span more than a factor of ten, as the scale γ does in
+  figure 1 of the uniform paper.
+  """
+  lines: dict[tuple[Any, ...], list[Group]] = {}
+  for group in groups:
+    if key in group.settings:
+      others = tuple((k, v) for k, v in group.settings.items() if k != key)
+      lines.setdefault(others, []).append(group)
+  # One key at a time: the values of the other keys stand in other panels.
+  seen: list[float] = []
+  for colour, (others, members) in zip(COLOURS * len(lines), lines.items(), strict=False):
+    members = sorted(members, key=lambda group: float(group.settings[key]))
+    if len(members) < 2:
+      continue
+    x = [float(group.settings[key]) for group in members]
+    seen += x
+    words = ("config", "loss", "objective.name")
+    named = ", ".join(str(v) if k in words else f"{k.split('.')[-1]} {v}" for k, v in others)
+    for name, style, what in ACCURACIES:
+      points = [group.mean_and_std(name) for group in members]
+      y, spread = ([100 * p[k] for p in points] for k in (0, 1))
+      error = None if all(map(math.isnan, spread)) else spread
+      label = f"{what} {named}".strip()
+      axis.errorbar(x, y, error, fmt=style, color=colour, capsize=3, markersize=4, label=label)
+  if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(seen)), [f"{x:g}" for x in sorted(set(seen))])
+    axis.minorticks_off()
+  axis.set_xlabel("scale γ" if key == "scale" else key)
+  axis.grid(alpha=0.3)
+  if axis.get_legend_handles_labels()[0]:
+    axis.legend(fontsize="small")
+
+
+def draw_bars(axis: Any, groups: Sequence[Group]) -> None:
+  """Accuracies of each group of runs beside each other."""
+  runs = [run for group in groups for run in group.runs]
+  shown = [c for c in columns_of(runs) if c[2] == 100]
+  width = 0.8 / len(groups)
+  for k, group in enumerate(groups):
+    points = [group.mean_and_std(name) for name, _, _ in shown]
+    x = [j + (k - (len(groups) - 1) / 2) * width for j in range(len(shown))]
+    y, spread = ([100 * p[i] for p in points] for i in (0, 1))
+    error = None if all(map(math.isnan, spread)) else spread
+    colour = COLOURS[k % len(COLOURS)]
+    axis.bar(x, y, width * 0.92, yerr=error, capsize=3, label=group.label, color=colour)
+  axis.set_xticks(range(len(shown)), [heading for _, heading, _ in shown])
+  axis.set_ylabel("test images judged right, %")
+  axis.set_ylim(0, 100)
+  axis.grid(axis="y", alpha=0.3)
+  axis.set_axisbelow(True)
+  axis.figure.legend(loc="outside lower center", ncols=min(len(groups), 4), fontsize="small")
+
+
+def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
+  """The best threshold of every run, with its interval, over the bias it learned.
+
+  On the diagonal the learned bias is the best threshold, which is the uniform paper's claim for the
+  BCE losses.
+  """
+  ends: list[float] = []
+  for k, group in enumerate(groups):
+    points = [
+      tuple(run.figures[name] for name in ("bias", "threshold", "threshold_low", "threshold_high"))
+      for run in group.runs
+      if all(_finite(run.figures.get(name)) for name in ("bias", "threshold"))
+    ]
+    if not points:
+      continue
+    for bias, _, low, high in points:
+      if _finite(low) and _finite(high):
+        axis.plot([bias, bias], [low, high], color=COLOURS[k % 7], alpha=0.5, linewidth=1)
+    x, y = [p[0] for p in points], [p[1] for p in points]
+    ends += [*x, *y]
+    marker = "osD^v<>P"[k // 7 % 8]
+    axis.plot(x, y, marker, color=COLOURS[k % 7], markersize=5, label=group.label)
+  if not ends:
+    return
+  axis.axline((0.0, 0.0), slope=1, color=INK, linewidth=0.8, linestyle=":", label="t* = b")
+  axis.set_xlabel("learned bias b")
+  axis.set_ylabel("best threshold t* and its interval")
+  axis.grid(color=GRID, alpha=0.3)
+  if len(groups) <= 12:
+    axis.legend(fontsize="small")
+
+
+def _finite(value: Any) -> bool:
+  return value is not None and math.isfinite(value)
+
+
+def _is_varied_number(groups: Sequence[Group], key: str) -> bool:
+  values = [group.settings[key] for group in groups if key in group.settings]
+  return len(set(values)) > 1 and all(
+    isinstance(x, int | float) and not isinstance(x, bool) for x in values
+  )

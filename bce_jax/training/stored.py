@@ -1,0 +1,159 @@
+"""Judging scores that lie in a file, a few rows at a time: anybody's model, no network needed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bce_jax import metrics
+from bce_jax.data.arrays import StoredArray
+from bce_jax.training.figures import Judged
+
+_BLOCK = 2**22  # numbers that are held at once
+_MOST_FEATURES = 2**14  # a matrix of so many squared takes 2 GB
+
+Progress = Callable[[int], Any]
+"""Is called with the number of rows that were looked at."""
+
+
+def scores(
+  logits: StoredArray,
+  labels: np.ndarray,
+  bias: np.ndarray | None,
+  *,
+  distributions: bool = False,
+  progress: Progress = lambda rows: None,
+) -> tuple[Judged, metrics.ScoreDistributions | None]:
+  """Looks at scores once, holding only some rows of them.
+
+    z = logits − bias
+
+  float16 and integers of 8 or 16 bits are judged in float32, float32 in itself, float64 and wider
+  integers in float64; the bias is rounded to that.
+
+  Args:
+    logits: scale · c, decision scores before the bias: [n, N].
+    labels: [n], each in [0, N).
+    bias: finite, [] or [N]; None where there is none, and z = logits.
+    distributions: also say where the scores lie; takes twice the time.
+    progress: is told how far it is.
+
+  Returns:
+    (what is kept of each sample; the distributions of the logits, or None).
+
+  Raises:
+    ValueError: for a dtype that is no real number, or scores that are nan.
+  """
+  size, num_classes = logits.shape
+  given = None if bias is None else bias.astype(computed_in(logits))
+  diverse = given is not None and given.ndim > 0
+  parts, raw_parts, broken = [], [], 0
+  seen: metrics.ScoreDistributions | None = None
+  for start, chunk, rows in _chunks(logits, num_classes, progress):
+    ids = labels[start : start + rows]
+    nan = int(np.isnan(chunk[:rows]).any(1).sum())
+    broken += nan
+    if broken:  # how many there are is all that will be told
+      continue
+    padded = np.pad(ids, (0, len(chunk) - rows))
+
+    def pairs(x: np.ndarray, ids: np.ndarray = padded, rows: int = rows) -> tuple[np.ndarray, ...]:
+      return tuple(np.asarray(part)[:rows] for part in metrics.score_pairs(x, ids))
+
+    raw_parts.append(pairs(chunk))
+    if diverse:
+      parts.append(pairs(chunk - given))
+    if distributions:
+      part = metrics.score_distributions(chunk[:rows], ids)
+      seen = part if seen is None else metrics.merge_distributions(seen, part)
+  if broken:
+    raise ValueError(f"{logits.name}: {broken:,} of {size:,} samples have a score that is nan")
+  p, n = (np.concatenate(x) for x in zip(*raw_parts, strict=True))
+  if diverse:
+    on_z = tuple(np.concatenate(x) for x in zip(*parts, strict=True))
+  else:  # a subtraction keeps the order: the largest stays the largest
+    on_z = (p, n) if given is None else (p - given, n - given)
+  return Judged(on_z[0], on_z[1], p, n), seen
+
+
+def moments(
+  features: StoredArray,
+  labels: np.ndarray,
+  *,
+  num_classes: int,
+  progress: Progress = lambda rows: None,
+) -> metrics.ClassMoments:
+  """Sums features up by class, holding only some rows of them.
+
+  Args:
+    features: [n, D].
+    labels: [n], each in [0, num_classes).
+    num_classes: N.
+    progress: is told how far it is.
+
+  Raises:
+    ValueError: for a dtype that is no real number, features that are not finite, or far too many.
+  """
+  if features.shape[1] > _MOST_FEATURES:
+    raise ValueError(
+      f"{features.name} has {features.shape[1]:,} numbers a sample: expected {_MOST_FEATURES:,} or"
+      " fewer, since their covariance is taken"
+    )
+  total: metrics.ClassMoments | None = None
+  for start, chunk, rows in _chunks(features, features.shape[1], progress):
+    try:
+      part = metrics.class_moments(
+        chunk,
+        np.pad(labels[start : start + rows], (0, len(chunk) - rows)),
+        num_classes=num_classes,
+        where=np.arange(len(chunk)) < rows,
+      )
+    except ValueError as error:
+      raise ValueError(f"{features.name}, rows {start:,} … {start + rows:,}: {error}") from None
+    total = part if total is None else metrics.merge_moments(total, part)
+  assert total is not None
+  return total
+
+
+def computed_in(array: StoredArray) -> np.dtype:
+  """The dtype that an array of real numbers is judged in.
+
+  Raises:
+    ValueError: when it holds something else.
+  """
+  kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
+  if (kind == "f" and bits <= 32) or (kind in "iu" and bits <= 16):
+    return np.dtype(np.float32)
+  if (kind == "f" and bits == 64) or kind in "iu":
+    return np.dtype(np.float64)
+  hint = " (numpy keeps bfloat16 so)" if array.dtype == np.dtype("V2") else ""
+  raise ValueError(
+    f"{array.name} has dtype {array.dtype}{hint}: expected float16, float32, float64 or integers;"
+    " save array.astype('float32')"
+  )
+
+
+def _chunks(
+  array: StoredArray, width: int, progress: Progress
+) -> Iterator[tuple[int, np.ndarray, int]]:
+  """(first row, some rows as floats, how many they are).
+
+  All chunks are of one shape, so that JAX compiles once: the last is filled up with rows of 0.
+  """
+  dtype = computed_in(array)
+  rows = min(max(1, _BLOCK // max(width, 1)), max(len(array), 1))
+  start = 0
+  for chunk in array.chunks(rows):
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and _inexact(chunk):
+      raise ValueError(f"{array.name} holds integers beyond 2^53, which float64 would round")
+    here = len(chunk)
+    floats = chunk.astype(dtype, copy=False)
+    if here < rows:
+      floats = np.concatenate([floats, np.zeros((rows - here, width), dtype)])
+    yield start, floats, here
+    start += here
+    progress(here)
+
+
+def _inexact(chunk: np.ndarray) -> bool:
+  return bool(chunk.size) and max(-int(chunk.min()), int(chunk.max())) > 2**53

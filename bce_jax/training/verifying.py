@@ -1,0 +1,172 @@
+"""Open-set verification inside a run: do two images show the same class, one never trained on?"""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bce_jax import metrics
+from bce_jax.data.pairs import PairList
+from bce_jax.report.evidence import RocPoints
+from bce_jax.training.figures import Figures
+
+FAR = (1e-4, 1e-3, 1e-2, 1e-1)
+_POINTS = 2000  # of a curve that is drawn
+
+
+def unified_threshold(
+  bias: Float[np.ndarray, "..."], scale: float, *, normalized: bool
+) -> float | None:
+  """The threshold on cosines that training itself has found, t = b/γ.
+
+  Args:
+    bias: the head's.
+    scale: γ.
+    normalized: whether the loss scores by cosines.
+
+  Returns:
+    t; None where the bias is diverse, or scores are no cosines.
+  """
+  if bias.ndim or not normalized:
+    return None
+  return float(bias) / scale
+
+
+def verify_all_pairs(
+  embeddings: Float[np.ndarray, "n D"],
+  labels: Int[np.ndarray, "n"],
+  *,
+  threshold: float | None = None,
+  progress: Any = None,
+) -> tuple[Figures, RocPoints]:
+  """Verifies every pair of images, and identifies each image by the first one of its identity.
+
+  Args:
+    embeddings: of any length.
+    labels: identities.
+    threshold: a fixed one to judge besides, on cosines.
+    progress: see `metrics.pair_counts`.
+
+  Returns:
+    (figures, points of the curve).
+
+  Raises:
+    ValueError: where there is no pair of one identity, or none of two.
+  """
+  thresholds = () if threshold is None else (threshold,)
+  counts = metrics.pair_counts(embeddings, labels, thresholds=thresholds, progress=progress)
+  identities = len(np.unique(labels))
+  out = _figures(counts, threshold) | {
+    "verification_images": len(labels),
+    "verification_identities": identities,
+  }
+  _, first = np.unique(labels, return_index=True)
+  probes = np.ones(len(labels), bool)
+  probes[first] = False
+  if probes.any():
+    out["verification_rank_one"] = metrics.rank_one(
+      embeddings[first], labels[first], embeddings[probes], labels[probes]
+    )
+  return out, _points(counts)
+
+
+def verify_listed_pairs(
+  embeddings: Float[np.ndarray, "n D"], listed: PairList, *, threshold: float | None = None
+) -> tuple[Figures, RocPoints]:
+  """Verifies listed pairs: LFW's protocol, where they come in folds.
+
+  Args:
+    embeddings: of any length.
+    listed: the pairs; embeddings are those of `listed.paths`.
+    threshold: a fixed one to judge besides, on cosines.
+
+  Returns:
+    (figures, points of the curve).
+  """
+  scores = metrics.pair_scores(embeddings, listed.pairs)
+  thresholds = () if threshold is None else (threshold,)
+  counts = metrics.pair_counts_from_scores(scores, listed.same, thresholds=thresholds)
+  out = _figures(counts, threshold) | {"verification_images": len(embeddings)}
+  if len(np.unique(listed.folds)) > 1:
+    folds = metrics.ten_fold_accuracy(scores, listed.same, listed.folds)
+    out |= {
+      "verification_fold_accuracy": folds.mean,
+      "verification_fold_accuracy_std": folds.std,
+      "verification_fold_threshold": float(np.mean(folds.thresholds)),
+    }
+  return out, _points(counts)
+
+
+def _figures(counts: metrics.PairCounts, threshold: float | None) -> Figures:
+  far = [x for x in FAR if x * counts.num_impostor >= 1]
+  measured = metrics.verification(counts, far=far)
+  out: Figures = {
+    "verification_genuine_pairs": counts.num_genuine,
+    "verification_impostor_pairs": counts.num_impostor,
+    "verification_equal_error_rate": measured.equal_error_rate,
+    "verification_equal_error_threshold": measured.eer_threshold,
+    "verification_auc": measured.auc,
+  }
+  for rate, share in zip(far, measured.tar_at_far, strict=True):
+    out[f"verification_tar_at_far_{rate:g}"] = float(share)
+  if threshold is not None:
+    at = metrics.verify_at(counts, threshold)
+    out |= {
+      "verification_threshold": threshold,
+      "verification_true_accept_at_threshold": at.true_accept,
+      "verification_false_accept_at_threshold": at.false_accept,
+      "verification_accuracy_at_threshold": at.accuracy,
+      "verification_balanced_accuracy_at_threshold": at.balanced_accuracy,
+    }
+  return out
+
+
+def _points(counts: metrics.PairCounts) -> RocPoints:
+  """Shares accepted over the threshold, at not too many thresholds."""
+  chosen = np.unique(np.linspace(0, len(counts.thresholds) - 1, _POINTS).astype(int))
+  return RocPoints(
+    thresholds=counts.thresholds[chosen].astype(np.float64),
+    true_accept=counts.genuine_above[chosen] / counts.num_genuine,
+    false_accept=counts.impostor_above[chosen] / counts.num_impostor,
+  )
+
+
+def table(values: Figures) -> str:
+  """Lays the figures of a verification out for reading."""
+
+  def percent(name: str) -> str:
+    value = values[f"verification_{name}"]
+    return "      –" if value is None or math.isnan(value) else f"{100 * value:6.2f} %"
+
+  rows: list[tuple[str, str]] = []
+  if "verification_fold_accuracy" in values:
+    spread = 100 * values["verification_fold_accuracy_std"]
+    rows.append(("accuracy over the folds", f"{percent('fold_accuracy')} ± {spread:.2f}"))
+  rows.append(("EER    equal error rate", percent("equal_error_rate")))
+  rows += [
+    (f"TAR    at a FAR of {name.removeprefix('verification_tar_at_far_')}", percent(name[13:]))
+    for name in values
+    if name.startswith("verification_tar_at_far_")
+  ]
+  rows.append(("AUC", percent("auc")))
+  if "verification_rank_one" in values:
+    rows.append(("rank-1 identification", percent("rank_one")))
+  if "verification_threshold" in values:
+    t = values["verification_threshold"]
+    rows += [
+      (f"one threshold, t = {t:.4g}: TAR", percent("true_accept_at_threshold")),
+      ("                 FAR", percent("false_accept_at_threshold")),
+      ("                 accuracy of all pairs", percent("accuracy_at_threshold")),
+      ("                 … of both kinds alike", percent("balanced_accuracy_at_threshold")),
+    ]
+  best = values["verification_equal_error_threshold"]
+  rows.append(("threshold of the equal error rate", f"{best:.4g}"))
+  width = max(len(name) for name, _ in rows)
+  genuine, impostor = (values[f"verification_{n}_pairs"] for n in ("genuine", "impostor"))
+  title = (
+    f"verification: {values['verification_images']:,} images, {genuine:,} pairs of one identity,"
+    f" {impostor:,} of two"
+  )
+  rule = "─" * (width + 26)
+  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
