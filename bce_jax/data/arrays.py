@@ -81,8 +81,6 @@ class StoredArray:
           data = file.read(count * row_bytes)
           if len(data) != count * row_bytes:
             raise ValueError("it is truncated")
-          if start + count == self.shape[0] and self._source.packed:
-            file.read(1)  # at its end a packed member's checksum is compared
         yield self._values(data, (count, *self.shape[1:]))
 
   def load(self) -> np.ndarray:
@@ -124,10 +122,6 @@ class _InPlace(NamedTuple):
   offset: int  # where the .npy begins
   size: int
 
-  @property
-  def packed(self) -> bool:
-    return False
-
   @contextlib.contextmanager
   def reading(self, skip: int) -> Iterator[IO[bytes]]:
     with open(self.path, "rb") as file:
@@ -141,10 +135,6 @@ class _Packed(NamedTuple):
   path: pathlib.Path
   member: zipfile.ZipInfo
   size: int
-
-  @property
-  def packed(self) -> bool:
-    return True
 
   @contextlib.contextmanager
   def reading(self, skip: int) -> Iterator[IO[bytes]]:
@@ -255,6 +245,8 @@ def _open(name: str, source: _InPlace | _Packed) -> StoredArray:
     layout = _layout(file)
   if layout.dtype.hasobject:
     raise ValueError(f"{name} holds Python objects (a pickle), which are never loaded")
+  if not layout.dtype.itemsize:
+    raise ValueError(f"{name} has dtype {layout.dtype.str}, whose values take no place")
   if source.size < layout.offset + layout.nbytes:
     raise ValueError(
       f"{name} is truncated: {layout.dtype} of shape {layout.shape} takes"

@@ -26,7 +26,7 @@ from bce_jax.data.pairs import PairList
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
 # What a file really holds is told by its first bytes, not by its name: see `images`.
-_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 # (mean, standard deviation) of CIFAR-10's channels, as much published code has them.
@@ -444,20 +444,23 @@ def _list_files(path: pathlib.Path, class_names: tuple[str, ...]) -> _Files:
         f"{path / name} is no class of the training images; expected one of their"
         f" {len(ids)} classes{_nearest(name, class_names)}"
       )
-    files = sorted(_walk(path / name))
+    files = sorted(walk(path / name))
     if not files:
-      raise ValueError(f"{path / name} holds no images; expected files {' '.join(_ENDINGS)}")
+      raise ValueError(f"{path / name} holds no images; expected files {' '.join(ENDINGS)}")
     paths += [str(path / name / file) for file in files]
     labels += [ids[name]] * len(files)
   return _Files(paths, np.asarray(labels, np.int32))
 
 
-def _walk(path: pathlib.Path) -> Iterator[str]:
-  """Yields the images below `path`, named from there with '/', which sorts alike everywhere."""
+def walk(path: pathlib.Path) -> Iterator[str]:
+  """Yields the images below `path`, named from there with '/', which sorts alike everywhere.
+
+  By their endings, `ENDINGS`. Folders within are searched too; hidden files are passed over.
+  """
   for parent, folders, files in os.walk(path):
     folders[:] = [name for name in folders if not name.startswith(".")]
     for name in files:
-      if name.lower().endswith(_ENDINGS) and not name.startswith("."):
+      if name.lower().endswith(ENDINGS) and not name.startswith("."):
         yield (pathlib.Path(parent) / name).relative_to(path).as_posix()
 
 

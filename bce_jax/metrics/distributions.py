@@ -355,7 +355,8 @@ def _histogram(values: np.ndarray) -> Histogram:
     return Histogram(Histogram().exponent, 0, np.zeros(0, np.int64), *infinities)
   low, high = float(values.min()), float(values.max())
   # The finest that keeps bin numbers exact; coarser until all fit.
-  k = max(int(np.frexp(max(abs(low), abs(high)))[1]) - _PRECISION, _FINEST)
+  largest = max(abs(low), abs(high))
+  k = max(int(np.frexp(largest)[1]) - _PRECISION, _FINEST) if largest else _FINEST
   first, last = (int(_bin(np.asarray(x), k)) for x in (low, high))
   shift = max(0, (last - first).bit_length() - BINS.bit_length())
   while (last >> shift) - (first >> shift) >= BINS:

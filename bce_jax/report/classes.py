@@ -56,7 +56,7 @@ def class_accuracy(evidence: Evidence) -> np.ndarray:
 def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   _, first = judged[0]
   classes = order(first)
-  figure = new_figure(6.4, 3.4)
+  figure = new_figure(5.6, 3.4)
   axis = figure.subplots()
   places = np.arange(len(classes))
   same = [(g, e) for g, e in judged if e.class_names == first.class_names]
@@ -153,7 +153,7 @@ def bias_plot(evidence: Evidence) -> Plot | None:
   if scores is None:
     return None
   classes = order(evidence)
-  figure = new_figure(6.4, 3.6)
+  figure = new_figure(5.2, 3.6)
   axis = figure.subplots()
   places = np.arange(len(classes))
   kinds = (
@@ -209,7 +209,7 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   measured = [(g, e) for g, e in measured if e.class_names == first.class_names]
   classes = order(first)
   kinds = ("compactness", "separability", "classifier_separability")
-  figure = new_figure(6.4, 4.6)
+  figure = new_figure(5.2, 4.4)
   axes = figure.subplots(len(kinds), 1, sharex=True)
   for axis, kind in zip(axes, kinds, strict=True):
     for k, (group, evidence) in enumerate(measured):

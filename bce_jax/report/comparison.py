@@ -22,9 +22,16 @@ COLUMNS = (
   ("compactness", "compact.", 1),
   ("separability", "separab.", 1),
   ("classifier_separability", "class. sep.", 1),
+  ("verification_equal_error_rate", "EER", 100),
+  ("verification_tar_at_far_0.001", "TAR @ 1e-3", 100),
+  ("verification_tar_at_far_0.01", "TAR @ 1e-2", 100),
+  ("verification_rank_one", "rank 1", 100),
+  ("verification_fold_accuracy", "folds", 100),
+  ("verification_balanced_accuracy_at_threshold", "verified at b/γ", 100),
   ("positive_cosine", "cos +", 1),
   ("negative_cosine", "cos −", 1),
 )
+SHOTS = ("many_accuracy", "medium_accuracy", "few_accuracy")
 SEED = "seed"
 
 
@@ -89,8 +96,13 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def columns_of(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
-  """The columns that at least one of the runs has a figure for."""
-  return [c for c in COLUMNS if any(run.figures.get(c[0]) is not None for run in runs)]
+  """The columns that at least one of the runs has a figure for.
+
+  Where all classes are of one group (many, medium, few) its column would repeat the first.
+  """
+  known = [c for c in COLUMNS if any(run.figures.get(c[0]) is not None for run in runs)]
+  shots = [c for c in known if c[0] in SHOTS]
+  return [c for c in known if c not in shots or len(shots) > 1]
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -98,7 +110,7 @@ def markdown(runs: Sequence[Run]) -> str:
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
   best = {
-    name: max((group.mean_and_std(name)[0] for group in groups), key=lambda x: (x == x, x))
+    name: _best(name, [group.mean_and_std(name)[0] for group in groups])
     for name, _, factor in columns
     if factor == 100 and len(groups) > 1
   }
@@ -116,6 +128,12 @@ def markdown(runs: Sequence[Run]) -> str:
   ]
   rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
   return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _best(name: str, values: Sequence[float]) -> float:
+  """The largest, of an error the least; nan where there is none."""
+  known = [x for x in values if not math.isnan(x)]
+  return (min if name.endswith("error_rate") else max)(known, default=math.nan)
 
 
 def comma_separated(runs: Sequence[Run]) -> str:

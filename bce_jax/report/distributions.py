@@ -72,9 +72,10 @@ def draw_distributions(
   if interval is not None and all(map(math.isfinite, interval)):
     axis.axvspan(*interval, color=INK, alpha=0.10, linewidth=0, zorder=0.5)
   if threshold is not None and math.isfinite(threshold):
-    words, ends = f"t* = {threshold:.4g}", [f"{x:.4g}" for x in interval or ()]
-    if len(set(ends)) > 1:
-      words += f"  ({' … '.join(ends)})"
+    words = f"t* = {threshold:.4g}"
+    low_end, high_end = (f"{x:.4g}" for x in interval or (0.0, 0.0))
+    if low_end != high_end:
+      words += f"  ({low_end} … {high_end})"
     axis.axvline(threshold, color=INK, linewidth=1.1, label=words)
   if axis.get_legend_handles_labels()[0]:
     axis.legend(fontsize="small")

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bce_jax
-from bce_jax.report import classes, features, mistakes, progress, scores, studies
-from bce_jax.report.comparison import COLUMNS, SEED, Group, Run, columns_of, grouped, setting_names
+from bce_jax.report import classes, features, mistakes, progress, scores, studies, verification
+from bce_jax.report.comparison import SEED, SHOTS, Group, Run, columns_of, grouped, setting_names
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
 from bce_jax.report.svg import inline, new_figure, style
 
@@ -57,6 +57,7 @@ def build(runs: Sequence[Run], *, title: str, map_method: str = "tsne") -> str:
       *([_study(groups)] if len(runs) > 1 else []),
       progress.section(groups),
       scores.section(groups),
+      verification.section(groups),
       classes.section(groups),
       classes.geometry_section(groups),
       _features(groups, map_method),
@@ -139,22 +140,21 @@ def _figure(name: str, plot: Plot) -> str:
 
 def _table(table: Table, label: str) -> str:
   """A table that scrolls by itself, also by keyboard."""
-  head = "".join(f'<th scope="col">{html.escape(str(h))}</th>' for h in table.headings)
+  kinds = [" class='text'" if table.words else ""] * len(table.headings)
+  head = "".join(
+    f'<th scope="col"{kind}>{html.escape(str(text))}</th>'
+    for text, kind in zip(table.headings, kinds, strict=True)
+  )
   rows = "".join(
-    "<tr>" + "".join(f"<td{_kind(x)}>{_shown(x)}</td>" for x in row) + "</tr>" for row in table.rows
+    "<tr>"
+    + "".join(f"<td{k}>{html.escape(cell(x))}</td>" for x, k in zip(row, kinds, strict=True))
+    + "</tr>"
+    for row in table.rows
   )
   return (
     f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}'
     f"</tr></thead><tbody>{rows}</tbody></table></div>"
   )
-
-
-def _kind(value: Any) -> str:
-  return ' class="text"' if isinstance(value, str) and not value[:1].isdigit() else ""
-
-
-def _shown(value: Any) -> str:
-  return html.escape(cell(value))
 
 
 _TILES = (
@@ -165,6 +165,9 @@ _TILES = (
   ("many_accuracy", "many-shot classes"),
   ("medium_accuracy", "medium-shot classes"),
   ("few_accuracy", "few-shot classes"),
+  ("verification_equal_error_rate", "equal error rate of unseen classes"),
+  ("verification_rank_one", "rank-1 identification of unseen classes"),
+  ("verification_balanced_accuracy_at_threshold", "unseen pairs at the learned b/γ"),
 )
 
 
@@ -189,13 +192,18 @@ def _overview(groups: Sequence[Group]) -> Section:
   )
   table = _table(Table(headings, rows), "Final figures")
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in [*keys, SEED])] for run in runs]
-  listed = _table(Table(["run", *keys, SEED], names), "The runs")
+  listed = _table(Table(["run", *keys, SEED], names, words=True), "The runs")
   runs_html = f"<details><summary>The {len(runs)} runs</summary>{listed}</details>"
   return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}</div>')
 
 
 def _tiles(figures: Mapping[str, Any]) -> str:
-  tiles = [(percent(figures[n]), what) for n, what in _TILES if figures.get(n) is not None]
+  shots = [name for name in SHOTS if figures.get(name) is not None]
+  tiles = [
+    (percent(figures[name]), what)
+    for name, what in _TILES
+    if figures.get(name) is not None and (name not in shots or len(shots) > 1)
+  ]
   interval = [figures.get(f"threshold_{end}") for end in ("low", "high")]
   span = " … ".join(cell(x) for x in interval)
   if figures.get("bias") is not None:
@@ -290,7 +298,7 @@ def _mistakes(groups: Sequence[Group]) -> Section:
 def _configs(runs: Sequence[Run]) -> Section:
   if len(runs) == 1:
     rows = [[key, _text(value)] for key, value in runs[0].config.items()]
-    table = _table(Table(["key", "value"], rows), "Config")
+    table = _table(Table(["key", "value"], rows, words=True), "Config")
     return Section("Config", "", html=f'<div class="card">{table}</div>' if rows else "")
   keys = dict.fromkeys(key for run in runs for key in run.config)
   differing = [k for k in keys if len({_frozen(run.config.get(k)) for run in runs}) > 1]
@@ -298,7 +306,7 @@ def _configs(runs: Sequence[Run]) -> Section:
   if not rows:
     return Section("Config", "All runs have the same config.", html=" ")
   headings = ["key", *(run.name for run in runs)]
-  table = _table(Table(headings, rows), "Keys in which the configs differ")
+  table = _table(Table(headings, rows, words=True), "Keys in which the configs differ")
   return Section("Config differences", "", html=f'<div class="card">{table}</div>')
 
 
@@ -315,6 +323,3 @@ def write(path: pathlib.Path, text: str) -> None:
   except OSError as error:
     beside.unlink(missing_ok=True)
     raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-__all__ = ["COLUMNS", "FILE", "build", "with_settings", "write"]

@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-  """Rows of cells; a number is shown with few digits, None and nan as –."""
+  """Rows of cells; a number is shown with few digits, None and nan as –.
+
+  Attributes:
+    headings: one a column.
+    rows: as many cells each.
+    words: whether all columns are words, which begin at the left; else those but the first are
+      numbers, which end at the right.
+  """
 
   headings: Sequence[str]
   rows: Sequence[Sequence[Any]]
+  words: bool = False
 
 
 class Plot(NamedTuple):

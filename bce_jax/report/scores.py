@@ -61,7 +61,7 @@ def _distributions(evidence: Evidence, figures: Mapping[str, Any], label: str) -
   scores, _, unit, bias, threshold, interval = _on_one_scale(evidence, figures)
   if scores is None:
     return None
-  figure = new_figure(6.4, 3.4)
+  figure = new_figure(5.2, 3.4)
   axis = figure.subplots()
   known = None if None in interval else interval
   draw_distributions(axis, scores, bias=bias, threshold=threshold, interval=known)
@@ -97,7 +97,7 @@ def _quantiles(histogram: metrics.Histogram) -> list[float]:
 
 
 def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
-  figure = new_figure(6.4, 3.4)
+  figure = new_figure(5.2, 3.4)
   axis = figure.subplots()
   rows, said = [], []
   together = len({_on_one_scale(r.evidence, r.figures)[2] for _, r in runs if r.evidence}) == 1

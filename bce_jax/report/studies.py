@@ -85,7 +85,7 @@ def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
 def draw_bars(axis: Any, groups: Sequence[Group]) -> None:
   """Accuracies of each group of runs beside each other."""
   runs = [run for group in groups for run in group.runs]
-  shown = [c for c in columns_of(runs) if c[2] == 100]
+  shown = [c for c in columns_of(runs) if "verification" not in c[0] and c[2] == 100]
   width = 0.8 / len(groups)
   for k, group in enumerate(groups):
     points = [group.mean_and_std(name) for name, _, _ in shown]

@@ -7,7 +7,7 @@ import json
 import logging
 import pathlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -243,6 +243,30 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+
+@contextlib.contextmanager
+def existing(
+  workdir: pathlib.Path, which: str, best_metric: str
+) -> Iterator[tuple[Checkpoints, int]]:
+  """Opens the checkpoints of a run folder to read the latest or the best one; gives its step.
+
+  Args:
+    workdir: the run folder.
+    which: "latest" or "best" (on the validation split).
+    best_metric: see `Checkpoints`.
+
+  Raises:
+    ValueError: when there is no such checkpoint.
+  """
+  with contextlib.closing(
+    Checkpoints(workdir, best_metric=best_metric, read_only=True)
+  ) as checkpoints:
+    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
+    if step is None:
+      reason = "" if which == "latest" else "; one is chosen on the validation split"
+      raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
+    yield checkpoints, step
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -133,6 +134,53 @@ def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = Fa
   return dataset
 
 
+def build_model(config: ConfigDict, num_classes: int) -> Classifier:
+  """Builds the network that a config names; of the data it needs the number of classes only.
+
+  Args:
+    config: checked.
+    num_classes: N.
+
+  Returns:
+    Backbone and head.
+
+  Raises:
+    ValueError: one line, for what the model refuses.
+  """
+  loss = objectives.parse(config.loss)
+  normalize_weights = config.normalize_weights
+  head = models.Head(
+    num_classes=num_classes,
+    normalize_features=loss.normalized,
+    normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
+    scale=config.scale if loss.normalized else 1.0,
+    weight_init=config.weight_init,
+    bias=loss.bias,
+    bias_init=config.bias_init,
+    bias_mean=config.bias_mean,
+    bias_learnable=config.bias_learnable,
+  )
+  return Classifier(_build_backbone(config), head)
+
+
+def _build_backbone(config: ConfigDict) -> nn.Module:
+  backbone = models.create(
+    config.model,
+    stem=config.stem,
+    dtype=jnp.dtype(config.dtype),
+    zero_init_last_norm=config.zero_init_last_norm,
+    batch_norm_group=config.batch_norm_group,
+  )
+  if not config.embedding:
+    return backbone
+  return models.Embedding(
+    backbone,
+    config.embedding,
+    dtype=jnp.dtype(config.dtype),
+    batch_norm_group=config.batch_norm_group,
+  )
+
+
 def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) -> Experiment:
   """Builds the parts of a run, reading the data but writing nothing.
 
@@ -153,22 +201,7 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
   if not judging:
     parallel.check_batch_size("batch_size", config.batch_size, mesh)
     parts.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
-  loss = objectives.parse(config.loss)
-  backbone = models.create(
-    config.model,
-    stem=config.stem,
-    dtype=jnp.dtype(config.dtype),
-    zero_init_last_norm=config.zero_init_last_norm,
-    batch_norm_group=config.batch_norm_group,
-  )
-  if config.embedding:
-    backbone = models.Embedding(
-      backbone,
-      config.embedding,
-      dtype=jnp.dtype(config.dtype),
-      batch_norm_group=config.batch_norm_group,
-    )
-
+  _build_backbone(config)  # what it refuses, it refuses before the data are read
   dataset = load_dataset(config, progress, judging=judging)
   steps_per_epoch = len(dataset.train) // config.batch_size
   if judging:
@@ -178,19 +211,8 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
       f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
     )
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-  normalize_weights = config.normalize_weights
-  head = models.Head(
-    num_classes=len(dataset.class_names),
-    normalize_features=loss.normalized,
-    normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
-    scale=config.scale if loss.normalized else 1.0,
-    weight_init=config.weight_init,
-    bias=loss.bias,
-    bias_init=config.bias_init,
-    bias_mean=config.bias_mean,
-    bias_learnable=config.bias_learnable,
-  )
-  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, head, mesh))
+  model = build_model(config, len(dataset.class_names))
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, mesh))
   if not judging:
     images = config.batch_size // config.micro_batches * objective.num_views
     parts.check_batch_norm_group(config.batch_norm_group, images)
@@ -237,7 +259,7 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     config=config,
     dataset=dataset,
     mesh=mesh,
-    model=Classifier(backbone, head),
+    model=model,
     objective=objective,
     optimizer=optimizer,
     schedule=schedule,

@@ -5,7 +5,6 @@ import math
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -143,25 +142,10 @@ def evaluate_only(
   """
   experiment = workdir_lib.with_statistics_of(workdir, experiment)
   layout = experiment.layout
-  with _existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):
+  with checkpoint.existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):
     state, _ = checkpoints.restore(step, layout.to_restore())
   seen = judging.of_test_split(experiment, layout.put(state), judging.jit_steps(experiment))
   return seen.figures
-
-
-@contextlib.contextmanager
-def _existing(
-  workdir: pathlib.Path, which: str, best_metric: str
-) -> Iterator[tuple[Checkpoints, int]]:
-  """Opens the checkpoints of a run folder to read the latest or the best one."""
-  with contextlib.closing(
-    Checkpoints(workdir, best_metric=best_metric, read_only=True)
-  ) as checkpoints:
-    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
-    if step is None:
-      reason = "" if which == "latest" else "; one is chosen on the validation split"
-      raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
-    yield checkpoints, step
 
 
 def _with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
@@ -183,7 +167,7 @@ def _source_checkpoint(config: ConfigDict) -> AbstractContextManager[tuple[Check
   """Opens the checkpoint that training starts from; the best by that run's own metric."""
   source = pathlib.Path(config.start_from)
   best_metric = workdir_lib.config_of(source).best_metric
-  return _existing(source, config.start_from_checkpoint, best_metric)
+  return checkpoint.existing(source, config.start_from_checkpoint, best_metric)
 
 
 def _start(

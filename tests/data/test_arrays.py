@@ -153,6 +153,7 @@ def headed(text):
     (headed("{'descr': 'nonsense', 'fortran_order': False, 'shape': (4,)}"), "header is damaged"),
     (headed("{'descr': '<f4', 'fortran_order': False, 'shape': (10**9,)}"), "header is damaged"),
     (headed("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999,)}"), "is truncated"),
+    (headed("{'descr': '<U0', 'fortran_order': False, 'shape': (4,)}"), "has dtype <U0"),
     (headed("[" * 110), "header is damaged"),
     (zipped, "is an .npz file: expected an .npy"),
   ],
@@ -182,7 +183,7 @@ def broken_values(path):
 
 def wrong_sum(path):
   """Every value can be unpacked, but they are not those that were written."""
-  np.savez_compressed(path, x=np.zeros(1000))
+  np.savez_compressed(path, x=np.zeros(100_000))
   data = path.read_bytes()
   with zipfile.ZipFile(path) as archive:
     crc = struct.pack("<I", archive.getinfo("x.npy").CRC)

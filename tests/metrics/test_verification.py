@@ -178,7 +178,7 @@ class TestAgainstScikitLearn:
   def test_tar_at_far_and_best_accuracy(self, digits, genuine, seed):
     scores, same = listed(digits=digits, genuine=genuine, seed=seed)
     figures = metrics.verification(metrics.pair_counts_from_scores(scores, same), far=FARS)
-    t, tar, far = outcomes(scores, same)
+    _, tar, far = outcomes(scores, same)
     for f, got, at in zip(FARS, figures.tar_at_far, figures.thresholds_at_far, strict=True):
       assert got == tar[far <= f].max()
       assert (scores[same] > at).mean() == got
@@ -188,7 +188,9 @@ class TestAgainstScikitLearn:
     assert figures.best_accuracy == pytest.approx(accuracy.max(), abs=1e-12)
     best = figures.best_threshold
     assert ((scores > best) == same).mean() == pytest.approx(accuracy.max(), abs=1e-12)
-    assert best >= t[np.isclose(accuracy, accuracy.max(), atol=1e-12)].min()
+    tracked = np.append(np.nextafter(scores[same], -np.inf), np.inf)
+    right = np.array([((scores > x) == same).sum() for x in tracked])
+    assert best == tracked[right == right.max()].max()
 
   @settings(max_examples=40, deadline=None)
   @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=14))
@@ -225,6 +227,15 @@ def test_a_far_is_compared_as_a_quotient():
   counts = metrics.pair_counts_from_scores(scores, np.arange(101) == 100)
   assert metrics.verification(counts, far=[0.29, 0.28]).tar_at_far.tolist() == [1.0, 0.0]
   assert metrics.verification(counts, far=[0.28]).thresholds_at_far.tolist() == [np.inf]
+
+
+def test_of_equally_good_thresholds_the_highest():
+  # Just below 3 and just below 1 two of three pairs are judged right.
+  counts = metrics.pair_counts_from_scores([1.0, 2.0, 3.0], [True, False, True])
+  assert metrics.verification(counts).best_threshold == np.nextafter(3.0, 0.0)
+  # And here nothing is better than to refuse all.
+  counts = metrics.pair_counts_from_scores([1.0, 2.0, 3.0], [True, False, False])
+  assert metrics.verification(counts).best_threshold == np.inf
 
 
 class TestVerifyAt:

@@ -108,6 +108,7 @@ def test_features_of_a_training_batch_are_normalised(group):
   (features, _), updated = jax.jit(
     lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])
   )(variables, images)
+  assert set(variables["params"]["features_norm"]) == {"bias"}  # the scale is fixed
   groups = np.asarray(features).reshape(-1, group or 8, 6)
   np.testing.assert_allclose(groups.mean(1), 0.0, atol=1e-5)
   np.testing.assert_allclose(groups.std(1), 1.0, atol=1e-2)

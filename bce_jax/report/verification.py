@@ -1,0 +1,119 @@
+"""Verification of classes never trained on: how many pairs a threshold accepts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bce_jax.report.comparison import Group, Run
+from bce_jax.report.plot import Plot, Section, Table, percent
+from bce_jax.report.svg import COLOURS, INK, new_figure
+
+_MOST = 6
+
+
+def section(groups: Sequence[Group]) -> Section:
+  """The ROC curve, and the two errors over the threshold with the learned one drawn in."""
+  runs = [
+    (group, group.runs[0])
+    for group in groups
+    if group.runs[0].evidence is not None and group.runs[0].evidence.pairs is not None
+  ][:_MOST]
+  plots = [_roc(runs)] if runs else []
+  plots += [_errors(group, run, named=len(groups) > 1) for group, run in runs]
+  lead = (
+    "Do two images show the same class? The classes asked about were never trained on; a pair is"
+    " accepted when the cosine of its embeddings is above the threshold."
+  )
+  return Section("Verification", lead, plots)
+
+
+def _points(run: Run) -> Any:
+  assert run.evidence is not None
+  assert run.evidence.pairs is not None
+  return run.evidence.pairs
+
+
+def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
+  figure = new_figure(4.6, 3.6)
+  axis = figure.subplots()
+  rows: list[list[Any]] = []
+  said = []
+  for k, (group, run) in enumerate(runs):
+    points, figures = _points(run), run.figures
+    least = 1 / figures["verification_impostor_pairs"]
+    far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
+    colour = COLOURS[k % 8]
+    label = group.label if len(runs) > 1 else None
+    axis.step(far, 100 * points.true_accept, where="post", color=colour, label=label)
+    if figures.get("verification_threshold") is not None:
+      at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
+      shown = "at t = b/γ" if k == len(runs) - 1 else None
+      axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=shown)
+    rows.append([group.label, *(_percentages(figures))])
+    said.append(
+      f"{group.label + ': ' if len(runs) > 1 else ''}equal error rate"
+      f" {percent(figures['verification_equal_error_rate'], 2)}, AUC"
+      f" {percent(figures['verification_auc'], 2)}"
+    )
+  axis.set_xscale("log")
+  axis.set_xlabel("FAR: pairs of two classes accepted")
+  axis.set_ylabel("TAR: pairs of one class accepted, %")
+  axis.set_ylim(0, 103)
+  if axis.get_legend_handles_labels()[0]:
+    axis.legend(loc="lower right")
+  first = runs[0][1].figures
+  headings = ["run", *(what for name, what in _FIGURES if name in first)]
+  text = f"Every threshold is a point of the curve. {'; '.join(said)}."
+  return Plot("ROC", figure, text, Table(headings, rows))
+
+
+_FIGURES = (
+  ("verification_equal_error_rate", "EER, %"),
+  ("verification_auc", "AUC, %"),
+  ("verification_tar_at_far_0.0001", "TAR at FAR 1e-4, %"),
+  ("verification_tar_at_far_0.001", "TAR at FAR 1e-3, %"),
+  ("verification_tar_at_far_0.01", "TAR at FAR 1e-2, %"),
+  ("verification_rank_one", "rank-1, %"),
+  ("verification_fold_accuracy", "accuracy over folds, %"),
+  ("verification_true_accept_at_threshold", "TAR at b/γ, %"),
+  ("verification_false_accept_at_threshold", "FAR at b/γ, %"),
+  ("verification_balanced_accuracy_at_threshold", "accuracy at b/γ, both kinds alike, %"),
+)
+
+
+def _percentages(figures: Mapping[str, Any]) -> list[float]:
+  return [100 * float(figures[name]) for name, _ in _FIGURES if name in figures]
+
+
+def _errors(group: Group, run: Run, *, named: bool) -> Plot:
+  points, figures = _points(run), run.figures
+  figure = new_figure(4.6, 3.6)
+  axis = figure.subplots()
+  refused = 100 * (1 - points.true_accept)
+  axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
+  accepted = 100 * points.false_accept
+  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
+  best = figures["verification_equal_error_threshold"]
+  axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
+  text = (
+    f"The errors are equal, {percent(figures['verification_equal_error_rate'], 2)}, at a threshold"
+    f" of {best:.3g}."
+  )
+  learned = figures.get("verification_threshold")
+  if learned is not None:
+    axis.axvline(learned, color=COLOURS[2], linestyle="--", label=f"learned, b/γ = {learned:.3g}")
+    text += (
+      f" The one learned in training, b/γ = {learned:.3g}, accepts"
+      f" {percent(figures['verification_true_accept_at_threshold'])} of the pairs of one class and"
+      f" {percent(figures['verification_false_accept_at_threshold'], 2)} of those of two."
+    )
+  axis.set_xlabel("threshold on the cosine")
+  axis.set_ylabel("pairs judged wrong, %")
+  axis.set_ylim(-2, 102)
+  axis.legend()
+  chosen = np.unique(np.linspace(0, len(points.thresholds) - 1, 20).astype(int))
+  rows = [[float(points.thresholds[k]), float(refused[k]), float(accepted[k])] for k in chosen]
+  table = Table(["threshold", "one class, refused, %", "two classes, accepted, %"], rows)
+  title = f"Errors over the threshold{': ' + group.label if named else ''}"
+  return Plot(title, figure, text, table)

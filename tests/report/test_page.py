@@ -1,0 +1,189 @@
+"""The page is whole, speaks for itself without pictures, and says what the runs' files say."""
+
+import html.parser
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+
+from bce_jax.report import page
+from bce_jax.report.plot import percent
+
+VOID = {"meta", "link", "img", "br", "path", "use"}  # of SVG those that matplotlib closes itself
+
+
+class Checked(html.parser.HTMLParser):
+  """Refuses tags that are not closed in order; collects what the tests ask for."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.ids, self.links, self.found, self.words = [], [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    self.handle_startendtag(tag, attributes)
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    values = dict(attributes)
+    self.found.append((tag, values, tuple(self.open)))
+    if "id" in values:
+      self.ids.append(values["id"])
+    for name, value in values.items():
+      if name in ("href", "xlink:href", "src"):
+        self.links.append(value)
+      if name in ("aria-labelledby", "aria-describedby"):
+        self.links += [f"#{word}" for word in value.split()]
+      self.links += [f"#{word}" for word in re.findall(r"url\(#([^)]+)\)", value or "")]
+
+  def handle_endtag(self, tag):
+    if tag not in VOID:
+      assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.words.append(data)
+
+  def all(self, tag):
+    return [values for name, values, _ in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def one(make_run):
+  run = make_run(name="a <run> & more", pairs=True, diverse=True)
+  return run, page.build(page.with_settings([run]), title=run.name, map_method="pca")
+
+
+@pytest.fixture(scope="module")
+def four(two_settings):
+  return page.build(page.with_settings(two_settings), title="four", map_method="pca")
+
+
+@pytest.mark.parametrize("which", ["one", "four"])
+def test_nothing_is_fetched_and_every_reference_is_met(one, four, which):
+  text = one[1] if which == "one" else four
+  checked = Checked(text)
+  assert len(checked.ids) == len(set(checked.ids))
+  for link in checked.links:
+    assert link.startswith(("#", "data:")), link
+    assert not link.startswith("#") or link[1:] in checked.ids, link
+  assert not checked.all("script")
+  style = text[text.index("<style>") : text.index("</style>")]
+  assert "url(" not in style
+  assert "@import" not in style
+
+
+@pytest.mark.parametrize("which", ["one", "four"])
+def test_it_speaks_for_itself_without_pictures(one, four, which):
+  checked = Checked(one[1] if which == "one" else four)
+  (root,) = checked.all("html")
+  assert root["lang"] == "en"
+  plots = [x for x in checked.all("svg") if x.get("class") == "plot"]
+  assert len(plots) > 8
+  for plot in plots:
+    assert plot["role"] == "img"
+    assert len(plot["aria-labelledby"].split()) == 2
+  assert all(image["alt"] for image in checked.all("img"))
+  headings = [tag for tag, _, _ in checked.found if re.fullmatch("h[1-6]", tag)]
+  assert headings[0] == "h1"
+  assert headings.count("h1") == 1
+  levels = [int(tag[1]) for tag in headings]
+  assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+  # A table behind each plot; that of a map would be coordinates that mean nothing.
+  figures = one[1] if which == "one" else four
+  for figure in re.findall(r"<figure>.*?</figure>", figures, re.DOTALL):
+    assert "<table>" in figure or "Map of features" in figure
+  scrolled = [x for x in checked.all("div") if x.get("class") == "scroll"]
+  assert scrolled
+  assert all(x["tabindex"] == "0" and x["aria-label"] for x in scrolled)
+
+
+def test_names_are_shown_as_they_are(one):
+  run, text = one
+  words = "".join(Checked(text).words)
+  for name in (run.name, *run.evidence.class_names):
+    assert name in words
+  assert "<b>bold</b>" not in text
+  assert "a <run>" not in text
+
+
+def test_tiles_hold_the_final_figures(one):
+  run, text = one
+  words = " ".join(Checked(text).words)
+  for name in ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias"):
+    assert percent(run.figures[name]) in words
+    assert f"{run.figures[name]:.6g}" in words
+  assert f"{run.figures['threshold']:.4g}" in words
+
+
+def test_runs_that_differ_by_their_seed_are_one_setting(two_settings, four):
+  words = " ".join(Checked(four).words)
+  assert "4 runs, 2 settings" in words
+  for loss in ("bce-u", "soft-u"):
+    values = [
+      100 * r.figures["uniform_accuracy"] for r in two_settings if r.config["loss"] == loss
+    ]
+    assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in words
+  rows = re.findall(r"<tr>(.*?)</tr>", four[four.index("Config differences</h2>") :])
+  cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+  assert ["seed", "0", "1", "0", "1"] in cells
+  assert ["loss", "bce-u", "bce-u", "soft-u", "soft-u"] in cells
+  assert not any(row[:1] == ["model"] for row in cells)  # it is the same in all
+
+
+def test_a_scale_that_was_varied_is_drawn_on_a_logarithmic_axis(make_run):
+  runs = [
+    make_run(seed=seed, name=f"{loss}-{scale}-{seed}", config={"loss": loss, "scale": scale})
+    for loss in ("bce-nu", "soft-nu")
+    for scale in (1.0, 16.0, 256.0)
+    for seed in (0, 1)
+  ]
+  text = page.build(page.with_settings(runs), title="γ", map_method="pca")
+  assert "Accuracy over the scale γ" in text
+  assert "Best threshold against learned bias" in text
+
+
+def test_the_page_of_the_same_runs_is_the_same(make_run):
+  run = make_run(seed=3)
+  pages = {page.build([run], title="x", map_method="pca") for _ in range(2)}
+  assert len(pages) == 1
+
+
+@pytest.mark.parametrize("lacking", ["evidence", "records", "most"])
+def test_what_a_run_lacks_is_left_out(make_run, lacking):
+  run = make_run(seed=1)
+  if lacking == "evidence":
+    run = run._replace(evidence=None)
+  elif lacking == "records":
+    run = run._replace(records=[])
+  else:  # of very many classes: neither all scores nor features were looked at
+    run = run._replace(
+      evidence=run.evidence._replace(
+        predicted=None, scores=None, compactness=None, separability=None,
+        classifier_separability=None, map_features=np.zeros((0, 1), np.float32),
+        map_labels=np.zeros(0, np.int32), example_images=np.zeros((0, 2, 2, 1), np.uint8),
+        example_rows=np.zeros(0, int),
+      ),
+      figures={**run.figures, "threshold": None, "threshold_low": None, "threshold_high": None},
+    )  # fmt: skip
+  Checked(page.build([run], title="x", map_method="pca"))
+
+
+@pytest.mark.parametrize("num_classes", [2, 60, 300])
+def test_few_and_many_classes(make_run, num_classes):
+  run = make_run(num_classes=num_classes, points=900)
+  checked = Checked(page.build([run], title="x", map_method="pca"))
+  assert percent(run.figures["sample_wise_accuracy"]) in " ".join(checked.words)
+  assert not math.isnan(run.figures["threshold"])
+
+
+def test_a_run_without_mistakes(make_run):
+  run = make_run()
+  right = run.evidence._replace(hardest_negative=run.evidence.positive - 1)
+  right = right._replace(example_rows=np.zeros(0, int))
+  text = page.build([run._replace(evidence=right)], title="x", map_method="pca")
+  assert "judged wrong" not in text
