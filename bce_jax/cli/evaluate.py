@@ -3,9 +3,13 @@
   bce-eval FILE.npz
   bce-eval LOGITS.npy LABELS.npy --bias 4.2 --plot scores.png
   bce-eval runs/digits --threshold 3.5
+  bce-eval EMBEDDINGS.npz --threshold 0.3 --pairs pairs.txt
 
 FILE.npz holds logits [n, N] and labels [n] and may hold bias ([] or [N]), train_counts [N],
-features [n, D] and the classifier's weights [N, D]. Logits are scores before a bias is subtracted,
+features [n, D] and the classifier's weights [N, D]. Without logits, features and labels are
+verified: is a pair of samples of one identity, by the cosine? All pairs are asked, or with --pairs
+those of a list (LFW's pairs.txt or CSV), by paths [n]; bias and scale give the threshold
+t = bias / scale, else --threshold. Logits are scores before a bias is subtracted,
 z = logits - bias; a model that adds its bias, and decides at 0, has --bias 0. A run folder of
 bce-train is judged by what it holds. Files are read a few rows at a time: they may be larger than
 memory. Exit codes: 0 done, 2 something given is wrong.
@@ -18,11 +22,11 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bce_jax
-from bce_jax.cli import train
+from bce_jax.cli import train, verify
 from bce_jax.names import nearest
 
 if TYPE_CHECKING:
@@ -97,11 +101,14 @@ def run(argv: Sequence[str]) -> int:
     outcome = _run_folder(paths[0], args)
   else:
     _stay_on_the_host()
+    embedded = _embeddings(paths)
+    if embedded is not None:
+      return _verified(paths[0], embedded, args)
     outcome = _judge(_files(paths, args), args)
   if args.plot is not None:
     _plot(outcome, args.plot)
   if args.json:
-    print(json.dumps({key: _finite(x) for key, x in outcome.figures.items()}, allow_nan=False))
+    _print_json(outcome.figures)
     return 0
   from bce_jax.training.figures import table
 
@@ -109,6 +116,43 @@ def run(argv: Sequence[str]) -> int:
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
+
+
+def _embeddings(paths: Sequence[pathlib.Path]) -> "Mapping[str, StoredArray] | None":
+  """What a file of features without logits holds; None for any other."""
+  from bce_jax.data import arrays
+
+  if len(paths) > 1 or arrays.is_npy(paths[0]):
+    return None
+  held = arrays.open_arrays(paths[0])
+  return held if verify.wanted(held) else None
+
+
+def _verified(
+  path: pathlib.Path, held: "Mapping[str, StoredArray]", args: argparse.Namespace
+) -> int:
+  """Judges embeddings and tells of it."""
+  from bce_jax.training import verifying
+
+  train._cache_compilations()
+  figures, points = verify.judge(path, held, args)
+  if args.plot is not None:
+    from bce_jax.report import verification
+    from bce_jax.report.svg import style
+
+    with style():
+      verification.picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
+  if args.json:
+    _print_json(figures)
+    return 0
+  print(verifying.table(figures))
+  if args.plot is not None:
+    print(f"picture in {args.plot}")
+  return 0
+
+
+def _print_json(figures: "Figures") -> None:
+  print(json.dumps({key: _finite(x) for key, x in figures.items()}, allow_nan=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,6 +180,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     "--train-counts",
     metavar="FILE|N,N,…",
     help="training images of each class (.npy, text, JSON or a run folder): many, medium, few",
+  )
+  parser.add_argument(
+    "--pairs", metavar="FILE", type=pathlib.Path, help="of features: the pairs to verify (LFW, CSV)"
   )
   parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
   parser.add_argument(
@@ -187,8 +234,8 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
     raise ValueError(f"{paths[0]} holds one array: give logits and labels, LOGITS.npy LABELS.npy")
   else:
     held = arrays.open_arrays(paths[0])
-    if "logits" not in held and {"features", "labels"} <= held.keys():
-      _verify(paths[0], args)
+    if args.pairs is not None:
+      raise ValueError(f"--pairs is of features without logits, but {paths[0]} has no features")
     for name in ("logits", "labels"):
       if name not in held:
         near = nearest(name, held)
@@ -367,11 +414,6 @@ def _judge(given: Given, args: argparse.Namespace) -> Outcome:
     weights=given.weights,
   )
   return Outcome(given.name, "samples", figures, judged, distributions, given.bias)
-
-
-def _verify(path: pathlib.Path, args: argparse.Namespace) -> None:
-  """Features and labels without logits: pairs of samples are compared, as of faces."""
-  raise ValueError(f"{path} has features without logits: verification is not yet here")
 
 
 def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:

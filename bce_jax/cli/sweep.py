@@ -76,18 +76,30 @@ def plans(
   else:
     products = list(itertools.product(*choices))
   out: list[Plan] = []
+  shown = _short(references)
   for reference, changes in itertools.product(dict.fromkeys(references), products):
     config = train.load_config(reference)
     train.apply_overrides(config, (*overrides, *changes))
     config_lib.check(config)
     flat = config_lib.flatten(config)
-    settings: dict[str, Any] = {"config": reference} if len(references) > 1 else {}
+    settings: dict[str, Any] = {"config": shown[reference]} if len(references) > 1 else {}
     settings |= {key: flat[key] for key, _ in changes}
     if any(plan.settings == settings for plan in out):
       continue  # the same value, written in another way
     name = _folder_name(reference, changes, {plan.name for plan in out})
     out.append(Plan(reference, (*overrides, *changes), config, settings, name))
   return out
+
+
+def _short(references: Sequence[str]) -> dict[str, str]:
+  """What tells configs apart: of one file, the words behind the colon that not all have."""
+  parts = {reference: reference.partition(":") for reference in references}
+  if len({name for name, _, _ in parts.values()}) > 1 or not all(w for _, _, w in parts.values()):
+    return {reference: reference for reference in references}
+  words = {reference: part[2].split(",") for reference, part in parts.items()}
+  common = set.intersection(*(set(w) for w in words.values()))
+  short = {r: ",".join(x for x in w if x not in common) or ",".join(w) for r, w in words.items()}
+  return short if len(set(short.values())) == len(short) else {r: r for r in references}
 
 
 def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bce_jax.report.comparison import Group
 from bce_jax.report.plot import Plot, Section, Table
-from bce_jax.report.svg import COLOURS, new_figure
+from bce_jax.report.svg import COLOURS, add_legend, new_figure
 
 ACCURACIES = (
   ("sample_wise_accuracy", "A_SW", "-"),
@@ -14,6 +14,8 @@ ACCURACIES = (
   ("uniform_accuracy", "A_Uni", "--"),
   ("uniform_accuracy_at_bias", "A_Uni at the bias", ":"),
 )
+_STYLES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}
+_THRESHOLDS = (("bias", "bias b", "-"), ("threshold", "best threshold t*", "--"))
 GEOMETRY = ("compactness", "separability", "classifier_separability")
 COSINES = (("positive_cosine", "own class", "-"), ("negative_cosine", "other classes", "--"))
 
@@ -122,44 +124,47 @@ def _over_epochs(
   """Lines over epochs, one colour a group, or a name where there is one group; None without any."""
   figure = new_figure()
   axis = figure.subplots()
-  drawn = []
+  several, bands = len(groups) > 1, sum(len(group.runs) for group in groups) <= 6
+  ends: dict[tuple[str, str], list[float]] = {}
   for k, group in enumerate(groups):
     for j, (name, what, style) in enumerate(names):
-      colour = COLOURS[(j if len(groups) == 1 else k) % len(COLOURS)]
-      label = " ".join(w for w in (what, group.label if len(groups) > 1 else "") if w)
+      colour = COLOURS[(k if several else j) % len(COLOURS)]
+      label = (group.label if j == 0 else "") if several else what
       for run in group.runs:
         x, y = _points(run.records, split, name)
         if not x:
           continue
         y = [factor * value for value in y]
-        axis.plot(x, y, style, color=colour, label=label or None, marker="." if len(x) < 30 else "")
+        marker = "." if len(x) < 30 else ""
+        axis.plot(x, y, style, color=colour, label=label or None, marker=marker)
         label = ""
-        drawn.append((group, name, run, y[-1]))
-        if band:
-          _, spread = _points(run.records, split, band)
-          if len(spread) == len(y) and len(drawn) <= 6:
-            ends = [[v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1)]
-            axis.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
-  if not drawn:
+        ends.setdefault((group.label if several else "", what), []).append(y[-1])
+        _, spread = _points(run.records, split, band or "")
+        if bands and len(spread) == len(y):
+          limits = [[v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1)]
+          axis.fill_between(x, *limits, color=colour, alpha=0.15, linewidth=0)
+  if not ends:
     return None
   axis.set_xlabel("epoch")
   axis.set_ylabel(unit)
   values = [v for line in axis.get_lines() for v in line.get_ydata()]
   if log and min(values) > 0 and max(values) > 10 * min(values):
     axis.set_yscale("log")
-  if axis.get_legend_handles_labels()[0]:
-    axis.legend()
-  words = {name: what for name, what, _ in names}
-  said = [(words[name], _run_label(groups, g, run), f"{end:.4g}") for g, name, run, end in drawn]
-  last = "; ".join(" ".join(word for word in end if word) for end in said[:6])
+  add_legend(figure, axis)
+  if several and len(names) > 1:
+    text += f" {'; '.join(f'{_STYLES[style]}: {what}' for _, what, style in names)}."
   table = _table(groups, [(name, what or unit) for name, what, _ in names], split, factor)
-  return Plot(title, figure, f"{text} At the end: {last}.", table)
+  return Plot(title, figure, f"{text} At the end: {_said(ends)}.", table)
 
 
-def _run_label(groups: Sequence[Group], group: Group, run: Any) -> str:
-  if len(groups) == 1 and len(group.runs) == 1:
-    return ""
-  return f"({run.name})" if run.name else f"({group.label})"
+def _said(ends: Mapping[tuple[str, str], Sequence[float]]) -> str:
+  """Last values in words; of several runs their mean."""
+  told = [
+    " ".join(word for word in (*key, f"{sum(values) / len(values):.4g}") if word)
+    for key, values in ends.items()
+  ]
+  more = f"; and {len(told) - 8} more in the table" if len(told) > 8 else ""
+  return "; ".join(told[:8]) + more
 
 
 def _table(
@@ -184,32 +189,30 @@ def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
   """Where the learned bias is, and where the best threshold."""
   figure = new_figure()
   axis = figure.subplots()
-  ends = []
+  several, runs = len(groups) > 1, sum(len(group.runs) for group in groups)
+  ends: dict[tuple[str, str], list[float]] = {}
   for k, group in enumerate(groups):
+    colours = (COLOURS[k % 8],) * 2 if several else COLOURS[:2]
     for j, run in enumerate(group.runs):
-      x, bias = _points(run.records, "judged", "bias")
-      y, best = _points(run.records, "judged", "threshold")
-      if not x:
-        continue
-      colours = (COLOURS[0], COLOURS[1]) if len(groups) == 1 else (COLOURS[k % 8],) * 2
-      named = f" {group.label}" if len(groups) > 1 else ""
-      marker = "." if len(x) < 30 else ""
-      labels = [None, None] if j else [f"bias b{named}", f"best threshold t*{named}"]
-      axis.plot(x, bias, "-", color=colours[0], label=labels[0], marker=marker)
-      axis.plot(y, best, "--", color=colours[1], label=labels[1], marker=marker)
-      _, low = _points(run.records, "judged", "threshold_low")
+      for colour, (name, what, style) in zip(colours, _THRESHOLDS, strict=True):
+        x, y = _points(run.records, "judged", name)
+        if not x:
+          continue
+        label = (group.label if name == "bias" else "") if several else what
+        marker = "." if len(x) < 30 else ""
+        axis.plot(x, y, style, color=colour, label="" if j else label, marker=marker)
+        ends.setdefault((group.label if several else "", what), []).append(y[-1])
+      x, low = _points(run.records, "judged", "threshold_low")
       _, high = _points(run.records, "judged", "threshold_high")
-      if len(low) == len(high) == len(y):
-        axis.fill_between(y, low, high, color=colours[1], alpha=0.15, linewidth=0)
-      ends.append(f"{_run_label(groups, group, run)} b {bias[-1]:.3g}, t* {best[-1]:.3g}".strip())
+      if runs == 1 and len(low) == len(high):
+        axis.fill_between(x, low, high, color=colours[1], alpha=0.15, linewidth=0)
   if not ends:
     return None
   axis.set_xlabel("epoch")
   axis.set_ylabel("on scale · c")
-  axis.legend()
-  text = (
-    "The learned bias and the threshold that would have been best; the band is all thresholds as"
-    f" good. At the end: {'; '.join(ends[:6])}."
-  )
+  add_legend(figure, axis)
+  text = "The learned bias (solid) and the threshold that would have been best (dashed)"
+  text += "; the band is all thresholds as good." if runs == 1 else "."
+  text += f" At the end: {_said(ends)}."
   names = [("bias", "b"), ("threshold", "t*"), ("threshold_low", "from"), ("threshold_high", "to")]
   return Plot("Bias and best threshold", figure, text, _table(groups, names, "judged", 1))

@@ -12,7 +12,7 @@ from bce_jax.report.comparison import Group, Run
 from bce_jax.report.distributions import draw_distributions, draw_uniform_curve
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, new_figure
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
 
 _MOST = 6  # runs whose distributions are drawn each in a plot of its own
 
@@ -129,7 +129,7 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
   axis.set_xlabel(f"threshold t on {unit if together else 'its scale'}")
   axis.set_ylabel("judged right, %")
   axis.set_ylim(bottom=0)
-  axis.legend(loc="lower center")
+  add_legend(figure, axis)
   text = f"Share of images judged right by one threshold for all. {'; '.join(said)}."
   headings = ["run", "threshold", "judged right, %"]
   return Plot("A_Uni over the threshold", figure, text, Table(headings, rows))

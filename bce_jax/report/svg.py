@@ -58,6 +58,16 @@ def new_figure(width: float = 4.6, height: float = 3.2) -> Any:
   return Figure(figsize=(width, height), layout="constrained")
 
 
+def add_legend(figure: Any, axis: Any) -> None:
+  """Names what is drawn: inside the axes where there is room, below them where there is much."""
+  handles, labels = axis.get_legend_handles_labels()
+  if len(labels) > 4 or sum(map(len, labels)) > 70:
+    columns = 1 if max(map(len, labels)) > 28 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+  elif labels:
+    axis.legend()
+
+
 def inline(figure: Any, name: str, title: str, description: str) -> str:
   """Returns a figure as an <svg> element.
 
@@ -67,9 +77,14 @@ def inline(figure: Any, name: str, title: str, description: str) -> str:
     title: what it is, in a few words.
     description: what is to be seen in it, for who can't.
   """
+  from matplotlib.backends.backend_svg import FigureCanvasSVG
+
   out = io.StringIO()
+  for drawn in (figure, *figure.axes):
+    drawn.patch.set_visible(False)  # the page's own ground is seen
   with style():
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    # Lays out and draws once, where savefig() does both and then draws again.
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
   text = out.getvalue()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from bce_jax.report.comparison import Group, Run
+from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, new_figure
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
 
 _MOST = 6
 
@@ -28,10 +29,71 @@ def section(groups: Sequence[Group]) -> Section:
   return Section("Verification", lead, plots)
 
 
-def _points(run: Run) -> Any:
+def _points(run: Run) -> RocPoints:
   assert run.evidence is not None
   assert run.evidence.pairs is not None
   return run.evidence.pairs
+
+
+def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any:
+  """Draws the ROC curve, and beside it the two errors over the threshold.
+
+  Args:
+    points: of the curve.
+    figures: as in results.json, "verification_…".
+    title: above the figure.
+
+  Returns:
+    A matplotlib figure.
+  """
+  figure = new_figure(9.2, 3.6)
+  left, right = figure.subplots(1, 2)
+  _draw_roc(left, points, figures, colour=COLOURS[0], label=None, mark="at the threshold")
+  _roc_axes(left)
+  if left.get_legend_handles_labels()[0]:
+    left.legend(loc="lower right")
+  _draw_errors(right, points, figures)
+  figure.suptitle(title)
+  return figure
+
+
+def _draw_roc(
+  axis: Any,
+  points: RocPoints,
+  figures: Mapping[str, Any],
+  *,
+  colour: str,
+  label: str | None,
+  mark: str | None,
+) -> None:
+  least = 1 / figures["verification_impostor_pairs"]
+  far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
+  axis.plot(far, 100 * points.true_accept, drawstyle="steps-post", color=colour, label=label)
+  if figures.get("verification_threshold") is not None:
+    at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
+    axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=mark)
+
+
+def _roc_axes(axis: Any) -> None:
+  axis.set_xscale("log")
+  axis.set_xlabel("FAR: pairs of two classes accepted")
+  axis.set_ylabel("TAR: pairs of one class accepted, %")
+  axis.set_ylim(0, 103)
+
+
+def _draw_errors(axis: Any, points: RocPoints, figures: Mapping[str, Any]) -> None:
+  refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
+  axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
+  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
+  best = figures["verification_equal_error_threshold"]
+  axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
+  fixed = figures.get("verification_threshold")
+  if fixed is not None:
+    axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"fixed before, t = {fixed:.3g}")
+  axis.set_xlabel("threshold on the cosine")
+  axis.set_ylabel("pairs judged wrong, %")
+  axis.set_ylim(-2, 102)
+  axis.legend()
 
 
 def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
@@ -40,28 +102,18 @@ def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
   rows: list[list[Any]] = []
   said = []
   for k, (group, run) in enumerate(runs):
-    points, figures = _points(run), run.figures
-    least = 1 / figures["verification_impostor_pairs"]
-    far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
-    colour = COLOURS[k % 8]
+    figures = run.figures
     label = group.label if len(runs) > 1 else None
-    axis.step(far, 100 * points.true_accept, where="post", color=colour, label=label)
-    if figures.get("verification_threshold") is not None:
-      at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
-      shown = "at t = b/γ" if k == len(runs) - 1 else None
-      axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=shown)
+    mark = "at t = b/γ" if k == len(runs) - 1 else None
+    _draw_roc(axis, _points(run), figures, colour=COLOURS[k % 8], label=label, mark=mark)
     rows.append([group.label, *(_percentages(figures))])
     said.append(
       f"{group.label + ': ' if len(runs) > 1 else ''}equal error rate"
       f" {percent(figures['verification_equal_error_rate'], 2)}, AUC"
       f" {percent(figures['verification_auc'], 2)}"
     )
-  axis.set_xscale("log")
-  axis.set_xlabel("FAR: pairs of two classes accepted")
-  axis.set_ylabel("TAR: pairs of one class accepted, %")
-  axis.set_ylim(0, 103)
-  if axis.get_legend_handles_labels()[0]:
-    axis.legend(loc="lower right")
+  _roc_axes(axis)
+  add_legend(figure, axis)
   first = runs[0][1].figures
   headings = ["run", *(what for name, what in _FIGURES if name in first)]
   text = f"Every threshold is a point of the curve. {'; '.join(said)}."
@@ -90,28 +142,20 @@ def _errors(group: Group, run: Run, *, named: bool) -> Plot:
   points, figures = _points(run), run.figures
   figure = new_figure(4.6, 3.6)
   axis = figure.subplots()
-  refused = 100 * (1 - points.true_accept)
-  axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
-  accepted = 100 * points.false_accept
-  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
+  _draw_errors(axis, points, figures)
+  refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
   best = figures["verification_equal_error_threshold"]
-  axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
   text = (
     f"The errors are equal, {percent(figures['verification_equal_error_rate'], 2)}, at a threshold"
     f" of {best:.3g}."
   )
   learned = figures.get("verification_threshold")
   if learned is not None:
-    axis.axvline(learned, color=COLOURS[2], linestyle="--", label=f"learned, b/γ = {learned:.3g}")
     text += (
       f" The one learned in training, b/γ = {learned:.3g}, accepts"
       f" {percent(figures['verification_true_accept_at_threshold'])} of the pairs of one class and"
       f" {percent(figures['verification_false_accept_at_threshold'], 2)} of those of two."
     )
-  axis.set_xlabel("threshold on the cosine")
-  axis.set_ylabel("pairs judged wrong, %")
-  axis.set_ylim(-2, 102)
-  axis.legend()
   chosen = np.unique(np.linspace(0, len(points.thresholds) - 1, 20).astype(int))
   rows = [[float(points.thresholds[k]), float(refused[k]), float(accepted[k])] for k in chosen]
   table = Table(["threshold", "one class, refused, %", "two classes, accepted, %"], rows)

@@ -128,18 +128,24 @@ def _verify(
   bad = int(np.sum(~np.isfinite(embedded).all(axis=1)))
   if bad:
     raise NonFiniteError(f"{bad} of {len(embedded)} embeddings are not finite")
-  network = experiment.model.head
-  threshold = verifying.unified_threshold(
-    head(experiment, state, "bias"),
-    network.scale,
-    normalized=network.normalize_features and network.normalize_weights,
-  )
+  threshold = unified_threshold(experiment, state)
   listed = experiment.dataset.listed
   if listed is None:
     found = verifying.verify_all_pairs(embedded, unseen.labels, threshold=threshold)
   else:
     found = verifying.verify_listed_pairs(embedded, listed, threshold=threshold)
   return *found, embedded
+
+
+def unified_threshold(experiment: Experiment, state: TrainState) -> float | None:
+  """The threshold on cosines that training itself has found, t = b/γ.
+
+  None where the bias is diverse, or scores are no cosines.
+  """
+  network, bias = experiment.model.head, head(experiment, state, "bias")
+  if bias.ndim or not (network.normalize_features and network.normalize_weights):
+    return None
+  return float(bias) / network.scale
 
 
 class Seen(NamedTuple):

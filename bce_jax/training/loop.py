@@ -107,18 +107,22 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
       if seen.evidence is not None:
         evidence.write(workdir, seen.evidence)
       if seen.embeddings is not None:
-        _write_embeddings(workdir, experiment, seen.embeddings)
+        _write_embeddings(workdir, experiment, seen)
       records.write_json(workdir / records.RESULTS, results)
   return results
 
 
-def _write_embeddings(
-  workdir: pathlib.Path, experiment: Experiment, embeddings: np.ndarray
-) -> None:
+def _write_embeddings(workdir: pathlib.Path, experiment: Experiment, seen: judging.Seen) -> None:
   """Writes embeddings.npz, which bce-eval reads: of the classes never trained on."""
   dataset = experiment.dataset
   assert dataset.unseen is not None
-  arrays = {"features": embeddings}
+  assert seen.embeddings is not None
+  arrays = {"features": seen.embeddings}
+  if "verification_threshold" in seen.figures:  # with which it judges t = b/γ
+    arrays |= {
+      "bias": np.float64(seen.figures["bias"]),
+      "scale": np.float64(experiment.model.head.scale),
+    }
   if dataset.listed is None:
     arrays |= {"labels": dataset.unseen.labels, "names": np.array(dataset.unseen_names)}
   else:

@@ -15,24 +15,6 @@ FAR = (1e-4, 1e-3, 1e-2, 1e-1)
 _POINTS = 2000  # of a curve that is drawn
 
 
-def unified_threshold(
-  bias: Float[np.ndarray, "..."], scale: float, *, normalized: bool
-) -> float | None:
-  """The threshold on cosines that training itself has found, t = b/γ.
-
-  Args:
-    bias: the head's.
-    scale: γ.
-    normalized: whether the loss scores by cosines.
-
-  Returns:
-    t; None where the bias is diverse, or scores are no cosines.
-  """
-  if bias.ndim or not normalized:
-    return None
-  return float(bias) / scale
-
-
 def verify_all_pairs(
   embeddings: Float[np.ndarray, "n D"],
   labels: Int[np.ndarray, "n"],

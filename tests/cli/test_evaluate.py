@@ -250,7 +250,6 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
   [
     ({"logit": ROWS, "labels": LABELS}, "has no 'logits'; did you mean 'logit'? it holds logit, l"),
     ({"logits": ROWS, "targets": LABELS}, "has no 'labels'; did you mean"),
-    ({"features": ROWS, "labels": LABELS}, "verification is not yet here"),
     ({"logits": ROWS[0], "labels": LABELS}, "has shape (3,): expected logits of shape [samples"),
     ({"logits": ROWS[:0], "labels": LABELS[:0]}, "has shape (0, 3)"),
     ({"logits": ROWS, "labels": LABELS[:5]}, "has shape (5,): expected (6,), one label for each"),

@@ -35,7 +35,7 @@ def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
   table = (folder / "table.md").read_text()
   assert table.strip() in out
   lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
-  assert [line["config"] for line in lines] == ["digits_lt:ce", "digits_lt:bce3s"]
+  assert [line["config"] for line in lines] == ["ce", "bce3s"]
   results = json.loads((folder / "digits_lt_bce3s" / "results.json").read_text())
   assert float(lines[1]["uniform_accuracy"]) == results["uniform_accuracy"]
   assert -1 <= float(lines[1]["negative_cosine"]) <= 1
@@ -167,8 +167,8 @@ def test_a_signal_ends_the_sweep_and_its_run_which_go_on_later(tmp_path, how):
 def test_several_configs_are_told_apart():
   planned = names("--config=digits:bce-u", "--config=digits:soft-u", "--config.scale=3")
   assert [settings for _, settings in planned] == [
-    {"config": "digits:bce-u"},
-    {"config": "digits:soft-u"},
+    {"config": "bce-u"},
+    {"config": "soft-u"},
   ]
 
 

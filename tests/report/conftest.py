@@ -93,7 +93,7 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     train = {"loss": 3.0 / epoch**3, "learning_rate": 0.1 / epoch, "accuracy": 0.3 * epoch}
     records.append({"step": 10 * epoch, "epoch": float(epoch), "split": "train", **train})
     spread = {f"{n}_std": 2.0 for n in ("compactness", "separability", "classifier_separability")}
-    values = {n: 60.0 + epoch for n in ("compactness", "separability", "classifier_separability")}
+    values = dict.fromkeys(("compactness", "separability", "classifier_separability"), 60.0 + epoch)
     judged = {"step": 10 * epoch, "epoch": float(epoch), "split": "test"}
     records.append(judged | figures | values | spread)
   whole = {"seed": seed, "loss": "bce-d", "model": "resnet8", "objective.name": "joint"}

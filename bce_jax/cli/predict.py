@@ -1,0 +1,200 @@
+"""bce-predict: labels for images that nobody labelled, with a reject class, as CSV.
+
+  bce-predict runs/digits photos
+  bce-predict runs/digits photos more/photos one.png --output labels.csv
+  bce-predict runs/digits photos --threshold 3.5 --reject unknown
+
+An image gets the class whose score is the furthest above its threshold, and where none is above,
+the reject class. Thresholds are the biases that training learned; --threshold takes one number for
+all classes, such as the best one in results.json. RUN is a run folder of bce-train, of which
+config.json, dataset.json and a checkpoint are read: its training data are not needed.
+
+Folders are searched with all that is in them; hidden files are passed over. Each image has a line,
+those of a folder sorted by name: file, label, score (scale · c, of the best class), threshold (of
+that class), above (how many classes are above theirs: 0 rejected, 1 clear, more ambiguous) and best
+(the best class, rejected or not). A file that can't be used costs only itself.
+
+Exit codes: 0 done, 1 some files can't be used, 2 something given is wrong, or no file can be used.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from bce_jax.cli import train
+
+COLUMNS = ("file", "label", "score", "threshold", "above", "best")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  summary, _, details = (__doc__ or "").partition("\n\n")
+  parser = train.Parser(
+    prog="bce-predict",
+    description=summary.removeprefix("bce-predict: "),
+    epilog=details,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("run", metavar="RUN", help="run folder of bce-train")
+  parser.add_argument("images", metavar="FOLDER", nargs="+", help="folder of images, or an image")
+  parser.add_argument(
+    "--checkpoint",
+    choices=("latest", "best"),
+    default="latest",
+    help="which one: latest (the default) or best on the validation split",
+  )
+  parser.add_argument(
+    "--threshold", metavar="T", type=float, help="for all classes, in place of the learned biases"
+  )
+  parser.add_argument(
+    "--reject", metavar="NAME", default="none", help="label where no class is above (none)"
+  )
+  parser.add_argument(
+    "--output", metavar="FILE.csv", help="where the table goes; else it is printed"
+  )
+  return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str]) -> int:
+  """Does what the arguments say; returns the exit code.
+
+  Raises:
+    ValueError: one line, for anything given that is wrong.
+  """
+  args = _parse(argv)
+  start = time.monotonic()
+  workdir = pathlib.Path(args.run)
+  if not workdir.is_dir():
+    raise ValueError(f"{workdir} is not a folder: expected a run folder of bce-train")
+  if not (workdir / "config.json").is_file():
+    raise ValueError(f"{workdir} is not a run folder: it has no config.json")
+  if args.threshold is not None and not math.isfinite(args.threshold):
+    raise ValueError(f"--threshold {args.threshold}: expected a finite number")
+  output = None if args.output is None else pathlib.Path(args.output)
+  if output is not None:
+    _check_output(output)
+
+  # Here, since `--help` and a mistyped option need not wait for them.
+  import numpy as np
+
+  from bce_jax.training import predict
+
+  paths = _list(args.images)
+  train._cache_compilations()
+  network = predict.load(workdir, which=args.checkpoint)
+  if args.reject in ("", *network.class_names):
+    reason = "it is a class" if args.reject else "it is empty"
+    raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")
+  thresholds = network.bias if args.threshold is None else np.float64(args.threshold)
+  if args.threshold is None and network.loss.startswith("soft"):
+    _say(
+      f"{workdir} was trained with {network.loss!r}, and softmax learns no threshold: expect the"
+      " reject class to mean little without --threshold"
+    )
+
+  # A bar would run into a table on the same terminal.
+  hidden = output is None and sys.stdout.isatty()
+  labelled = rejected = ambiguous = 0
+  try:
+    with _opened(output) as file:
+      writer = csv.writer(file, lineterminator="\n")
+      for path, scores in predict.scored(network, paths, progress=None if hidden else train._bar):
+        if isinstance(scores, ValueError):
+          _say(str(scores))
+          continue
+        found = predict.decide(scores, thresholds)
+        best = network.class_names[found.best]
+        label = best if found.above else args.reject
+        if not labelled:
+          writer.writerow(COLUMNS)
+        writer.writerow((path, label, found.score, found.threshold, found.above, best))
+        labelled += 1
+        rejected += not found.above
+        ambiguous += found.above > 1
+      if not labelled:
+        raise ValueError(f"none of {len(paths):,} files can be used")
+  except BrokenPipeError:  # whoever reads has had enough, such as `head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  _say(
+    f"{labelled:,} images, {rejected:,} rejected, {ambiguous:,} ambiguous;"
+    f" {time.monotonic() - start:.1f} s"
+  )
+  if labelled < len(paths):
+    _say(f"{len(paths) - labelled:,} of {len(paths):,} files can't be used")
+    return 1
+  return 0
+
+
+def _list(given: Sequence[str]) -> list[str]:
+  """The images in what was given, each once, in the order of the command line."""
+  from bce_jax.data import sources
+  from bce_jax.training import predict
+
+  files = {path: predict.files_of(path) for path in given}
+  empty = [path for path in files if not files[path]]
+  if len(empty) == len(files):
+    expected = " ".join(sources.ENDINGS)
+    raise ValueError(f"no images in {', '.join(empty)}: expected files {expected}")
+  for path in empty:
+    _say(f"no images in {path}")
+  return list(dict.fromkeys(file for found in files.values() for file in found))
+
+
+def _check_output(path: pathlib.Path) -> None:
+  if path.is_dir():
+    raise ValueError(f"--output {path} is a folder: expected a file")
+  if path.exists() and not path.is_file():  # /dev/stdout would be replaced by a file
+    raise ValueError(f"--output {path} is a device or a pipe: expected a file, or no --output")
+  if not path.parent.is_dir():
+    raise ValueError(f"--output {path}: there is no folder {path.parent}")
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path | None) -> Iterator[TextIO]:
+  """The file that the table goes into, which appears whole or not at all; None: stdout."""
+  # A file's name may hold bytes that are no UTF-8: they come out as they are.
+  options: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+  if path is None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      sys.stdout.reconfigure(**options)
+    yield sys.stdout
+    sys.stdout.flush()
+    return
+  beside = path.with_name(path.name + ".tmp")
+  try:
+    with open(beside, "w", newline="", **options) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      beside.unlink()
+    if isinstance(error, OSError):
+      raise OSError(error.errno, error.strerror, str(path)) from error
+    raise
+
+
+def _say(line: str) -> None:
+  """Prints a line on stderr, above the bar if there is one."""
+  from tqdm import tqdm
+
+  tqdm.write(f"bce-predict: {' '.join(line.split())}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The console script."""
+  return train.console("bce-predict", run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,241 @@
+"""Scores of images from a run folder alone, and which classes are above their thresholds.
+
+Nothing of the data a run was trained on is needed: config.json and dataset.json tell what the
+network is made of and how images are brought before it, a checkpoint holds its numbers.
+"""
+
+import collections
+import concurrent.futures
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+
+from bce_jax.data import images, sources
+from bce_jax.models import Classifier, Outputs
+from bce_jax.training import checkpoint, experiment, parallel, records
+from bce_jax.training import config as config_lib
+from bce_jax.training import workdir as workdir_lib
+from bce_jax.training.step import Preprocess
+
+
+class Network(NamedTuple):
+  """A trained network, on its devices, and what it expects of an image.
+
+  Attributes:
+    class_names: of its scores.
+    image_shape: height, width, channels.
+    image_size: side of the square every image becomes; None: it must have that shape already.
+    bias: the learned thresholds, on scale · c: [] or [N].
+    loss: it was trained with.
+    batch_size: the most images at once.
+    mesh: the devices.
+    score: uint8 [B, H, W, C] → scale · c, [B, N]; B a multiple of the devices along 'data'.
+  """
+
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  image_size: int | None
+  bias: np.ndarray
+  loss: str
+  batch_size: int
+  mesh: Mesh
+  score: Callable[[np.ndarray], np.ndarray]
+
+
+class Decision(NamedTuple):
+  """What thresholds make of the scores of one image.
+
+  Attributes:
+    best: the class whose score is the furthest above its threshold, or the least below it.
+    score: its score.
+    threshold: its threshold.
+    above: number of classes above their thresholds: none rejects the image, one is clear.
+  """
+
+  best: int
+  score: np.floating
+  threshold: np.floating
+  above: int
+
+
+def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
+  """Loads the network of a run folder onto all devices.
+
+  Args:
+    workdir: the run folder.
+    which: "latest" or "best" (on the validation split).
+
+  Raises:
+    ValueError: when there is no such checkpoint, or a file is damaged.
+  """
+  config = workdir_lib.config_of(workdir)
+  config_lib.check(config)
+  data = records.read_json(workdir / records.DATASET, "class_names", "image_shape", "mean", "std")
+  height, width, channels = data["image_shape"]
+  model = experiment.build_model(config, len(data["class_names"]))
+  # On other devices than it was trained on, perhaps.
+  mesh = parallel.make_mesh(math.gcd(config.class_devices, jax.device_count()))
+
+  def init() -> Any:
+    return model.init(jax.random.key(0), jnp.zeros((1, height, width, channels)), train=False)
+
+  like = {"params": {}, "batch_stats": {}} | dict(jax.eval_shape(init))
+  layout = parallel.Layout(mesh, like)
+  with checkpoint.existing(workdir, which, config.best_metric) as (checkpoints, step):
+    params, batch_stats = checkpoints.network(step, layout.abstract)
+  variables = {
+    "params": {name: params[name] for name in like["params"]},
+    "batch_stats": batch_stats or {},
+  }
+  if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, like):
+    raise ValueError(
+      f"{workdir}: the checkpoint of step {step} holds another network than {records.CONFIG} and"
+      f" {records.DATASET} tell of"
+    )
+  mean, std = (np.asarray(data[key], np.float32) for key in ("mean", "std"))
+  score_step = _jit_score_step(model, Preprocess(mean, std, crop_padding=0, flip=False), layout)
+  bias = parallel.to_host(variables["params"]["head"]["bias"])
+  variables = layout.put(variables)
+  return Network(
+    class_names=tuple(data["class_names"]),
+    image_shape=(height, width, channels),
+    image_size=config.data.image_size,
+    bias=bias,
+    loss=config.loss,
+    batch_size=config.eval_batch_size,
+    mesh=mesh,
+    score=lambda batch: parallel.to_host(score_step(variables, parallel.put_batch(batch, mesh))),
+  )
+
+
+def _jit_score_step(
+  model: Classifier, preprocess: Preprocess, layout: parallel.Layout
+) -> Callable[[Any, Any], jax.Array]:
+  """Returns the compiled function (variables, uint8 images) → scale · c, [batch, N]."""
+
+  def score(variables: Any, batch: jax.Array) -> jax.Array:
+    outputs = model.apply(layout.logical(variables), preprocess.evaluate(batch), train=False)
+    assert isinstance(outputs, Outputs)
+    return outputs.scores.scaled
+
+  split = parallel.batch_sharded(layout.mesh)
+  return jax.jit(score, in_shardings=(layout.shardings(), split), out_shardings=split)
+
+
+def files_of(path: str) -> list[str]:
+  """Returns the images below a folder, sorted, each behind the folder's name as it is written.
+
+  What is no folder is taken for an image, whatever its ending.
+
+  Raises:
+    ValueError: where there is nothing.
+  """
+  if os.path.isdir(path):
+    return [os.path.join(path, name) for name in sorted(sources.walk(pathlib.Path(path)))]
+  if not os.path.lexists(path):
+    raise ValueError(f"{path} does not exist: expected a folder of images, or an image")
+  return [path]
+
+
+def scored(
+  network: Network,
+  paths: Sequence[str],
+  *,
+  threads: int | None = None,
+  progress: sources.Progress | None = None,
+) -> Iterator[tuple[str, Float[np.ndarray, "N"] | ValueError]]:
+  """Yields each path with its image's scores scale · c, or with what is wrong with it, in order.
+
+  One batch is decoded while another is computed; more are never in memory.
+
+  Args:
+    network: as `load` returns it.
+    paths: image files.
+    threads: how many decode; None for one a core.
+    progress: wraps the reading; called like tqdm.
+  """
+  # A few images need not wait for a large batch; powers of two, so that few sizes are compiled.
+  size = min(network.batch_size, 1 << max(len(paths) - 1, 0).bit_length())
+  size += -size % network.mesh.shape["data"]
+  read = _in_order(lambda path: _read(network, path), paths, ahead=size, threads=threads)
+  shown: Iterable[Any] = read
+  if progress is not None:
+    shown = progress(read, total=len(paths), desc="predicting")
+  pairs = zip(paths, shown, strict=True)
+  try:
+    while part := list(itertools.islice(pairs, size)):
+      batch = np.zeros((size, *network.image_shape), np.uint8)
+      for row, (_, image) in enumerate(part):
+        if not isinstance(image, ValueError):
+          batch[row] = image
+      scores = network.score(batch)
+      for (path, image), row in zip(part, scores[: len(part)], strict=True):
+        if isinstance(image, ValueError):
+          yield path, image
+        elif np.isnan(row).any():
+          yield path, ValueError(f"{path} has a score that is nan")
+        else:
+          yield path, row
+  finally:
+    read.close()
+
+
+def _read(network: Network, path: str) -> UInt8[np.ndarray, "h w c"] | ValueError:
+  """Decodes an image as training did; returns the error of one that can't be used."""
+  height, width, channels = network.image_shape
+  try:
+    image = images.decode(path, image_size=network.image_size, channels=channels)
+  except ValueError as error:
+    return error
+  if image.shape[:2] != (height, width):
+    return ValueError(
+      f"{path} is {image.shape[0]} x {image.shape[1]} (height x width), but the run was trained on"
+      f" images of {height} x {width} with config.data.image_size none: expected that size"
+    )
+  return image
+
+
+def _in_order(
+  function: Callable[[str], Any], items: Iterable[str], *, ahead: int, threads: int | None
+) -> Iterator[Any]:
+  """Yields function(item) in the order of the items, with at most so many of them done ahead."""
+  pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
+  waiting: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
+  try:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def decide(scores: Float[np.ndarray, "N"], thresholds: Float[np.ndarray, "..."]) -> Decision:
+  """Compares the scores of one image with their thresholds; above is strictly above.
+
+  Args:
+    scores: scale · c, [N].
+    thresholds: one for all classes, [], or one a class, [N].
+
+  >>> decide(np.float32([2, 5, 4]), np.float32([3, 3, 1])).best
+  2
+  >>> decide(np.float32([2, 5, 4]), np.float32(4.5)).above
+  1
+  """
+  thresholds = np.broadcast_to(thresholds, scores.shape)
+  # In float64, as metrics.accuracy_at compares: there the difference of two float32 is not rounded
+  # to 0, nor is a threshold of more digits rounded to a score.
+  margins = scores.astype(np.float64) - thresholds
+  best = int(np.argmax(margins))
+  return Decision(best, scores[best], thresholds[best], int(np.sum(margins > 0)))
