@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")
-  thresholds = network.bias if args.threshold is None else np.float64(args.threshold)
+  thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)
   if args.threshold is None and network.loss.startswith("soft"):
     _say(
       f"{workdir} was trained with {network.loss!r}, and softmax learns no threshold: expect the"

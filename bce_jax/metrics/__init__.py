@@ -1,5 +1,12 @@
 """Measures of a classifier, each with a streaming half and a final half."""
 
+from bce_jax.metrics.counting import (
+  PairCounts,
+  merge_pair_counts,
+  pair_counts,
+  pair_counts_from_scores,
+  pair_scores,
+)
 from bce_jax.metrics.distributions import (
   Histogram,
   ScoreDistributions,
@@ -16,6 +23,7 @@ from bce_jax.metrics.geometry import (
   mean_and_std,
   merge_moments,
 )
+from bce_jax.metrics.identification import Identification, open_set_identification, rank_one
 from bce_jax.metrics.longtail import FEW, MANY, ShotAccuracy, shot_accuracy
 from bce_jax.metrics.uniform import (
   AccuracyAt,
@@ -28,17 +36,9 @@ from bce_jax.metrics.uniform import (
 )
 from bce_jax.metrics.verification import (
   FoldAccuracy,
-  Identification,
-  PairCounts,
   RocCurve,
   Verification,
   VerificationAt,
-  merge_pair_counts,
-  open_set_identification,
-  pair_counts,
-  pair_counts_from_scores,
-  pair_scores,
-  rank_one,
   roc,
   ten_fold_accuracy,
   verification,

@@ -117,7 +117,7 @@ def _write_embeddings(workdir: pathlib.Path, experiment: Experiment, seen: judgi
   dataset = experiment.dataset
   assert dataset.unseen is not None
   assert seen.embeddings is not None
-  arrays = {"features": seen.embeddings}
+  arrays: dict[str, Any] = {"features": seen.embeddings}
   if "verification_threshold" in seen.figures:  # with which it judges t = b/γ
     arrays |= {
       "bias": np.float64(seen.figures["bias"]),

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +88,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
   def init() -> Any:
     return model.init(jax.random.key(0), jnp.zeros((1, height, width, channels)), train=False)
 
-  like = {"params": {}, "batch_stats": {}} | dict(jax.eval_shape(init))
+  like: dict[str, Any] = {"params": {}, "batch_stats": {}, **jax.eval_shape(init)}
   layout = parallel.Layout(mesh, like)
   with checkpoint.existing(workdir, which, config.best_metric) as (checkpoints, step):
     params, batch_stats = checkpoints.network(step, layout.abstract)
@@ -206,7 +206,7 @@ def _read(network: Network, path: str) -> UInt8[np.ndarray, "h w c"] | ValueErro
 
 def _in_order(
   function: Callable[[str], Any], items: Iterable[str], *, ahead: int, threads: int | None
-) -> Iterator[Any]:
+) -> Generator[Any]:
   """Yields function(item) in the order of the items, with at most so many of them done ahead."""
   pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
   waiting: collections.deque[concurrent.futures.Future[Any]] = collections.deque()

@@ -127,7 +127,7 @@ def test_one_threshold_for_all_classes(run, folder, test_split, tmp_path, capsys
   named = [by_file[i]["label"] for i in range(360)]
   assert named == ["no idea" if k < 0 else str(k) for k in expected]
   written = np.array([by_file[i]["score"] for i in range(360)], np.float32)
-  np.testing.assert_allclose(written, scores.max(1), rtol=1e-5)
+  np.testing.assert_allclose(written, scores.max(1), rtol=1e-5, atol=1e-5)
   at = metrics.accuracy_at(scores, test_split.labels, threshold)
   right = np.mean((expected == test_split.labels) & (above == 1))
   assert right == pytest.approx(float(at.accepted_right), abs=1e-6)
@@ -151,7 +151,7 @@ def test_training_data_and_devices_may_be_others(run, test_split, tmp_path, caps
   decided = [predict.decide(row, network.bias) for row in network.score(padded)[:3]]
   assert [row["best"] for row in rows] == [str(found.best) for found in decided]
   scores = [float(row["score"]) for row in rows]
-  np.testing.assert_allclose(scores, [found.score for found in decided], rtol=1e-4)
+  np.testing.assert_allclose(scores, [found.score for found in decided], rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_used_costs_only_itself(run, tmp_path, monkeypatch, capsys):
@@ -178,6 +178,15 @@ def test_what_cannot_be_used_costs_only_itself(run, tmp_path, monkeypatch, capsy
   assert "3 images" in lines[3]
   assert "2 of 5 files can't be used" in lines[4]
   assert not (tmp_path / "labels.csv.tmp").exists()
+
+
+def test_softmax_learns_no_threshold(run, tmp_path, capsys):
+  save(tmp_path / "x.png", np.zeros((8, 8), np.uint8))
+  argv = [str(with_config(run, tmp_path, loss="soft-nd")), str(tmp_path / "x.png")]
+  assert cli.main(argv) == 0
+  assert "'soft-nd', and softmax learns no threshold" in capsys.readouterr().err
+  assert cli.main([*argv, "--threshold", "1"]) == 0
+  assert "softmax" not in capsys.readouterr().err
 
 
 def test_file_names_that_are_no_text(run, tmp_path, capsysbinary):

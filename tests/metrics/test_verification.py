@@ -72,7 +72,7 @@ class TestPairCounts:
     assert actual.thresholds.dtype == np.float32
 
   def test_tiles_hold_no_more_than_the_block(self, monkeypatch):
-    module = __import__("sys").modules["bce_jax.metrics.verification"]
+    module = __import__("sys").modules["bce_jax.metrics.counting"]
     seen, tile = [], module._tile
     monkeypatch.setattr(module, "_tile", lambda *a, **k: seen.append(tile(*a, **k)) or seen[-1])
     done = []

@@ -1,0 +1,154 @@
+"""Open-set identification: whom of a gallery does a probe show, if anybody?
+
+Nearest is by cosine. The matrix of probes and gallery is walked in tiles.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from bce_jax import checks
+from bce_jax.metrics import cosines
+
+
+class Identification(NamedTuple):
+  """What one fixed threshold makes of probes, some of which are strangers to the gallery.
+
+  Attributes:
+    identified: share of the probes with a mate in the gallery that are accepted and named right;
+      nan without such probes.
+    false_alarm: share of the probes without a mate that are accepted as somebody; nan without them.
+  """
+
+  identified: float
+  false_alarm: float
+
+
+def rank_one(
+  gallery: Float[ArrayLike, "n D"],
+  gallery_labels: Int[ArrayLike, "n"],
+  probes: Float[ArrayLike, "m D"],
+  probe_labels: Int[ArrayLike, "m"],
+  *,
+  block_size: int = cosines.BLOCK,
+) -> float:
+  """Closed-set identification: the share of probes whose nearest gallery item is of their identity.
+
+  Nearest by cosine. A tie with an item of another identity is wrong, whatever the order.
+
+  Args:
+    gallery: embeddings of known identities, not normalised, any floating dtype.
+    gallery_labels: their identities, any integers.
+    probes: embeddings to identify.
+    probe_labels: their identities, all of which must be in the gallery.
+    block_size: scores that exist at once.
+
+  Returns:
+    The share, in [0, 1].
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, values that are not finite, a probe without its identity
+      in the gallery, no probe, or inside a trace.
+
+  >>> rank_one([[1.0, 0.0], [0.0, 1.0]], [3, 8], [[2.0, 1.0], [3.0, 1.0]], [3, 8])
+  0.5
+  """
+  own, other = _own_and_other(gallery, gallery_labels, probes, probe_labels, block_size)
+  strangers = np.isneginf(own)
+  if strangers.any():
+    label = np.asarray(probe_labels)[strangers][0]
+    raise ValueError(
+      f"probe label {label} is not in the gallery ({strangers.sum()} of {len(own)} probes):"
+      " expected known identities only, or open_set_identification"
+    )
+  return float(np.mean(own > other))
+
+
+def open_set_identification(
+  gallery: Float[ArrayLike, "n D"],
+  gallery_labels: Int[ArrayLike, "n"],
+  probes: Float[ArrayLike, "m D"],
+  probe_labels: Int[ArrayLike, "m"],
+  *,
+  threshold: float,
+  block_size: int = cosines.BLOCK,
+) -> Identification:
+  """Open-set identification at one fixed threshold, with probes that are in no gallery.
+
+  A probe is accepted, and named after its nearest gallery item, when their cosine is > t.
+
+  Args:
+    gallery: embeddings of known identities, not normalised, any floating dtype.
+    gallery_labels: their identities, any integers.
+    probes: embeddings to identify or to refuse.
+    probe_labels: their identities; one that is not in the gallery is a stranger's.
+    threshold: t.
+    block_size: scores that exist at once.
+
+  Returns:
+    `Identification`. A tie with an item of another identity is wrong.
+
+  Raises:
+    ValueError: for wrong shapes or dtypes, values that are not finite, no probe, or inside a trace.
+
+  >>> probes, labels = [[2.0, 1.0], [3.0, 1.0], [1.0, 1.2]], [3, 5, 5]
+  >>> open_set_identification([[1.0, 0.0]], [3], probes, labels, threshold=0.8)
+  Identification(identified=1.0, false_alarm=0.5)
+  """
+  own, other = _own_and_other(gallery, gallery_labels, probes, probe_labels, block_size)
+  t = cosines.threshold(threshold, own.dtype)
+  known = ~np.isneginf(own)
+  named, alarmed = (own > other) & (own > t), other > t
+  return Identification(
+    float(np.mean(named[known])) if known.any() else math.nan,
+    float(np.mean(alarmed[~known])) if not known.all() else math.nan,
+  )
+
+
+@jax.jit
+def _best_of(probes: Array, gallery: Array, probe_ids: Array, ids: Array) -> tuple[Array, Array]:
+  """Each probe's best score of its own identity, and of the others; −inf where there is none."""
+  scores = jnp.matmul(probes, gallery.T, precision="highest")
+  same, there = probe_ids[:, None] == ids[None, :], (ids >= 0)[None, :]
+  own, other = (jnp.where(mask & there, scores, -jnp.inf) for mask in (same, ~same))
+  return jnp.max(own, -1), jnp.max(other, -1)
+
+
+def _own_and_other(
+  gallery: Any, gallery_labels: Any, probes: Any, probe_labels: Any, block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """`_best_of` of all probes, by tiles."""
+  side = math.isqrt(checks.integer("block_size", block_size, low=1))
+  items, unknown = cosines.unit_rows("gallery", gallery), cosines.unit_rows("probes", probes)
+  if items.shape[1] != unknown.shape[1]:
+    raise ValueError(
+      f"probes must have the gallery's dimension {items.shape[1]}, got {unknown.shape}"
+    )
+  if not len(items) or not len(unknown):
+    raise ValueError(f"expected a gallery and probes, got {len(items)} and {len(unknown)}")
+  labels = cosines.host("gallery_labels", gallery_labels, np.integer, items.shape[:1])
+  wanted = cosines.host("probe_labels", probe_labels, np.integer, unknown.shape[:1])
+  _, ids = np.unique(
+    np.concatenate([labels.astype(np.int64), wanted.astype(np.int64)]), return_inverse=True
+  )
+  ids = ids.astype(np.int32)
+  m, dtype = len(unknown), np.result_type(items, unknown)
+  item_ids, probe_ids = (
+    cosines.padded(ids[: len(labels)], side, -1),
+    cosines.padded(ids[len(labels) :], side, -2),
+  )
+  items, unknown = (cosines.padded(x.astype(dtype), side, 0.0) for x in (items, unknown))
+  best = np.full((2, len(unknown)), -np.inf, dtype)
+  rows, columns = (len(x) // -(-size // side) for x, size in ((unknown, m), (items, len(labels))))
+  for i in range(0, len(unknown), rows):
+    for j in range(0, len(items), columns):
+      a, b = slice(i, i + rows), slice(j, j + columns)
+      with cosines.precision(dtype):
+        found = _best_of(unknown[a], items[b], probe_ids[a], item_ids[b])
+      best[:, a] = np.maximum(best[:, a], np.asarray(found))
+  return best[0, :m], best[1, :m]
