@@ -69,4 +69,6 @@ class Embedding(nn.Module):
       axis_name=self.axis_name,
       param_dtype=self.param_dtype,
     )(name="norm", use_scale=False)
-    return norm(linear(features).astype(jnp.float32)), intermediates
+    wide = linear(features).astype(jnp.promote_types(self.dtype, jnp.float32))
+    embedding = norm(wide[:, None, None])[:, 0, 0]  # as of images of one pixel, for the groups
+    return embedding, intermediates

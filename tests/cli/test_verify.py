@@ -1,0 +1,113 @@
+"""bce-eval of embeddings: verification of anybody's."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bce_jax.cli import evaluate
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(40) // 5
+FEATURES = (RNG.normal(size=(8, 6))[LABELS] + 0.8 * RNG.normal(size=(40, 6))).astype(np.float32)
+PATHS = np.array([f"p{k}/p{k}_{j:04d}.jpg" for k in range(8) for j in range(1, 6)])
+
+
+@pytest.fixture
+def file(tmp_path):
+  def write(**arrays):
+    path = tmp_path / "embeddings.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+  return write
+
+
+def figures(capsys, *argv):
+  assert evaluate.main([*argv, "--json"]) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+def all_pairs():
+  unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
+  rows, columns = np.triu_indices(40, 1)
+  return (unit @ unit.T)[rows, columns], LABELS[rows] == LABELS[columns]
+
+
+@pytest.mark.parametrize("labels", [LABELS, PATHS.astype("U2"), LABELS + 0.0, LABELS[:, None]])
+def test_all_pairs_by_labels_of_any_kind(file, capsys, labels):
+  found = figures(capsys, file(features=FEATURES, labels=labels), "--threshold=0.3")
+  scores, same = all_pairs()
+  assert found["verification_genuine_pairs"] == same.sum()
+  assert found["verification_auc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-6)
+  accepted = scores > 0.3
+  assert found["verification_true_accept_at_threshold"] == pytest.approx(accepted[same].mean())
+  assert found["verification_false_accept_at_threshold"] == pytest.approx(accepted[~same].mean())
+  first = np.arange(0, 40, 5)
+  probes = np.setdiff1d(np.arange(40), first)
+  unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
+  right = np.argmax(unit[probes] @ unit[first].T, axis=1) == LABELS[probes]
+  assert found["verification_rank_one"] == pytest.approx(right.mean())
+
+
+def test_bias_and_scale_of_the_file_are_a_threshold(file, capsys):
+  path = file(features=FEATURES, labels=LABELS, bias=np.float32(4.8), scale=np.array([16]))
+  assert figures(capsys, path)["verification_threshold"] == pytest.approx(0.3)
+  assert figures(capsys, path, "--threshold=-0.1")["verification_threshold"] == -0.1
+
+
+def test_a_list_of_pairs_finds_its_images_by_path(file, capsys, tmp_path):
+  order = RNG.permutation(40)
+  path = file(features=FEATURES[order], paths=PATHS[order])
+  lines = ["path1,path2,same,fold"]
+  pairs = [RNG.choice(40, 2, replace=False) for _ in range(60)]
+  pairs += [(5 * k, 5 * k + 1) for k in range(8)]
+  for n, (i, j) in enumerate(pairs):
+    a, b = PATHS[i].replace(".jpg", ".png"), PATHS[j]
+    lines.append(f"{a},{b},{int(LABELS[i] == LABELS[j])},{n % 4}")
+  (tmp_path / "pairs.csv").write_text("\n".join(lines))
+  found = figures(capsys, path, f"--pairs={tmp_path / 'pairs.csv'}")
+  unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
+  scores = np.array([unit[i] @ unit[j] for i, j in pairs])
+  same = np.array([LABELS[i] == LABELS[j] for i, j in pairs])
+  assert found["verification_auc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-6)
+  assert 0.5 < found["verification_fold_accuracy"] <= 1
+
+
+def test_table_and_picture(file, capsys, tmp_path):
+  path = file(features=FEATURES, labels=LABELS)
+  assert evaluate.main([path, "--threshold=0.3", f"--plot={tmp_path / 'roc.png'}"]) == 0
+  out = capsys.readouterr().out
+  assert "EER    equal error rate" in out
+  assert "one threshold, t = 0.3: TAR" in out
+  assert (tmp_path / "roc.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  ("arrays", "argv", "message"),
+  [
+    ({"features": FEATURES}, [], "has no 'labels'"),
+    ({"features": FEATURES, "paths": PATHS}, [], "has no 'labels' (or give --pairs)"),
+    ({"features": FEATURES, "labels": LABELS[:9]}, [], "has shape (9,): expected (40,)"),
+    ({"features": FEATURES[0], "labels": LABELS}, [], "has shape (6,): expected [samples, D]"),
+    ({"features": FEATURES, "labels": LABELS + 0.5}, [], "expected whole numbers or text"),
+    ({"features": FEATURES * np.nan, "labels": LABELS}, [], "40 of 40 rows hold nan"),
+    ({"features": FEATURES, "labels": np.arange(40)}, [], "no pair of the 40 embeddings is of one"),
+    ({"features": FEATURES, "labels": LABELS * 0}, [], "no pair of the 40 embeddings is of two"),
+    ({"features": FEATURES, "labels": LABELS}, ["--bias=1"], "--bias is of scores"),
+    ({"features": FEATURES, "labels": LABELS}, ["--pairs=x"], "expected 'paths' in"),
+    ({"features": FEATURES, "paths": PATHS}, ["--pairs=nowhere"], "cannot be read as a list"),
+    ({"logits": FEATURES, "labels": LABELS % 6}, ["--pairs=x"], "--pairs is of features"),
+    (
+      {"features": FEATURES, "labels": LABELS, "bias": LABELS, "scale": 2.0},
+      [],
+      "expected one number",
+    ),
+  ],
+)
+def test_bad_files_are_told_in_one_line(file, capsys, arrays, argv, message):
+  assert evaluate.main([file(**arrays), *argv]) == 2
+  err = capsys.readouterr().err
+  assert message in err
+  assert err.count("\n") == 1
