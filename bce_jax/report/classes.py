@@ -12,7 +12,7 @@ from bce_jax.report.comparison import Group
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots
-from bce_jax.report.svg import COLOURS, GRID, INK, new_figure
+from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure
 
 _NAMED = 12  # classes up to which an axis names each
 
@@ -21,10 +21,9 @@ def section(groups: Sequence[Group]) -> Section:
   """Accuracy of each class, ordered by its training images."""
   judged = [(group, run.evidence) for group in groups for run in group.runs[:1] if run.evidence]
   plots = [_accuracy(judged)] if judged else []
-  lead = (
-    "Classes from the most to the fewest training images. Many-shot classes have more than"
-    f" {MANY}, few-shot ones fewer than {FEW}."
-  )
+  lead = "Classes from the most to the fewest training images."
+  if judged and len(_by_shots(judged[0][1])) > 1:
+    lead += f" Many-shot classes have more than {MANY}, few-shot ones fewer than {FEW}."
   return Section("Classes", lead, [plot for plot in plots if plot is not None])
 
 
@@ -56,7 +55,7 @@ def class_accuracy(evidence: Evidence) -> np.ndarray:
 def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   _, first = judged[0]
   classes = order(first)
-  figure = new_figure(5.6, 3.4)
+  figure = new_figure(5.2, 3.4)
   axis = figure.subplots()
   places = np.arange(len(classes))
   same = [(g, e) for g, e in judged if e.class_names == first.class_names]
@@ -74,21 +73,20 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   _name_classes(axis, [first.class_names[c] for c in classes])
   axis.set_ylabel("judged right, %")
   axis.set_ylim(0, 104)
-  counts = axis.twinx()
-  counts.plot(places, first.train_counts[classes], ":", color=COLOURS[6], linewidth=1.2)
-  counts.set_ylabel("training images (dotted)")
-  counts.set_ylim(bottom=0)
-  counts.grid(False)
-  counts.spines["right"].set_visible(True)
+  numbers = first.train_counts[classes]
+  if numbers.max() > 1.25 * numbers.min():  # else nothing is to be seen in it
+    counts = axis.twinx()
+    counts.plot(places, numbers, ":", color=INK, linewidth=1.2)
+    counts.set_ylabel("training images (dotted)")
+    counts.set_ylim(0, 1.04 * numbers.max())
+    counts.grid(False)
+    counts.spines["right"].set_visible(True)
   if len(same) > 1:
-    axis.legend(loc="lower left")
-  shares = class_accuracy(first)[classes]
-  low, high = int(np.nanargmin(shares)), int(np.nanargmax(shares))
-  text = (
-    f"{len(classes)} classes; of {same[0][0].label if len(same) > 1 else 'them'} the best is"
-    f" {first.class_names[classes[high]]} with {100 * shares[high]:.1f} %, the worst"
-    f" {first.class_names[classes[low]]} with {100 * shares[low]:.1f} %."
-  )
+    add_legend(figure, axis)
+  text = f"{len(classes)} classes. "
+  if len(same) > 1:
+    text += f"Of {same[0][0].label}: "
+  text += _ends(class_accuracy(first)[classes], [first.class_names[c] for c in classes])
   shots = _by_shots(first)
   if len(shots) > 1:
     text += f" Mean over the images: {', '.join(f'{name} {x:.1f} %' for name, x in shots)}."
@@ -101,6 +99,16 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   ]
   table = Table(["class", "training images", "test images", *names], rows)
   return Plot("Accuracy of each class", figure, text, table)
+
+
+def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
+  """The best and the worst class in words; where several are so, how many."""
+  told = []
+  for what, end in (("best", shares.max()), ("worst", shares.min())):
+    found = np.flatnonzero(shares == end)
+    who = names[found[0]] if len(found) == 1 else f"{len(found)} classes"
+    told.append(f"{what} {who} with {100 * end:.1f} %")
+  return f"{', '.join(told)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
 
 
 def _by_shots(evidence: Evidence) -> list[tuple[str, float]]:
@@ -124,7 +132,7 @@ def _bands(axis: Any, counts: np.ndarray) -> None:
     return
   for k, (name, start, stop) in enumerate(bands):
     if k % 2:
-      axis.axvspan(start - 0.5, stop - 0.5, color=GRID, alpha=0.2, linewidth=0)
+      axis.axvspan(start - 0.5, stop - 0.5, color=GRID, alpha=0.2, linewidth=0, zorder=0)
     axis.text(
       (start + stop - 1) / 2, 1.0, name, ha="center", va="bottom", color=INK,
       transform=axis.get_xaxis_transform(), fontsize=8.5,
@@ -140,6 +148,7 @@ def _name_classes(axis: Any, names: Sequence[str]) -> None:
       range(len(names)), short, rotation=40 if turned else 0, ha="right" if turned else "center"
     )
   else:
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("class, from the most to the fewest training images")
 
 
@@ -177,7 +186,7 @@ def bias_plot(evidence: Evidence) -> Plot | None:
   axis.plot(places, values, color=INK, drawstyle="steps-mid", label="bias b", linewidth=1.3)
   _name_classes(axis, [evidence.class_names[c] for c in classes])
   axis.set_ylabel("score on scale · c")
-  figure.legend(loc="outside upper center", ncols=4)
+  add_legend(figure, axis)
   shape = "one bias for all classes" if not bias.ndim else "a bias of its own for each class"
   text = (
     f"For each class the mean and the whole range of its scores, and {shape}. Positives: images of"
@@ -221,7 +230,7 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   _bands(axes[0], first.train_counts[classes])
   _name_classes(axes[-1], [first.class_names[c] for c in classes])
   if len(measured) > 1:
-    axes[0].legend()
+    add_legend(figure, axes[0])
   rows = [
     [first.class_names[c]] + [float(getattr(e, kind)[c]) for _, e in measured for kind in kinds]
     for c in classes
@@ -236,6 +245,7 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
     f"{name} {np.nanmean(getattr(first, kind)[classes]):.1f}"
     for name, kind in zip(named, kinds, strict=True)
   )
-  text = f"Of each class, ordered by training images. Mean of {measured[0][0].label}: {means}."
+  of = f" of {measured[0][0].label}" if len(measured) > 1 else ""
+  text = f"Of each class, ordered by training images. Mean{of}: {means}."
   table = Table(["class", *headings], rows)
   return Plot("Compactness and separability of each class", figure, text, table)

@@ -70,7 +70,9 @@ class Group(NamedTuple):
   def label(self) -> str:
     """What tells it from other groups, short; the folder's name where nothing does."""
     words = [
-      str(value) if key in ("config", "loss", "objective.name") else f"{key.split('.')[-1]} {value}"
+      _word(value)
+      if key in ("config", "loss", "objective.name")
+      else f"{key.split('.')[-1]} {_word(value)}"
       for key, value in self.settings.items()
     ]
     return ", ".join(words) or self.runs[0].name or "run"
@@ -83,6 +85,10 @@ class Group(NamedTuple):
       return math.nan, math.nan
     spread = statistics.stdev(numbers) if len(numbers) > 1 else math.nan
     return statistics.fmean(numbers), spread
+
+
+def _word(value: Any) -> str:
+  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot
-from bce_jax.report.svg import COLOURS, new_figure
+from bce_jax.report.svg import COLOURS, add_legend, new_figure
 
 METHODS = ("tsne", "pca")
 _MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
@@ -41,17 +41,24 @@ def feature_map(
 
 
 def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
-  """Draws the map of a run's test features, a colour a class; None without features."""
+  """Draws the map of a run's test features, a colour a class; None without features.
+
+  Args:
+    evidence: of the run.
+    label: tells the run from others; may be empty.
+    method: as of `feature_map`.
+  """
   if len(evidence.map_features) < 3:
     return None
   places, how = feature_map(evidence.map_features, method=method)
   figure = new_figure(4.6, 4.0)
   axis = figure.subplots()
   shown = np.unique(evidence.map_labels)
+  size = 2.6 if len(places) > 200 else 4.5
   for k, c in enumerate(sorted(shown, key=lambda c: -evidence.train_counts[c])):
     own = evidence.map_labels == c
     axis.plot(
-      *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=2.6, alpha=0.8,
+      *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=size, alpha=0.8,
       markeredgewidth=0, label=_short(evidence.class_names[c]),
     )  # fmt: skip
   axis.set_xticks([])
@@ -59,12 +66,12 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   axis.grid(False)
   for spine in axis.spines.values():
     spine.set_visible(False)
-  figure.legend(loc="outside lower center", ncols=5, markerscale=2.5, handletextpad=0.1)
+  add_legend(figure, axis, markerscale=6.5 / size, handletextpad=0.1)
   what = f"{len(places)} test images of {len(shown)} classes"
   if len(shown) < len(evidence.class_names):
     what += ", spread evenly from the most to the fewest training images"
-  text = f"{how} of the directions of the features of {what}. {label}"
-  return Plot("Map of features", figure, text.strip())
+  text = f"{how} of the directions of the features of {what}."
+  return Plot(f"Map of features{': ' if label else ''}{label}", figure, text)
 
 
 def _short(name: str) -> str:

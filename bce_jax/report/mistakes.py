@@ -14,7 +14,12 @@ _CLASSES = 10
 
 
 def plot(evidence: Evidence, label: str) -> Plot | None:
-  """Draws which classes the worst ones are taken for; None where all is right or not known."""
+  """Draws which classes the worst ones are taken for; None where all is right or not known.
+
+  Args:
+    evidence: of the run.
+    label: tells the run from others; may be empty.
+  """
   if evidence.predicted is None or evidence.right.all():
     return None
   rows = worst_classes(evidence)
@@ -25,20 +30,23 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   # The worst classes themselves, and what they are taken for most.
   totals = confusion.sum(axis=0)
   columns = [*rows, *[c for c in np.argsort(-totals, kind="stable") if c not in rows and totals[c]]]
-  columns = columns[: max(_CLASSES, len(rows)) + 2]
+  columns = columns[:_CLASSES]
   shares = 100 * confusion / confusion.sum(axis=1, keepdims=True)
   shown = shares[:, columns]
-  figure = new_figure(0.42 * len(columns) + 1.8, 0.34 * len(rows) + 1.4)
+  figure = new_figure(0.35 * len(columns) + 1.7, 0.34 * len(rows) + 1.4)
   axis = figure.subplots()
   axis.grid(False)
   for (i, j), value in np.ndenumerate(shown):
     if value > 0:
       axis.add_patch(_square(i, j, float(value), int(rows[i]) == int(columns[j])))
-      axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=INK)
+      axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
   axis.set_xlim(-0.5, len(columns) - 0.5)
   axis.set_ylim(len(rows) - 0.5, -0.5)
   names = [_short(evidence.class_names[c]) for c in columns]
-  axis.set_xticks(range(len(columns)), names, rotation=45, ha="right")
+  turned = max(map(len, names)) > 3
+  axis.set_xticks(
+    range(len(columns)), names, rotation=45 if turned else 0, ha="right" if turned else "center"
+  )
   axis.set_yticks(range(len(rows)), names[: len(rows)])
   axis.set_xlabel("judged as")
   axis.set_ylabel("class")
@@ -48,7 +56,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   text = (
     f"In % of each class' test images, of the {len(rows)} classes judged worst. The worst is"
     f" {evidence.class_names[worst]}: {right:.0f} % right, taken for {evidence.class_names[other]}"
-    f" most often ({shares[0, other]:.0f} %). {label}"
+    f" most often ({shares[0, other]:.0f} %)."
   )
   table = Table(
     ["class", "judged as", "images", "% of the class"],
@@ -59,7 +67,8 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
       if confusion[k, j]
     ],
   )
-  return Plot("What the worst classes are taken for", figure, text.strip(), table)
+  title = f"What the worst classes are taken for{': ' if label else ''}{label}"
+  return Plot(title, figure, text, table)
 
 
 def worst_classes(evidence: Evidence) -> np.ndarray:
@@ -84,15 +93,17 @@ def examples(evidence: Evidence) -> str:
     for image, row in zip(evidence.example_images, evidence.example_rows, strict=True):
       if evidence.labels[row] != c:
         continue
-      taken = "a tie"
-      if evidence.predicted is not None and evidence.predicted[row] != c:
-        taken = html.escape(evidence.class_names[evidence.predicted[row]])
-      alt = f"test image {row}, a {name}, judged as {taken}"
+      said, taken = "judged wrong", ""
+      if evidence.predicted is not None:
+        other = evidence.predicted[row]
+        said = "as high for another class" if other == c else "judged as "
+        taken = "" if other == c else html.escape(evidence.class_names[other])
+      alt = f"test image {row} of class {name}, {said}{taken}"
       items.append(
-        f'<li><img src="{_data_url(image)}" alt="{alt}"><span>judged as <b>{taken}</b></span></li>'
+        f'<li><img src="{_data_url(image)}" alt="{alt}"><span>{said}<b>{taken}</b></span></li>'
       )
-    parts.append(f"<h4>{name}</h4><ul class='examples'>{''.join(items)}</ul>")
-  return "".join(parts)
+    parts.append(f"<div><h4>{name}</h4><ul class='examples'>{''.join(items)}</ul></div>")
+  return f"<div class='wrong'>{''.join(parts)}</div>"
 
 
 def _data_url(image: np.ndarray) -> str:

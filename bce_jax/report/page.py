@@ -12,7 +12,7 @@ import bce_jax
 from bce_jax.report import classes, features, mistakes, progress, scores, studies, verification
 from bce_jax.report.comparison import SEED, SHOTS, Group, Run, columns_of, grouped, setting_names
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
-from bce_jax.report.svg import inline, new_figure, style
+from bce_jax.report.svg import add_legend, inline, new_figure, style
 
 FILE = "report.html"
 _MOST = 6  # groups of runs that a plot each is drawn for
@@ -131,7 +131,7 @@ def _figure(name: str, plot: Plot) -> str:
   table = ""
   if plot.table is not None and plot.table.rows:
     table = (
-      f"<details><summary>Table<span hidden> of {title}</span></summary>"
+      f"<details><summary>Table<span class='unseen'> of {title}</span></summary>"
       f"{_table(plot.table, f'Numbers behind “{title}”')}</details>"
     )
   caption = f"<figcaption>{html.escape(plot.description)}</figcaption>"
@@ -236,17 +236,18 @@ def _study(groups: Sequence[Group]) -> Section:
   ]  # fmt: skip
   table = Table(["setting", "A_SW, %", "±", "A_Uni, %", "±", "runs"], rows)
   for key in studies.varied_numbers(groups):
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(5.2, 4.2)
     axis = figure.subplots()
     studies.draw_curves(axis, groups, key)
     if not axis.lines:
       continue
+    add_legend(figure, axis)
     axis.set_ylabel("test images judged right, %")
     name = "the scale γ" if key == "scale" else key
     text = f"Test accuracy by arg max (A_SW) and by one threshold (A_Uni) over {name}."
     plots.append(Plot(f"Accuracy over {name}", figure, text, table))
   if not plots and len(groups) > 1:
-    figure = new_figure(6.4, 3.8)
+    figure = new_figure(5.2, 3.8)
     studies.draw_bars(figure.subplots(), groups)
     text = "Final accuracies of the test split; the bars' lines are deviations over seeds."
     plots.append(Plot("Accuracies", figure, text, table))
@@ -254,6 +255,7 @@ def _study(groups: Sequence[Group]) -> Section:
   axis = figure.subplots()
   studies.draw_threshold_against_bias(axis, groups)
   if axis.lines:
+    add_legend(figure, axis)
     text = (
       "Each mark is a run. On the dotted diagonal the learned bias is the best threshold; vertical"
       " lines are all thresholds that are as good."
@@ -274,7 +276,7 @@ def _features(groups: Sequence[Group], method: str) -> Section:
   for group in groups[:_MOST]:
     run = group.runs[0]
     if run.evidence is not None:
-      label = f"Of {group.label}." if len(groups) > 1 else ""
+      label = group.label if len(groups) > 1 else ""
       plots.append(features.plot(run.evidence, label, method=method))
   lead = "Each point is a test image; classes that lie apart are easy to tell apart."
   return Section("Features", lead, [plot for plot in plots if plot is not None])
@@ -285,7 +287,7 @@ def _mistakes(groups: Sequence[Group]) -> Section:
   for group in groups[:_MOST]:
     evidence = group.runs[0].evidence
     if evidence is not None:
-      label = f"Of {group.label}." if len(groups) > 1 else ""
+      label = group.label if len(groups) > 1 else ""
       plots.append(mistakes.plot(evidence, label))
   first = groups[0].runs[0].evidence
   if first is not None and len(groups) == 1:

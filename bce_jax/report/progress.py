@@ -6,7 +6,7 @@ from typing import Any
 
 from bce_jax.report.comparison import Group
 from bce_jax.report.plot import Plot, Section, Table
-from bce_jax.report.svg import COLOURS, add_legend, new_figure
+from bce_jax.report.svg import COLOURS, add_legend, new_figure, plain_log
 
 ACCURACIES = (
   ("sample_wise_accuracy", "A_SW", "-"),
@@ -17,6 +17,7 @@ ACCURACIES = (
 _STYLES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}
 _THRESHOLDS = (("bias", "bias b", "-"), ("threshold", "best threshold t*", "--"))
 GEOMETRY = ("compactness", "separability", "classifier_separability")
+_BANDS, _NAMED = 6, 6  # of more runs no bands are drawn; of more groups no last values are told
 COSINES = (("positive_cosine", "own class", "-"), ("negative_cosine", "other classes", "--"))
 
 
@@ -39,7 +40,10 @@ def section(groups: Sequence[Group]) -> Section:
       ACCURACIES if len(groups) == 1 else ACCURACIES[:1] + ACCURACIES[2:3],
       "judged",
       "Exact accuracies after each evaluation: arg max (A_SW), a threshold a class (A_CW), one"
-      " threshold for all (A_Uni), and the learned bias as that threshold.",
+      " threshold for all (A_Uni), and the learned bias as that threshold."
+      if len(groups) == 1
+      else "Exact accuracies after each evaluation: arg max (A_SW), and one threshold for all"
+      " (A_Uni).",
       factor=100,
     ),
     _bias_and_threshold(groups),
@@ -61,8 +65,10 @@ def section(groups: Sequence[Group]) -> Section:
       " Where both near 1 the contrast has collapsed.",
     ),
   ]
-  lead = f"{_split(groups)} Lines of one colour are runs that differ by their seed only."
-  return Section("Training", lead, [plot for plot in plots if plot is not None])
+  lead = _split(groups)
+  if any(len(group.runs) > 1 for group in groups):
+    lead += " Lines of one colour are runs that differ by their seed only."
+  return Section("Training", lead.strip(), [plot for plot in plots if plot is not None])
 
 
 def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
@@ -73,6 +79,8 @@ def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
     "100 × (1 − mean cosine to the other classes' means).",
     "100 × (1 − mean cosine to the other rows of the classifier).",
   )
+  few = sum(len(group.runs) for group in groups) <= _BANDS
+  spread = "; the band is their standard deviation" if few else ""
   plots = [
     _over_epochs(
       groups,
@@ -80,7 +88,7 @@ def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
       title.lower(),
       ((name, "", "-"),),
       "judged",
-      f"{text} Mean over classes; the band is their standard deviation.",
+      f"{text} Mean over classes{spread}.",
       band=f"{name}_std",
     )
     for name, title, text in zip(GEOMETRY, titles, words, strict=True)
@@ -124,7 +132,7 @@ def _over_epochs(
   """Lines over epochs, one colour a group, or a name where there is one group; None without any."""
   figure = new_figure()
   axis = figure.subplots()
-  several, bands = len(groups) > 1, sum(len(group.runs) for group in groups) <= 6
+  several, bands = len(groups) > 1, sum(len(group.runs) for group in groups) <= _BANDS
   ends: dict[tuple[str, str], list[float]] = {}
   for k, group in enumerate(groups):
     for j, (name, what, style) in enumerate(names):
@@ -142,29 +150,49 @@ def _over_epochs(
         _, spread = _points(run.records, split, band or "")
         if bands and len(spread) == len(y):
           limits = [[v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1)]
-          axis.fill_between(x, *limits, color=colour, alpha=0.15, linewidth=0)
+          _band(axis, x, *limits, colour)
   if not ends:
     return None
-  axis.set_xlabel("epoch")
+  _epoch_axis(axis)
   axis.set_ylabel(unit)
   values = [v for line in axis.get_lines() for v in line.get_ydata()]
   if log and min(values) > 0 and max(values) > 10 * min(values):
     axis.set_yscale("log")
+    plain_log(axis.yaxis)
   add_legend(figure, axis)
   if several and len(names) > 1:
-    text += f" {'; '.join(f'{_STYLES[style]}: {what}' for _, what, style in names)}."
+    drawn = ", ".join(f"{_STYLES[style]} {what}" for _, what, style in names)
+    text += f" {drawn[:1].upper()}{drawn[1:]}."
   table = _table(groups, [(name, what or unit) for name, what, _ in names], split, factor)
-  return Plot(title, figure, f"{text} At the end: {_said(ends)}.", table)
+  return Plot(title, figure, f"{text} {_said(groups, ends)}", table)
 
 
-def _said(ends: Mapping[tuple[str, str], Sequence[float]]) -> str:
+def _band(axis: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], c: str):
+  """Between two lines; at a single place a line."""
+  if len(x) == 1:
+    axis.vlines(x, low, high, color=c, alpha=0.3, linewidth=4)
+  else:
+    axis.fill_between(x, low, high, color=c, alpha=0.15, linewidth=0)
+
+
+def _epoch_axis(axis: Any) -> None:
+  """Whole epochs, where there are some; from 0 where all lies at one of them."""
+  axis.set_xlabel("epoch")
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  places = {float(x) for line in axis.get_lines() for x in line.get_xdata()}
+  if len(places) == 1:
+    axis.set_xlim(0, 1.2 * max(*places, 1.0))
+
+
+def _said(groups: Sequence[Group], ends: Mapping[tuple[str, str], Sequence[float]]) -> str:
   """Last values in words; of several runs their mean."""
-  told = [
-    " ".join(word for word in (*key, f"{sum(values) / len(values):.4g}") if word)
-    for key, values in ends.items()
-  ]
-  more = f"; and {len(told) - 8} more in the table" if len(told) > 8 else ""
-  return "; ".join(told[:8]) + more
+  told: dict[str, list[str]] = {}
+  for (label, what), values in ends.items():
+    told.setdefault(label, []).append(f"{what} {sum(values) / len(values):.4g}".strip())
+  words = [f"{label}{': ' if label else ''}{', '.join(said)}" for label, said in told.items()]
+  more = f"; and {len(words) - _NAMED} more in the table" if len(words) > _NAMED else ""
+  mean = ", mean over the runs of a setting" if any(len(g.runs) > 1 for g in groups) else ""
+  return f"At the end{mean}: {'; '.join(words[:_NAMED])}{more}."
 
 
 def _table(
@@ -205,14 +233,14 @@ def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
       x, low = _points(run.records, "judged", "threshold_low")
       _, high = _points(run.records, "judged", "threshold_high")
       if runs == 1 and len(low) == len(high):
-        axis.fill_between(x, low, high, color=colours[1], alpha=0.15, linewidth=0)
+        _band(axis, x, low, high, colours[1])
   if not ends:
     return None
-  axis.set_xlabel("epoch")
+  _epoch_axis(axis)
   axis.set_ylabel("on scale · c")
   add_legend(figure, axis)
   text = "The learned bias (solid) and the threshold that would have been best (dashed)"
   text += "; the band is all thresholds as good." if runs == 1 else "."
-  text += f" At the end: {_said(ends)}."
+  text += f" {_said(groups, ends)}"
   names = [("bias", "b"), ("threshold", "t*"), ("threshold_low", "from"), ("threshold_high", "to")]
   return Plot("Bias and best threshold", figure, text, _table(groups, names, "judged", 1))

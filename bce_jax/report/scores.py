@@ -66,12 +66,14 @@ def _distributions(evidence: Evidence, figures: Mapping[str, Any], label: str) -
   known = None if None in interval else interval
   draw_distributions(axis, scores, bias=bias, threshold=threshold, interval=known)
   axis.set_xlabel(unit)
+  add_legend(figure, axis)
   positive, negative = (_quantiles(h) for h in (scores.positive, scores.negative))
   hardest = _quantiles(scores.hardest_negative)
   best = "there is none" if threshold is None or math.isnan(threshold) else f"{threshold:.3g}"
+  learned = "each class' own bias is at 0" if evidence.bias.ndim else f"learned bias {bias:.3g}"
   text = (
     f"Half of the positive scores lie above {positive[3]:.3g}, and half of the images' hardest"
-    f" negatives above {hardest[3]:.3g}; learned bias {bias:.3g}, best threshold {best}."
+    f" negatives above {hardest[3]:.3g}; {learned}, best threshold {best}."
   )
   marks = ("least", "1 %", "10 %", "50 %", "90 %", "99 %", "largest")
   rows = [
@@ -119,8 +121,8 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
     rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
     figures = run.figures
     said.append(
-      f"{'' if alone else group.label + ': '}best {percent(figures['uniform_accuracy'])}, at the"
-      f" bias {percent(figures['uniform_accuracy_at_bias'])}, arg max"
+      f"{'' if alone else group.label + ': '}{percent(figures['uniform_accuracy'])} at the best,"
+      f" {percent(figures['uniform_accuracy_at_bias'])} at the bias, and by arg max"
       f" {percent(figures['sample_wise_accuracy'])}"
     )
     if alone:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bce_jax.report.comparison import Group, Run, columns_of, grouped, setting_names
-from bce_jax.report.svg import COLOURS, GRID, INK
+from bce_jax.report.svg import COLOURS, GRID, INK, add_legend
 
 ACCURACIES = (
   ("sample_wise_accuracy", "o-", "A_SW"),
@@ -64,8 +64,7 @@ def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
       continue
     x = [float(group.settings[key]) for group in members]
     seen += x
-    words = ("config", "loss", "objective.name")
-    named = ", ".join(str(v) if k in words else f"{k.split('.')[-1]} {v}" for k, v in others)
+    named = Group(dict(others), []).label if others else ""
     for name, style, what in ACCURACIES:
       points = [group.mean_and_std(name) for group in members]
       y, spread = ([100 * p[k] for p in points] for k in (0, 1))
@@ -94,12 +93,18 @@ def draw_bars(axis: Any, groups: Sequence[Group]) -> None:
     error = None if all(map(math.isnan, spread)) else spread
     colour = COLOURS[k % len(COLOURS)]
     axis.bar(x, y, width * 0.92, yerr=error, capsize=3, label=group.label, color=colour)
-  axis.set_xticks(range(len(shown)), [heading for _, heading, _ in shown])
+  turned = len(shown) > 4
+  axis.set_xticks(
+    range(len(shown)),
+    [heading for _, heading, _ in shown],
+    rotation=30 if turned else 0,
+    ha="right" if turned else "center",
+  )
   axis.set_ylabel("test images judged right, %")
   axis.set_ylim(0, 100)
   axis.grid(axis="y", alpha=0.3)
   axis.set_axisbelow(True)
-  axis.figure.legend(loc="outside lower center", ncols=min(len(groups), 4), fontsize="small")
+  add_legend(axis.figure, axis)
 
 
 def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
@@ -120,13 +125,20 @@ def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
     for bias, _, low, high in points:
       if _finite(low) and _finite(high):
         axis.plot([bias, bias], [low, high], color=COLOURS[k % 7], alpha=0.5, linewidth=1)
+        ends += [low, high]
     x, y = [p[0] for p in points], [p[1] for p in points]
     ends += [*x, *y]
     marker = "osD^v<>P"[k // 7 % 8]
     axis.plot(x, y, marker, color=COLOURS[k % 7], markersize=5, label=group.label)
   if not ends:
     return
-  axis.axline((0.0, 0.0), slope=1, color=INK, linewidth=0.8, linestyle=":", label="t* = b")
+  # Both axes over the same numbers, so that the diagonal is seen wherever the marks are.
+  low, high = min(ends), max(ends)
+  margin = 0.05 * (high - low) or 1.0
+  limits = (low - margin, high + margin)
+  axis.plot(limits, limits, color=INK, linewidth=0.8, linestyle=":", label="t* = b")
+  axis.set_xlim(limits)
+  axis.set_ylim(limits)
   axis.set_xlabel("learned bias b")
   axis.set_ylabel("best threshold t* and its interval")
   axis.grid(color=GRID, alpha=0.3)

@@ -3,7 +3,9 @@
 import contextlib
 import html
 import io
+import math
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +40,7 @@ _SETTINGS: dict[Any, Any] = {
   "axes.axisbelow": True,
   "legend.frameon": False,
   "legend.fontsize": 8.5,
+  "legend.handlelength": 2.6,  # room for a dash-dotted line
   "lines.linewidth": 1.6,
 }
 
@@ -58,14 +61,37 @@ def new_figure(width: float = 4.6, height: float = 3.2) -> Any:
   return Figure(figsize=(width, height), layout="constrained")
 
 
-def add_legend(figure: Any, axis: Any) -> None:
-  """Names what is drawn: inside the axes where there is room, below them where there is much."""
+def add_legend(figure: Any, axis: Any, **options: Any) -> None:
+  """Names what is drawn, below the axes, where it hides nothing; in place of their own legend.
+
+  Args:
+    figure: of matplotlib.
+    axis: one of its axes.
+    **options: of matplotlib's legend.
+  """
+  if axis.get_legend() is not None:
+    axis.get_legend().remove()
   handles, labels = axis.get_legend_handles_labels()
-  if len(labels) > 4 or sum(map(len, labels)) > 70:
-    columns = 1 if max(map(len, labels)) > 28 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-  elif labels:
-    axis.legend()
+  if not labels:
+    return
+  points = 72 * figure.get_figwidth() - 12
+  labels = [textwrap.fill(label, int((points - 42) / 5)) for label in labels]
+  longest = max(len(line) for label in labels for line in label.split("\n"))
+  columns = max(1, min(len(labels), int(points / (5 * longest + 42))))  # 5 points a letter
+  # Beyond two lines the figure grows, not the axes shrink.
+  lines = math.ceil(len(labels) / columns) * (1 + max(label.count("\n") for label in labels))
+  figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))
+  figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
+
+
+def plain_log(axis: Any) -> None:
+  """Numbers along a logarithmic matplotlib axis as 0.01, not as powers in small type."""
+  from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+  low, high = sorted(axis.get_view_interval())
+  axis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
+  axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+  axis.set_minor_formatter(NullFormatter())
 
 
 def inline(figure: Any, name: str, title: str, description: str) -> str:

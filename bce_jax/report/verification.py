@@ -8,7 +8,7 @@ import numpy as np
 from bce_jax.report.comparison import Group, Run
 from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain_log
 
 _MOST = 6
 
@@ -53,6 +53,7 @@ def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any
   if left.get_legend_handles_labels()[0]:
     left.legend(loc="lower right")
   _draw_errors(right, points, figures)
+  right.legend()
   figure.suptitle(title)
   return figure
 
@@ -76,12 +77,15 @@ def _draw_roc(
 
 def _roc_axes(axis: Any) -> None:
   axis.set_xscale("log")
+  plain_log(axis.xaxis)
   axis.set_xlabel("FAR: pairs of two classes accepted")
   axis.set_ylabel("TAR: pairs of one class accepted, %")
   axis.set_ylim(0, 103)
 
 
-def _draw_errors(axis: Any, points: RocPoints, figures: Mapping[str, Any]) -> None:
+def _draw_errors(
+  axis: Any, points: RocPoints, figures: Mapping[str, Any], *, given: str = "fixed before"
+) -> None:
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
   axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
   axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
@@ -89,11 +93,10 @@ def _draw_errors(axis: Any, points: RocPoints, figures: Mapping[str, Any]) -> No
   axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
   fixed = figures.get("verification_threshold")
   if fixed is not None:
-    axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"fixed before, t = {fixed:.3g}")
+    axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"{given}, t = {fixed:.3g}")
   axis.set_xlabel("threshold on the cosine")
   axis.set_ylabel("pairs judged wrong, %")
   axis.set_ylim(-2, 102)
-  axis.legend()
 
 
 def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
@@ -142,7 +145,8 @@ def _errors(group: Group, run: Run, *, named: bool) -> Plot:
   points, figures = _points(run), run.figures
   figure = new_figure(4.6, 3.6)
   axis = figure.subplots()
-  _draw_errors(axis, points, figures)
+  _draw_errors(axis, points, figures, given="learned, b/γ")
+  add_legend(figure, axis)
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
   best = figures["verification_equal_error_threshold"]
   text = (

@@ -28,6 +28,9 @@ JUDGING_KEYS = (
   "data.folder",
   "data.workers",
   "data.in_memory",
+  "verification.folder",
+  "verification.pairs",
+  "verification.flip",
 )
 
 # What may differ when a run goes on: where its data lie, and who reads and computes how much at
@@ -39,6 +42,8 @@ RESUMING_KEYS = (
   "data.folder",
   "data.workers",
   "data.in_memory",
+  "verification.folder",
+  "verification.pairs",
 )
 
 LOCK = "lock"

@@ -14,7 +14,16 @@ from sklearn.metrics import roc_auc_score
 
 from bce_jax import metrics
 from bce_jax.data import sources
-from bce_jax.training import checkpoint, embed, experiment, judging, loop, records, verifying
+from bce_jax.training import (
+  checkpoint,
+  embed,
+  experiment,
+  judging,
+  loop,
+  records,
+  verifying,
+  workdir,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +108,12 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   assert results["verification_rank_one"] == pytest.approx(
     np.mean(nearest == kept["labels"][probes]), abs=0.04
   )
+  # What is verified, and how, may be another thing when a checkpoint is judged.
+  faces.verification.flip = False
+  workdir.refuse_other_config(folder, faces, except_keys=workdir.JUDGING_KEYS)
+  again = loop.evaluate_only(experiment.build(faces, judging=True), folder)
+  assert again["uniform_accuracy"] == results["uniform_accuracy"]
+  assert again["verification_auc"] != results["verification_auc"]
   # Every evaluation tells it, and what the run holds is enough for the page.
   judged = [r for r in records.read_metrics(tmp_path / "run") if r["split"] == "test"]
   assert all(
