@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test, and data that several share."""
+"""Eight CPU devices for every test, data that several share, and runs made up without training."""
 
 import os
 import pathlib
@@ -12,6 +12,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+
+from bce_jax import metrics
+from bce_jax.report.comparison import Run
+from bce_jax.report.evidence import Evidence, RocPoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -50,3 +54,117 @@ def image_folder(tmp_path_factory):
       pixels = np.rint(grays[index] * (255 / 16)).astype(np.uint8).reshape(8, 8)
       Image.fromarray(pixels).save(folder / f"{number:02d}.png")
   return root
+
+
+NAMES = ("plain", "<b>bold</b>", 'with "quotes" & more', "ünïcödé", "a very long name of a class")
+
+
+def made_up(
+  *, seed=0, num_classes=5, diverse=False, counts=None, pairs=False, size=(9, 6, 1), points=300
+):
+  """Evidence whose figures are those of the scores it was made from, and the scores."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, num_classes, points).astype(np.int32)
+  labels[:num_classes] = np.arange(num_classes)
+  scores = rng.normal(0, 1.5, (points, num_classes)).astype(np.float32)
+  scores[np.arange(points), labels] += 4
+  bias = rng.normal(2, 0.5, num_classes) if diverse else np.asarray(2.0)
+  bias = bias.astype(np.float32)
+  z = scores - bias
+  positive, negative = (np.asarray(x) for x in metrics.score_pairs(z, labels))
+  scaled = [np.asarray(x) for x in metrics.score_pairs(scores, labels)]
+  wrong = np.flatnonzero(negative >= positive)[:7]
+  mapped = labels[labels < 10][:60]  # a map shows ten classes at most
+  features = rng.normal(size=(len(mapped), 8)).astype(np.float32) + np.eye(8)[mapped % 8] * 4
+  names = [*NAMES, *(f"class {k}" for k in range(num_classes))][:num_classes]
+  curve = None
+  if pairs:
+    t = np.linspace(-1, 1, 50)
+    curve = RocPoints(t, 1 - ((t + 1) / 2) ** 2, ((1 - t) / 2) ** 2)
+  evidence = Evidence(
+    class_names=tuple(names),
+    train_counts=np.asarray(counts or [200, 150, 60, 10, 5] + [3] * num_classes)[:num_classes],
+    labels=labels,
+    predicted=np.argmax(z, 1).astype(np.int32),
+    positive=positive,
+    hardest_negative=negative,
+    scaled_positive=scaled[0],
+    scaled_hardest_negative=scaled[1],
+    bias=bias,
+    scores=metrics.score_distributions(scores, labels),
+    decisions=metrics.score_distributions(z, labels) if diverse else None,
+    compactness=rng.uniform(50, 90, num_classes),
+    separability=rng.uniform(50, 90, num_classes),
+    classifier_separability=rng.uniform(50, 90, num_classes),
+    map_features=features.astype(np.float32),
+    map_labels=mapped,
+    example_images=rng.integers(0, 256, (len(wrong), *size), dtype=np.uint8),
+    example_rows=wrong,
+    pairs=curve,
+  )
+  return evidence, scores
+
+
+def made_up_run(*, seed=0, name="run", config=None, **options):
+  """A finished run with records of three evaluations."""
+  evidence, _ = made_up(seed=seed, **options)
+  z = (evidence.positive, evidence.hardest_negative)
+  best = metrics.uniform_accuracy_from_pairs(
+    *z, evidence.labels, num_classes=len(evidence.class_names)
+  )
+  mean = float(evidence.bias.mean())
+  figures = {
+    "images": len(evidence.labels),
+    "sample_wise_accuracy": best.sample_wise,
+    "class_wise_accuracy": best.class_wise,
+    "uniform_accuracy": best.uniform,
+    "uniform_accuracy_at_bias": metrics.accuracy_at_from_pairs(*z, 0.0).accepted_right,
+    "bias": mean,
+    "threshold": best.threshold + mean,
+    "threshold_low": best.threshold_low + mean,
+    "threshold_high": best.threshold_high + mean,
+    "many_accuracy": 0.9,
+    "few_accuracy": 0.4,
+  }
+  if evidence.pairs is not None:
+    figures |= {
+      "verification_genuine_pairs": 50,
+      "verification_impostor_pairs": 500,
+      "verification_equal_error_rate": 0.1,
+      "verification_equal_error_threshold": 0.3,
+      "verification_auc": 0.95,
+      "verification_threshold": 0.25,
+      "verification_true_accept_at_threshold": 0.9,
+      "verification_false_accept_at_threshold": 0.15,
+      "verification_balanced_accuracy_at_threshold": 0.875,
+    }
+  records = []
+  for epoch in (1, 2, 3):
+    train = {"loss": 3.0 / epoch**3, "learning_rate": 0.1 / epoch, "accuracy": 0.3 * epoch}
+    records.append({"step": 10 * epoch, "epoch": float(epoch), "split": "train", **train})
+    spread = {f"{n}_std": 2.0 for n in ("compactness", "separability", "classifier_separability")}
+    values = dict.fromkeys(("compactness", "separability", "classifier_separability"), 60.0 + epoch)
+    judged = {"step": 10 * epoch, "epoch": float(epoch), "split": "test"}
+    records.append(judged | figures | values | spread)
+  whole = {"seed": seed, "loss": "bce-d", "model": "resnet8", "objective.name": "joint"}
+  return Run({}, figures, name, whole | (config or {}), records, evidence)
+
+
+@pytest.fixture(scope="session")
+def make_evidence():
+  return made_up
+
+
+@pytest.fixture(scope="session")
+def make_run():
+  return made_up_run
+
+
+@pytest.fixture(scope="session")
+def two_settings():
+  """Two settings with two seeds each."""
+  return [
+    made_up_run(seed=seed, name=f"{loss}-{seed}", config={"loss": loss})
+    for loss in ("bce-u", "soft-u")
+    for seed in (0, 1)
+  ]

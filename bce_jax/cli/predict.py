@@ -136,13 +136,13 @@ def run(argv: Sequence[str]) -> int:
 
 def _list(given: Sequence[str]) -> list[str]:
   """The images in what was given, each once, in the order of the command line."""
-  from bce_jax.data import sources
+  from bce_jax.data import folders
   from bce_jax.training import predict
 
   files = {path: predict.files_of(path) for path in given}
   empty = [path for path in files if not files[path]]
   if len(empty) == len(files):
-    expected = " ".join(sources.ENDINGS)
+    expected = " ".join(folders.ENDINGS)
     raise ValueError(f"no images in {', '.join(empty)}: expected files {expected}")
   for path in empty:
     _say(f"no images in {path}")

@@ -83,9 +83,7 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
     counts.spines["right"].set_visible(True)
   if len(same) > 1:
     add_legend(figure, axis)
-  text = f"{len(classes)} classes. "
-  if len(same) > 1:
-    text += f"Of {same[0][0].label}: "
+  text = f"{len(classes)} classes{'; of ' + same[0][0].label if len(same) > 1 else ''}: "
   text += _ends(class_accuracy(first)[classes], [first.class_names[c] for c in classes])
   shots = _by_shots(first)
   if len(shots) > 1:
@@ -107,7 +105,7 @@ def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
   for what, end in (("best", shares.max()), ("worst", shares.min())):
     found = np.flatnonzero(shares == end)
     who = names[found[0]] if len(found) == 1 else f"{len(found)} classes"
-    told.append(f"{what} {who} with {100 * end:.1f} %")
+    told.append(f"{what} {100 * end:.1f} % ({who})")
   return f"{', '.join(told)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
 
 

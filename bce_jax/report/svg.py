@@ -74,10 +74,10 @@ def add_legend(figure: Any, axis: Any, **options: Any) -> None:
   handles, labels = axis.get_legend_handles_labels()
   if not labels:
     return
-  points = 72 * figure.get_figwidth() - 12
+  points = 72 * figure.get_figwidth() - 12  # of them 5 a letter, 29 a line's sample, 17 between
   labels = [textwrap.fill(label, int((points - 42) / 5)) for label in labels]
   longest = max(len(line) for label in labels for line in label.split("\n"))
-  columns = max(1, min(len(labels), int(points / (5 * longest + 42))))  # 5 points a letter
+  columns = max(1, min(len(labels), int((points + 17) / (5 * longest + 46))))
   # Beyond two lines the figure grows, not the axes shrink.
   lines = math.ceil(len(labels) / columns) * (1 + max(label.count("\n") for label in labels))
   figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from bce_jax.data import images, sources
+from bce_jax.data import folders, images, sources
 from bce_jax.models import Classifier, Outputs
 from bce_jax.training import checkpoint, experiment, parallel, records
 from bce_jax.training import config as config_lib
@@ -140,7 +140,7 @@ def files_of(path: str) -> list[str]:
     ValueError: where there is nothing.
   """
   if os.path.isdir(path):
-    return [os.path.join(path, name) for name in sorted(sources.walk(pathlib.Path(path)))]
+    return [os.path.join(path, name) for name in sorted(folders.walk(pathlib.Path(path)))]
   if not os.path.lexists(path):
     raise ValueError(f"{path} does not exist: expected a folder of images, or an image")
   return [path]
