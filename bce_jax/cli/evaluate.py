@@ -157,7 +157,7 @@ def _print_json(figures: "Figures") -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-eval", run, argv)
+  return train.console("bce-eval", run, argv, interrupted="interrupted")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

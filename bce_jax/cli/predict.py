@@ -193,7 +193,7 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-predict", run, argv)
+  return train.console("bce-predict", run, argv, interrupted="interrupted")
 
 
 if __name__ == "__main__":

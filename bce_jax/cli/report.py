@@ -140,7 +140,7 @@ def _names(folders: Sequence[pathlib.Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-report", run, argv)
+  return train.console("bce-report", run, argv, interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -225,6 +225,10 @@ def run(argv: Sequence[str]) -> int:
       text = _judge(config, workdir, args.checkpoint or "latest")
     else:
       text = _train(config, workdir)
+    if not jax.process_index():  # of several the first tells
+      print(text, flush=True)
+      if not args.evaluate_only:
+        _report(config, workdir)
   except Exception as error:
     ended = _ended_early(error)
     if ended is None:
@@ -232,8 +236,6 @@ def run(argv: Sequence[str]) -> int:
     code, line = ended
     print(f"bce-train: {line}", file=sys.stderr)
     return code
-  if not jax.process_index():  # of several the first tells
-    print(text)
   return 0
 
 
@@ -244,11 +246,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
 
   results = workdir_lib.finished(workdir)
   if results is not None:
-    _report(config, workdir)
     told = f"{workdir} holds a finished run; nothing is trained twice"
     return f"{told}\n{_tables(results)}"
   results = loop.train(experiment.build(config, progress=_bar), workdir)
-  _report(config, workdir)
   seconds, rate = results["seconds"], results["images_per_second"]
   told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
   return f"{_tables(results)}\n{told}"
@@ -256,13 +256,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
   """Makes the page of a finished run, unless it is there already or not wanted."""
-  import jax
-
   from bce_jax.cli import report
   from bce_jax.report import page
 
-  if config.report and not jax.process_index() and not (workdir / page.FILE).exists():
-    report.write_run_page(workdir)
+  if config.report and not (workdir / page.FILE).exists():
+    print(f"{report.write_run_page(workdir)} shows it")
 
 
 def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
@@ -346,7 +344,13 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def console(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+def console(
+  name: str,
+  run: Callable[[Sequence[str]], int],
+  argv: Sequence[str] | None,
+  *,
+  interrupted: str = "interrupted; run the same command again to go on",
+) -> int:
   """Runs a console script: errors of the user's making become one line and exit code 2."""
   try:
     return run(sys.argv[1:] if argv is None else argv)
@@ -354,7 +358,7 @@ def console(name: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] 
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
+    print(f"{name}: {interrupted}", file=sys.stderr)
     return 130
 
 

@@ -124,9 +124,7 @@ def test_runs_that_differ_by_their_seed_are_one_setting(two_settings, four):
   words = " ".join(Checked(four).words)
   assert "4 runs, 2 settings" in words
   for loss in ("bce-u", "soft-u"):
-    values = [
-      100 * r.figures["uniform_accuracy"] for r in two_settings if r.config["loss"] == loss
-    ]
+    values = [100 * r.figures["uniform_accuracy"] for r in two_settings if r.config["loss"] == loss]
     assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in words
   rows = re.findall(r"<tr>(.*?)</tr>", four[four.index("Config differences</h2>") :])
   cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
