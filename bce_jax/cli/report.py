@@ -14,15 +14,15 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bce_jax.cli import train
-from bce_jax.report import comparison
+
+if TYPE_CHECKING:  # it brings JAX, for which `--help` need not wait
+  from bce_jax.report.comparison import Run
 
 
-def read(
-  folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None = None
-) -> comparison.Run:
+def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None = None) -> "Run":
   """Reads what a run folder holds.
 
   Args:
@@ -36,7 +36,7 @@ def read(
   Raises:
     ValueError: when its run has not ended, or a file is damaged.
   """
-  from bce_jax.report import evidence
+  from bce_jax.report import comparison, evidence
   from bce_jax.training import config as config_lib
   from bce_jax.training import records
 
@@ -44,8 +44,11 @@ def read(
     raise ValueError(f"{folder} is not a run folder: it has no {records.CONFIG}")
   if not (folder / records.RESULTS).is_file():
     raise ValueError(f"{folder} has no {records.RESULTS}: its run has not ended")
-  figures = records.read_json(folder / records.RESULTS, "uniform_accuracy", "threshold")
+  needed = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias", "threshold")
+  figures = records.read_json(folder / records.RESULTS, *needed)
   lines = records.read_metrics(folder)
+  if not all({"epoch", "split"} <= record.keys() for record in lines):
+    raise ValueError(f"{folder / records.METRICS} is damaged: a record lacks its epoch or split")
   # Figures that only training has, as it last logged them.
   for record in lines:
     if record.get("split") == "train":
@@ -65,7 +68,7 @@ def read(
 
 
 def write_page(
-  runs: Sequence[comparison.Run], path: pathlib.Path, *, title: str, map_method: str = "tsne"
+  runs: Sequence["Run"], path: pathlib.Path, *, title: str, map_method: str = "tsne"
 ) -> None:
   """Writes the page of runs whose settings are known."""
   from bce_jax.report import page
@@ -111,7 +114,10 @@ def run(argv: Sequence[str]) -> int:
     ValueError: one line, for anything given that is wrong.
   """
   args = _parse(argv)
-  folders = list(dict.fromkeys(pathlib.Path(folder) for folder in args.runs))
+  by_place: dict[pathlib.Path, pathlib.Path] = {}  # each run once, however it is spelled
+  for name in args.runs:
+    by_place.setdefault(pathlib.Path(name).resolve(), pathlib.Path(name))
+  folders = list(by_place.values())
   for folder in folders:
     if not folder.is_dir():
       raise ValueError(f"{folder} is not a folder: expected a run folder of bce-train")

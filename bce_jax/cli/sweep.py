@@ -14,7 +14,10 @@ done, 1 a run failed, 2 something given is wrong.
 import argparse
 import concurrent.futures
 import hashlib
+import importlib.metadata
+import importlib.util
 import itertools
+import os
 import pathlib
 import re
 import signal
@@ -131,7 +134,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   parser.add_argument(
     "--one-at-a-time", action="store_true", help="vary each key alone instead of all combinations"
   )
-  parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (1)")
+  parser.add_argument(
+    "--jobs",
+    metavar="N",
+    type=int,
+    help="runs at the same time; else one for every two cores, one alone on an accelerator",
+  )
   parser.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run folders")
   rest, overrides = train.split_overrides(argv)
   return parser.parse_args(rest), overrides
@@ -158,8 +166,9 @@ def run(argv: Sequence[str]) -> int:
     ValueError: one line, for anything given that is wrong.
   """
   args, overrides = _parse(argv)
-  if args.jobs < 1:
-    raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
+  jobs = _jobs() if args.jobs is None else args.jobs
+  if jobs < 1:
+    raise ValueError(f"--jobs must be at least 1, got {jobs}")
   if not args.config:
     raise ValueError("--config is needed: a config file or name, repeatable")
   workdir = pathlib.Path(args.workdir)
@@ -173,7 +182,19 @@ def run(argv: Sequence[str]) -> int:
   (workdir / "logs").mkdir(parents=True, exist_ok=True)
   with workdir_lib.locked(workdir):
     say(f"{len(planned)} run(s) into {workdir}")
-    return _run_all(planned, workdir, args.jobs)
+    return _run_all(planned, workdir, jobs)
+
+
+def _jobs() -> int:
+  """How many runs go at the same time where nobody says: an accelerator is one run's alone."""
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  plugins = importlib.metadata.entry_points(group="jax_plugins")
+  accelerated = bool(plugins) or importlib.util.find_spec("libtpu") is not None
+  if accelerated and platforms != "cpu":
+    return 1
+  held = hasattr(os, "sched_getaffinity")  # not on macOS; a job scheduler may leave us a few cores
+  cores = len(os.sched_getaffinity(0)) if held else os.cpu_count() or 1
+  return max(1, cores // 2)
 
 
 def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) -> int:

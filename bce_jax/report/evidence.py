@@ -7,7 +7,6 @@ of all scores, features of at most 1,000 images, and a few dozen images that wer
 import contextlib
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -85,6 +84,7 @@ class Evidence(NamedTuple):
 
 
 _DISTRIBUTIONS = ("scores", "decisions")
+_OPTIONAL = ("predicted", "compactness", "separability", "classifier_separability")
 
 
 def write(folder: pathlib.Path, evidence: Evidence) -> None:
@@ -134,7 +134,10 @@ def read(folder: pathlib.Path) -> Evidence:
   """
   path = folder / FILE
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with open(path, "rb") as file:
+      archive = np.load(file, allow_pickle=False)
+      if not isinstance(archive, Mapping):
+        raise ValueError("it is not an .npz archive")
       arrays = dict(archive)
     values: dict[str, Any] = {name: arrays.get(name) for name in Evidence._fields}
     values["class_names"] = tuple(str(name) for name in arrays["class_names"])
@@ -142,11 +145,52 @@ def read(folder: pathlib.Path) -> Evidence:
       values[name] = _distributions(arrays, name)
     if "pairs.thresholds" in arrays:
       values["pairs"] = RocPoints(*(arrays[f"pairs.{key}"] for key in RocPoints._fields))
-    return Evidence(**values)
+    evidence = Evidence(**values)
+    _check(evidence)
+    return evidence
   except FileNotFoundError:
     raise ValueError(f"{folder} has no {FILE}: its run has not ended, or is an older one") from None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is damaged: {error}") from None
+  except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
+    raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _check(evidence: Evidence) -> None:
+  """Refuses what does not fit together.
+
+  Raises:
+    ValueError: with the name of what does not.
+  """
+  one_a_class, one_an_image = (len(evidence.class_names),), evidence.labels.shape
+  shapes = {
+    "train_counts": (one_a_class,),
+    "labels": ((len(evidence.labels),),),
+    "predicted": (one_an_image,),
+    "positive": (one_an_image,),
+    "hardest_negative": (one_an_image,),
+    "scaled_positive": (one_an_image,),
+    "scaled_hardest_negative": (one_an_image,),
+    "bias": ((), one_a_class),
+    "compactness": (one_a_class,),
+    "separability": (one_a_class,),
+    "classifier_separability": (one_a_class,),
+    "map_features": ((len(evidence.map_labels), *evidence.map_features.shape[1:2]),),
+    "example_images": ((len(evidence.example_rows), *evidence.example_images.shape[-3:]),),
+  }
+  for name, fitting in shapes.items():
+    value = getattr(evidence, name)
+    if value is None and name in _OPTIONAL:
+      continue
+    if value.shape not in fitting:
+      raise ValueError(f"{name} has shape {value.shape}, not {fitting[-1]}")
+  classes = np.concatenate([evidence.labels, evidence.map_labels])
+  if len(classes) and not 0 <= classes.min() <= classes.max() < len(evidence.class_names):
+    raise ValueError("a label is out of range")
+  rows = evidence.example_rows
+  if len(rows) and not 0 <= rows.min() <= rows.max() < len(evidence.labels):
+    raise ValueError("an example is none of the images")
+  for distributions in (evidence.scores, evidence.decisions):
+    if distributions is not None and distributions.type_two_by_class.count.shape != one_a_class:
+      raise ValueError("scores are of another number of classes")
 
 
 def _distributions(arrays: dict[str, np.ndarray], name: str) -> ScoreDistributions | None:

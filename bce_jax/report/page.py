@@ -1,5 +1,6 @@
 """One self-contained HTML page of one or several runs: no script, nothing fetched from anywhere."""
 
+import contextlib
 import html
 import importlib.resources
 import json
@@ -323,5 +324,6 @@ def write(path: pathlib.Path, text: str) -> None:
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
   except OSError as error:
-    beside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      beside.unlink()
     raise OSError(error.errno, error.strerror, str(path)) from error

@@ -201,3 +201,14 @@ def test_help_tells_how(capsys):
     sweep.main(["--help"])
   assert done.value.code == 0
   assert "--one-at-a-time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("cores", "plugins", "platforms", "expected"),
+  [(1, [], "", 1), (16, [], "", 8), (16, ["cuda"], "", 1), (16, ["cuda"], "cpu", 8)],
+)
+def test_runs_at_the_same_time_where_cores_allow(monkeypatch, cores, plugins, platforms, expected):
+  monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+  monkeypatch.setattr(sweep.importlib.metadata, "entry_points", lambda **_: plugins)
+  monkeypatch.setenv("JAX_PLATFORMS", platforms)
+  assert sweep._jobs() == expected

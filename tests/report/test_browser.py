@@ -1,4 +1,4 @@
-"""The page as a browser shows it: from disk, alone, without a complaint, on a phone, in the dark."""
+"""The page as a browser shows it: from disk, without a complaint, on a phone, in the dark."""
 
 import html
 import json
@@ -22,9 +22,11 @@ onload = () => {
   const color = (e, name) => frame.getComputedStyle(e)[name];
   const told = e => `${e.tagName} ${e.textContent.slice(0, 30)}`;
   const wide = [...doc.body.querySelectorAll("*")].filter(
-    e => !e.closest(".scroll, .skip, .unseen") && e.getBoundingClientRect().right > innerWidth + 1);
+    e => !e.closest(".scroll, .skip, .unseen")
+      && e.getBoundingClientRect().right > frame.innerWidth + 1);
   const texts = [...doc.querySelectorAll("svg.plot text")].map(e => {
-    const svg = e.closest("svg"), box = svg.getBoundingClientRect(), own = e.getBoundingClientRect();
+    const svg = e.closest("svg"), box = svg.getBoundingClientRect();
+    const own = e.getBoundingClientRect();
     const size = parseFloat(color(e, "fontSize")) * box.width / svg.viewBox.baseVal.width;
     const inside = own.left > box.left - 2 && own.right < box.right + 2
       && own.top > box.top - 2 && own.bottom < box.bottom + 2;
@@ -72,7 +74,8 @@ def show(browser, tmp_path):
     path.write_text(text, encoding="utf-8")
     command = [
       browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-      "--disable-component-update", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
+      "--disable-component-update", "--no-first-run", "--hide-scrollbars",
+      "--host-resolver-rules=MAP * ~NOTFOUND",
       f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr",
       "--v=0", "--window-size=1280,900", *options, "--dump-dom", path.as_uri(),
     ]  # fmt: skip
@@ -98,13 +101,10 @@ class Shown:
     self.dom = dom
     self.console = re.findall(r":CONSOLE[^\]]*\] (.*)", errors)
     logged = json.loads(log.read_text())
-    kind = logged["constants"]["logEventTypes"]["CORS_REQUEST"]
-    starts = [e.get("params", {}) for e in logged["events"] if e["type"] == kind]
-    # What the browser asks for itself (the time, its updates) has no origin; a page on disk has
-    # one that is "null".
-    self.requests = [
-      x["url"] for x in starts if "url" in x and x.get("initiator") != "not an origin"
-    ]
+    kind = logged["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    # What the browser asks for itself (the time, its updates) has no origin.
+    starts = [e["params"] for e in logged["events"] if e["type"] == kind and "url" in e["params"]]
+    self.requests = [x["url"] for x in starts if x["initiator"] != "not an origin"]
     self.events = len(logged["events"])
 
 

@@ -8,7 +8,7 @@ from bce_jax.report.comparison import Run
 
 
 def runs():
-  figures = {"uniform_accuracy": 0.4, "compactness": 80.0, "seconds": 3.0}
+  figures = {"uniform_accuracy": 0.4, "compactness": 80.0, "seconds": 3.0, "many_accuracy": 0.8}
   return [
     Run({"config": "a", "seed": 0}, figures | {"sample_wise_accuracy": 0.5, "few_accuracy": 0.1}),
     Run({"config": "a", "seed": 1}, figures | {"sample_wise_accuracy": 0.7, "few_accuracy": 0.2}),
@@ -22,17 +22,18 @@ def rows(table):
 
 def test_seeds_are_put_together_and_the_best_is_bold():
   head, _, first, second = rows(comparison.markdown(runs()))
-  assert head == ["config", "All (A_SW)", "Few", "A_Uni", "compact.", "runs"]
+  assert head == ["config", "All (A_SW)", "Many", "Few", "A_Uni", "compact.", "runs"]
   deviation = np.std([50, 70], ddof=1)
   assert first == [
     "a",
     f"60.0 ± {deviation:.1f}",
+    "**80.0 ± 0.0**",
     "**15.0 ± 7.1**",
     "**40.0 ± 0.0**",
     "80.00 ± 0.00",
     "2",
   ]
-  assert second == ["b", "**90.0**", "–", "**40.0**", "80.00", "1"]
+  assert second == ["b", "**90.0**", "**80.0**", "–", "**40.0**", "80.00", "1"]
 
 
 def test_every_figure_of_every_run_is_in_the_csv():
@@ -47,8 +48,13 @@ def test_configs_are_bars_and_numbers_are_curves():
   (bars,) = studies.picture(runs(), "title").axes
   heights = [patch.get_height() for patch in bars.patches]
   numbers = np.array(heights)
-  np.testing.assert_allclose(numbers[np.isfinite(numbers)], [60.0, 15.0, 40.0, 90.0, 40.0])
-  assert [text.get_text() for text in bars.get_xticklabels()] == ["All (A_SW)", "Few", "A_Uni"]
+  np.testing.assert_allclose(numbers[np.isfinite(numbers)], [60, 80, 15, 40, 90, 80, 40])
+  assert [text.get_text() for text in bars.get_xticklabels()] == [
+    "All (A_SW)",
+    "Many",
+    "Few",
+    "A_Uni",
+  ]
 
   def run(key, value, seed, score):
     figures = {"sample_wise_accuracy": score, "uniform_accuracy": score / 2}
