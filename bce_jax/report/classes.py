@@ -104,7 +104,7 @@ def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
   told = []
   for what, end in (("best", shares.max()), ("worst", shares.min())):
     found = np.flatnonzero(shares == end)
-    who = names[found[0]] if len(found) == 1 else f"{len(found)} classes"
+    who = f"“{names[found[0]]}”" if len(found) == 1 else f"{len(found)} classes"
     told.append(f"{what} {100 * end:.1f} % ({who})")
   return f"{', '.join(told)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
 

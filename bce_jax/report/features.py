@@ -70,7 +70,7 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   what = f"{len(places)} test images of {len(shown)} classes"
   if len(shown) < len(evidence.class_names):
     what += ", spread evenly from the most to the fewest training images"
-  text = f"{how} of the directions of the features of {what}."
+  text = f"Directions of the features of {what}, laid out by {how}."
   return Plot(f"Map of features{': ' if label else ''}{label}", figure, text)
 
 

@@ -10,7 +10,7 @@ from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
 from bce_jax.report.svg import INK, new_figure
 
-_CLASSES = 10
+_CLASSES, _OTHERS = 8, 3
 
 
 def plot(evidence: Evidence, label: str) -> Plot | None:
@@ -27,13 +27,15 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   confusion = np.zeros((len(rows), n), np.int64)
   for k, c in enumerate(rows):
     confusion[k] = np.bincount(evidence.predicted[evidence.labels == c], minlength=n)
-  # The worst classes themselves, and what they are taken for most.
+  # The worst classes themselves, what the worst of them are taken for, and what all are.
   totals = confusion.sum(axis=0)
-  columns = [*rows, *[c for c in np.argsort(-totals, kind="stable") if c not in rows and totals[c]]]
-  columns = columns[:_CLASSES]
+  others = np.where(np.arange(n) == rows[:, None], -1, confusion).argmax(axis=1)
+  wanted = [*others[: _OTHERS - 1], *np.argsort(-totals, kind="stable")]
+  columns = [*rows, *dict.fromkeys(c for c in wanted if c not in rows and totals[c])]
+  columns = columns[: len(rows) + _OTHERS]
   shares = 100 * confusion / confusion.sum(axis=1, keepdims=True)
   shown = shares[:, columns]
-  figure = new_figure(0.35 * len(columns) + 1.7, 0.34 * len(rows) + 1.4)
+  figure = new_figure(0.32 * len(columns) + 1.7, 0.34 * len(rows) + 1.4)
   axis = figure.subplots()
   axis.grid(False)
   for (i, j), value in np.ndenumerate(shown):
@@ -52,7 +54,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   axis.set_ylabel("class")
   worst = rows[0]
   right = shares[0, worst]
-  other = int(np.argmax(np.where(np.arange(n) == worst, -1, confusion[0])))
+  other = others[0]
   text = (
     f"In % of each class' test images, of the {len(rows)} classes judged worst. The worst is"
     f" {evidence.class_names[worst]}: {right:.0f} % right, taken for {evidence.class_names[other]}"
@@ -72,7 +74,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
 
 
 def worst_classes(evidence: Evidence) -> np.ndarray:
-  """At most ten classes with the largest share of wrong images, the worst first."""
+  """At most eight classes with the largest share of wrong images, the worst first."""
   n = len(evidence.class_names)
   count = np.bincount(evidence.labels, minlength=n)
   wrong = np.bincount(evidence.labels, weights=~evidence.right, minlength=n)

@@ -16,7 +16,7 @@ from bce_jax.report.plot import Plot, Section, Table, cell, percent
 from bce_jax.report.svg import add_legend, inline, new_figure, style
 
 FILE = "report.html"
-_MOST = 6  # groups of runs that a plot each is drawn for
+_MOST = 6  # settings that are drawn each by itself
 
 # What a run's own keys need not tell apart: where data lie, and how fast they are read.
 NEUTRAL = ("data.folder", "data.workers", "data.in_memory", "eval_batch_size", "class_devices")
@@ -25,15 +25,28 @@ NEUTRAL = ("data.folder", "data.workers", "data.in_memory", "eval_batch_size", "
 def with_settings(runs: Sequence[Run]) -> list[Run]:
   """Returns the runs with what tells them apart as their settings: the keys in which they differ.
 
+  They are put in order: by numbers from the least, by words as they first appear.
+
   Args:
     runs: with their configs.
   """
   keys = dict.fromkeys(key for run in runs for key in run.config if key not in NEUTRAL)
   differing = [key for key in keys if len({_frozen(run.config.get(key)) for run in runs}) > 1]
-  return [
+  told = [
     run._replace(settings={key: run.config[key] for key in differing if key in run.config})
     for run in runs
   ]
+  seen = {key: list(dict.fromkeys(_frozen(run.config.get(key)) for run in runs)) for key in keys}
+
+  def place(run: Run) -> list[float]:
+    values = [run.config.get(key) for key in differing]
+    numeric = [isinstance(x, int | float) and not isinstance(x, bool) for x in values]
+    return [
+      float(str(x)) if number else seen[key].index(_frozen(x))
+      for key, x, number in zip(differing, values, numeric, strict=True)
+    ]
+
+  return sorted(told, key=place)
 
 
 def _frozen(value: Any) -> str:
@@ -52,17 +65,18 @@ def build(runs: Sequence[Run], *, title: str, map_method: str = "tsne") -> str:
     HTML, whole.
   """
   groups = grouped(runs)
+  drawn = _drawn(groups)
   with style():
     sections = [
       _overview(groups),
       *([_study(groups)] if len(runs) > 1 else []),
-      progress.section(groups),
-      scores.section(groups),
-      verification.section(groups),
-      classes.section(groups),
-      classes.geometry_section(groups),
-      _features(groups, map_method),
-      _mistakes(groups),
+      progress.section(drawn),
+      scores.section(drawn),
+      verification.section(drawn),
+      classes.section(drawn),
+      classes.geometry_section(drawn),
+      _features(drawn, map_method),
+      _mistakes(drawn),
       _configs(runs),
     ]
     sections = [s for s in sections if s.plots or s.html]
@@ -97,6 +111,13 @@ standard deviation over runs that differ by their seed only.</footer>
 </body>
 </html>
 """
+
+
+def _drawn(groups: Sequence[Group]) -> list[Group]:
+  """Of more settings than the eye can tell apart those with the highest A_Uni, in their order."""
+  means = [group.mean_and_std("uniform_accuracy")[0] for group in groups]
+  best = sorted(range(len(groups)), key=lambda k: (math.isnan(means[k]), -means[k]))[:_MOST]
+  return [group for k, group in enumerate(groups) if k in best]
 
 
 def _summary(groups: Sequence[Group]) -> str:
@@ -191,6 +212,8 @@ def _overview(groups: Sequence[Group]) -> Section:
     "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
   )
+  if len(groups) > _MOST:
+    lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
   table = _table(Table(headings, rows), "Final figures")
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in [*keys, SEED])] for run in runs]
   listed = _table(Table(["run", *keys, SEED], names, words=True), "The runs")
@@ -274,7 +297,7 @@ def _study(groups: Sequence[Group]) -> Section:
 
 def _features(groups: Sequence[Group], method: str) -> Section:
   plots = []
-  for group in groups[:_MOST]:
+  for group in groups:
     run = group.runs[0]
     if run.evidence is not None:
       label = group.label if len(groups) > 1 else ""
@@ -285,7 +308,7 @@ def _features(groups: Sequence[Group], method: str) -> Section:
 
 def _mistakes(groups: Sequence[Group]) -> Section:
   plots, images = [], ""
-  for group in groups[:_MOST]:
+  for group in groups:
     evidence = group.runs[0].evidence
     if evidence is not None:
       label = group.label if len(groups) > 1 else ""
@@ -305,10 +328,14 @@ def _configs(runs: Sequence[Run]) -> Section:
     return Section("Config", "", html=f'<div class="card">{table}</div>' if rows else "")
   keys = dict.fromkeys(key for run in runs for key in run.config)
   differing = [k for k in keys if len({_frozen(run.config.get(k)) for run in runs}) > 1]
-  rows = [[key, *(_text(run.config.get(key, "")) for run in runs)] for key in differing]
-  if not rows:
+  if not differing:
     return Section("Config", "All runs have the same config.", html=" ")
-  headings = ["key", *(run.name for run in runs)]
+  if len(runs) <= _MOST:
+    headings = ["key", *(run.name for run in runs)]
+    rows = [[key, *(_text(run.config.get(key, "")) for run in runs)] for key in differing]
+  else:
+    headings = ["run", *differing]
+    rows = [[run.name, *(_text(run.config.get(key, "")) for key in differing)] for run in runs]
   table = _table(Table(headings, rows, words=True), "Keys in which the configs differ")
   return Section("Config differences", "", html=f'<div class="card">{table}</div>')
 

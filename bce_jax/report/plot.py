@@ -65,4 +65,4 @@ def percent(share: float | None, digits: int = 1) -> str:
   """A share as a percentage."""
   if share is None or math.isnan(share):
     return "–"
-  return f"{100 * share:.{digits}f} %"
+  return f"{100 * share:.{digits}f}\u00a0%"  # on one line

@@ -149,8 +149,8 @@ def _over_epochs(
         ends.setdefault((group.label if several else "", what), []).append(y[-1])
         _, spread = _points(run.records, split, band or "")
         if bands and len(spread) == len(y):
-          limits = [[v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1)]
-          _band(axis, x, *limits, colour)
+          low, high = ([v + s * d for v, d in zip(y, spread, strict=True)] for s in (-1, 1))
+          _band(axis, x, low, high, colour)
   if not ends:
     return None
   _epoch_axis(axis)
@@ -167,12 +167,14 @@ def _over_epochs(
   return Plot(title, figure, f"{text} {_said(groups, ends)}", table)
 
 
-def _band(axis: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], c: str):
+def _band(
+  axis: Any, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str
+) -> None:
   """Between two lines; at a single place a line."""
   if len(x) == 1:
-    axis.vlines(x, low, high, color=c, alpha=0.3, linewidth=4)
+    axis.vlines(x, low, high, color=color, alpha=0.3, linewidth=4)
   else:
-    axis.fill_between(x, low, high, color=c, alpha=0.15, linewidth=0)
+    axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _epoch_axis(axis: Any) -> None:

@@ -14,12 +14,10 @@ from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table, percent
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
 
-_MOST = 6  # runs whose distributions are drawn each in a plot of its own
-
 
 def section(groups: Sequence[Group]) -> Section:
   """Distributions of scores, the accuracy over the threshold, the scores class by class."""
-  runs = [(g, g.runs[0]) for g in groups if g.runs[0].evidence is not None][:_MOST]
+  runs = [(g, g.runs[0]) for g in groups if g.runs[0].evidence is not None]
   plots = []
   for group, run in runs:
     evidence = run.evidence

@@ -7,6 +7,7 @@ from typing import Any
 from bce_jax.report.comparison import Group, Run, columns_of, grouped, setting_names
 from bce_jax.report.svg import COLOURS, GRID, INK, add_legend
 
+_NAMED = 8  # settings up to which each has a colour of its own
 ACCURACIES = (
   ("sample_wise_accuracy", "o-", "A_SW"),
   ("uniform_accuracy", "s--", "A_Uni"),
@@ -15,6 +16,8 @@ ACCURACIES = (
 
 def picture(runs: Sequence[Run], title: str) -> Any:
   """Draws the runs: accuracy over every setting that is a number, else a group of bars each.
+
+  Beside it stands the best threshold of each run over the bias it learned, where runs have them.
 
   Args:
     runs: one or more.
@@ -27,15 +30,21 @@ def picture(runs: Sequence[Run], title: str) -> Any:
 
   groups = grouped(runs)
   varied = varied_numbers(groups)
-  panels = max(len(varied), 1)
+  compared = any(
+    _finite(r.figures.get("bias")) and _finite(r.figures.get("threshold")) for r in runs
+  )
+  panels = max(len(varied), 1) + compared
   figure = Figure(figsize=(max(4.2 * panels, 6.4), 4.2), layout="constrained")
-  axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+  axes = figure.subplots(1, panels, squeeze=False)[0]
   if varied:
-    for axis, key in zip(axes, varied, strict=True):
+    for axis, key in zip(axes, varied, strict=False):
       draw_curves(axis, groups, key)
+      axis.sharey(axes[0])
     axes[0].set_ylabel("test images judged right, %")
   else:
     draw_bars(axes[0], groups)
+  if compared:
+    draw_threshold_against_bias(axes[-1], groups)
   figure.suptitle(title)
   return figure
 
@@ -111,25 +120,27 @@ def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
   """The best threshold of every run, with its interval, over the bias it learned.
 
   On the diagonal the learned bias is the best threshold, which is the uniform paper's claim for the
-  BCE losses.
+  BCE losses. Of many settings those that differ by numbers only have one colour.
   """
+  names = ("bias", "threshold", "threshold_low", "threshold_high")
+  numbers = varied_numbers(groups) if len(groups) > _NAMED else []
+  families: dict[str, list[tuple[Any, ...]]] = {}
+  for group in groups:
+    words = {key: value for key, value in group.settings.items() if key not in numbers}
+    label = group._replace(settings=words).label if words else "runs"
+    points = [tuple(run.figures.get(name) for name in names) for run in group.runs]
+    families.setdefault(label, []).extend(p for p in points if _finite(p[0]) and _finite(p[1]))
   ends: list[float] = []
-  for k, group in enumerate(groups):
-    points = [
-      tuple(run.figures[name] for name in ("bias", "threshold", "threshold_low", "threshold_high"))
-      for run in group.runs
-      if all(_finite(run.figures.get(name)) for name in ("bias", "threshold"))
-    ]
-    if not points:
-      continue
+  for k, (label, points) in enumerate(families.items()):
+    colour = COLOURS[k % 7]
     for bias, _, low, high in points:
       if _finite(low) and _finite(high):
-        axis.plot([bias, bias], [low, high], color=COLOURS[k % 7], alpha=0.5, linewidth=1)
+        axis.plot([bias, bias], [low, high], color=colour, alpha=0.5, linewidth=1)
         ends += [low, high]
-    x, y = [p[0] for p in points], [p[1] for p in points]
-    ends += [*x, *y]
-    marker = "osD^v<>P"[k // 7 % 8]
-    axis.plot(x, y, marker, color=COLOURS[k % 7], markersize=5, label=group.label)
+    if points:
+      x, y = [p[0] for p in points], [p[1] for p in points]
+      ends += [*x, *y]
+      axis.plot(x, y, "osD^v<>P"[k // 7 % 8], color=colour, markersize=5, label=label)
   if not ends:
     return
   # Both axes over the same numbers, so that the diagonal is seen wherever the marks are.
@@ -142,7 +153,7 @@ def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
   axis.set_xlabel("learned bias b")
   axis.set_ylabel("best threshold t* and its interval")
   axis.grid(color=GRID, alpha=0.3)
-  if len(groups) <= 12:
+  if len(families) <= 12:
     axis.legend(fontsize="small")
 
 

@@ -79,7 +79,7 @@ def add_legend(figure: Any, axis: Any, **options: Any) -> None:
   longest = max(len(line) for label in labels for line in label.split("\n"))
   columns = max(1, min(len(labels), int((points + 17) / (5 * longest + 46))))
   # Beyond two lines the figure grows, not the axes shrink.
-  lines = math.ceil(len(labels) / columns) * (1 + max(label.count("\n") for label in labels))
+  lines = math.ceil(sum(1 + label.count("\n") for label in labels) / columns)
   figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))
   figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
 

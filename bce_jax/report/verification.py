@@ -10,8 +10,6 @@ from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain_log
 
-_MOST = 6
-
 
 def section(groups: Sequence[Group]) -> Section:
   """The ROC curve, and the two errors over the threshold with the learned one drawn in."""
@@ -19,7 +17,7 @@ def section(groups: Sequence[Group]) -> Section:
     (group, group.runs[0])
     for group in groups
     if group.runs[0].evidence is not None and group.runs[0].evidence.pairs is not None
-  ][:_MOST]
+  ]
   plots = [_roc(runs)] if runs else []
   plots += [_errors(group, run, named=len(groups) > 1) for group, run in runs]
   lead = (
