@@ -38,12 +38,14 @@ def with_settings(runs: Sequence[Run]) -> list[Run]:
   ]
   seen = {key: list(dict.fromkeys(_frozen(run.config.get(key)) for run in runs)) for key in keys}
 
+  ordering = sorted(differing, key=lambda key: key == SEED)  # by the seed last
+
   def place(run: Run) -> list[float]:
-    values = [run.config.get(key) for key in differing]
+    values = [run.config.get(key) for key in ordering]
     numeric = [isinstance(x, int | float) and not isinstance(x, bool) for x in values]
     return [
       float(str(x)) if number else seen[key].index(_frozen(x))
-      for key, x, number in zip(differing, values, numeric, strict=True)
+      for key, x, number in zip(ordering, values, numeric, strict=True)
     ]
 
   return sorted(told, key=place)

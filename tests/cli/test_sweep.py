@@ -31,7 +31,7 @@ def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
   assert sweep.main(argv) == 0
   out, err = capfd.readouterr()
   assert "[2/2] digits_lt_bce3s" in err
-  assert "digits_lt:bce3s" in out
+  assert "bce3s" in out
   table = (folder / "table.md").read_text()
   assert table.strip() in out
   lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
