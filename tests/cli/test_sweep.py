@@ -13,11 +13,13 @@ from PIL import Image
 from bce_jax.cli import sweep
 from bce_jax.training import workdir
 
-FAST = ("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3")
+FAST = (
+  *("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3"),
+  "--config.report=false",
+)
 
 
-def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def test_configs_side_by_side_and_again(tmp_path, capfd):
   folder = tmp_path / "runs"
   argv = [
     "--config",

@@ -62,7 +62,6 @@ def start(*argv):
   return subprocess.Popen(
     [sys.executable, "-m", "bce_jax.cli.train", *argv],
     cwd=ROOT,
-    env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -40,9 +40,6 @@ def executed(notebook, folder):
     environment.pop(name, None)
   environment |= {
     "IPYTHONDIR": str(folder),
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     "PYTHONPATH": str(ROOT),
   }
   client = nbclient.NotebookClient(

@@ -16,10 +16,7 @@ CONFIG = (
 
 
 def test_two_processes_train_what_one_trains(tmp_path, command):
-  env = os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "PYTHONPATH": str(ROOT),
-  }
+  env = os.environ | {"PYTHONPATH": str(ROOT)}
   both, alone = tmp_path / "both", tmp_path / "alone"
   launched = command("local.py", "--num-processes", "2", "--cpu-devices-per-process", "1", "--")
   one = [sys.executable, "-m", "bce_jax.cli.train"]
