@@ -161,14 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = train.Parser(
-    prog="bce-eval",
-    description=summary.removeprefix("bce-eval: "),
-    epilog=details,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = train.parser_of("bce-eval", __doc__)
   parser.add_argument(
     "files", metavar="FILE", nargs="+", help="an .npz, two .npy (logits, labels) or a run folder"
   )

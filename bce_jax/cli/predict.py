@@ -35,14 +35,7 @@ COLUMNS = ("file", "label", "score", "threshold", "above", "best")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = train.Parser(
-    prog="bce-predict",
-    description=summary.removeprefix("bce-predict: "),
-    epilog=details,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = train.parser_of("bce-predict", __doc__)
   parser.add_argument("run", metavar="RUN", help="run folder of bce-train")
   parser.add_argument("images", metavar="FOLDER", nargs="+", help="folder of images, or an image")
   parser.add_argument(

@@ -87,14 +87,7 @@ def write_run_page(folder: pathlib.Path, *, map_method: str = "tsne") -> pathlib
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = train.Parser(
-    prog="bce-report",
-    description=summary.removeprefix("bce-report: "),
-    epilog=details,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = train.parser_of("bce-report", __doc__)
   parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of bce-train")
   parser.add_argument("--output", metavar="FILE.html", help="where the page goes")
   parser.add_argument("--title", help="of the page; the run's name, or how many there are")

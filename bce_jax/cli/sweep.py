@@ -117,14 +117,7 @@ def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = train.Parser(
-    prog="bce-sweep",
-    description=summary.removeprefix("bce-sweep: "),
-    epilog=details,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = train.parser_of("bce-sweep", __doc__)
   parser.add_argument(
     "--config", metavar="FILE[:ARGUMENT]", action="append", help="config file or name; repeatable"
   )

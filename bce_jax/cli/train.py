@@ -148,15 +148,20 @@ class Parser(argparse.ArgumentParser):
     raise ValueError(message)
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = Parser(
-    prog="bce-train",
-    description=summary.removeprefix("bce-train: "),
+def parser_of(program: str, doc: str | None) -> Parser:
+  """Makes a parser whose help is a module's docstring: "program: summary", and all that follows."""
+  summary, _, details = (doc or "").partition("\n\n")
+  return Parser(
+    prog=program,
+    description=summary.removeprefix(f"{program}: "),
     epilog=details,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  parser = parser_of("bce-train", __doc__)
   parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="config file or name (digits)")
   parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder")
   parser.add_argument(
