@@ -164,7 +164,7 @@ def _figure(name: str, plot: Plot) -> str:
 
 def _table(table: Table, label: str) -> str:
   """A table that scrolls by itself, also by keyboard."""
-  kinds = [" class='text'" if table.words else ""] * len(table.headings)
+  kinds = [" class='text'" if k < table.words else "" for k in range(len(table.headings))]
   head = "".join(
     f'<th scope="col"{kind}>{html.escape(str(text))}</th>'
     for text, kind in zip(table.headings, kinds, strict=True)
@@ -216,9 +216,9 @@ def _overview(groups: Sequence[Group]) -> Section:
   )
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
-  table = _table(Table(headings, rows), "Final figures")
+  table = _table(Table(headings, rows, words=len(keys)), "Final figures")
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in [*keys, SEED])] for run in runs]
-  listed = _table(Table(["run", *keys, SEED], names, words=True), "The runs")
+  listed = _table(Table(["run", *keys, SEED], names, words=len(keys) + 2), "The runs")
   runs_html = f"<details><summary>The {len(runs)} runs</summary>{listed}</details>"
   return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}</div>')
 
@@ -326,7 +326,7 @@ def _mistakes(groups: Sequence[Group]) -> Section:
 def _configs(runs: Sequence[Run]) -> Section:
   if len(runs) == 1:
     rows = [[key, _text(value)] for key, value in runs[0].config.items()]
-    table = _table(Table(["key", "value"], rows, words=True), "Config")
+    table = _table(Table(["key", "value"], rows, words=2), "Config")
     return Section("Config", "", html=f'<div class="card">{table}</div>' if rows else "")
   keys = dict.fromkeys(key for run in runs for key in run.config)
   differing = [k for k in keys if len({_frozen(run.config.get(k)) for run in runs}) > 1]
@@ -338,7 +338,7 @@ def _configs(runs: Sequence[Run]) -> Section:
   else:
     headings = ["run", *differing]
     rows = [[run.name, *(_text(run.config.get(key, "")) for key in differing)] for run in runs]
-  table = _table(Table(headings, rows, words=True), "Keys in which the configs differ")
+  table = _table(Table(headings, rows, words=len(headings)), "Keys in which the configs differ")
   return Section("Config differences", "", html=f'<div class="card">{table}</div>')
 
 

@@ -11,13 +11,13 @@ class Table(NamedTuple):
   Attributes:
     headings: one a column.
     rows: as many cells each.
-    words: whether all columns are words, which begin at the left; else those but the first are
+    words: how many of the first columns are words, which begin at the left; the others are
       numbers, which end at the right.
   """
 
   headings: Sequence[str]
   rows: Sequence[Sequence[Any]]
-  words: bool = False
+  words: int = 1
 
 
 class Plot(NamedTuple):
