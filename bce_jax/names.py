@@ -4,6 +4,25 @@ import difflib
 from collections.abc import Iterable
 
 
+def did_you_mean(name: str, held: Iterable[str], *, used: Iterable[str] = ()) -> str:
+  """Says what of all that a file holds may be meant by a name that it lacks, and what it holds.
+
+  Args:
+    name: the one that it lacks.
+    held: the names of what it holds.
+    used: those that mean something else.
+
+  >>> did_you_mean("logits", ["scores", "labels"], used=["labels"])
+  "did you mean 'scores'? it holds scores, labels"
+  >>> did_you_mean("logits", ["labels"], used=["labels"])
+  'it holds labels'
+  """
+  held, used = list(held), set(used)
+  free = [choice for choice in held if choice not in used]
+  hint = f"did you mean {nearest(name, free)!r}? " if free else ""
+  return f"{hint}it holds {', '.join(held)}"
+
+
 def nearest(name: object, choices: Iterable[object]) -> str:
   """Returns the choice that looks most like `name`: one that it begins, or shares most with.
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bce_jax
 from bce_jax.cli import train, verify
-from bce_jax.names import nearest
+from bce_jax.names import did_you_mean
 
 if TYPE_CHECKING:
   import numpy as np
@@ -88,12 +88,22 @@ def run(argv: Sequence[str]) -> int:
   Raises:
     ValueError: one line, for anything given that is wrong.
   """
-  args = _parse(argv)
+  try:
+    return _run(_parse(argv))
+  except RuntimeError as error:
+    from bce_jax.training.figures import NonFiniteError  # here: it takes JAX
+
+    if isinstance(error, NonFiniteError):  # not of a training: the scores were given
+      raise ValueError(str(error)) from None
+    raise
+
+
+def _run(args: argparse.Namespace) -> int:
   paths = [pathlib.Path(path) for path in args.files]
   if args.plot is not None:
     _check_plot(args.plot)
   if paths[0].is_dir():
-    if len(paths) > 1 or args.bias is not None or args.train_counts is not None:
+    if len(paths) > 1 or any(x is not None for x in (args.bias, args.train_counts, args.pairs)):
       raise ValueError(
         f"{paths[0]} is a run folder, with a bias and training counts of its own:"
         " expected nothing beside it but --threshold, --plot and --json"
@@ -113,6 +123,10 @@ def run(argv: Sequence[str]) -> int:
   from bce_jax.training.figures import table
 
   print(table(outcome.title, outcome.figures, unit=outcome.unit))
+  if "verification_auc" in outcome.figures:
+    from bce_jax.training import verifying
+
+    print(verifying.table(outcome.figures))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -220,6 +234,12 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
 
   if len(paths) > 2:
     raise ValueError(f"expected an .npz, LOGITS.npy LABELS.npy or a run folder, got {len(paths)}")
+  if args.pairs is not None:
+    raise ValueError(
+      f"--pairs is of features without logits, but {' and '.join(map(str, paths))} hold scores"
+      if len(paths) == 2
+      else f"--pairs is of features without logits: {paths[0]} has logits, or no features"
+    )
   found: dict[str, StoredArray] = {}
   if len(paths) == 2:
     found = {"logits": arrays.open_array(paths[0]), "labels": arrays.open_array(paths[1])}
@@ -227,15 +247,11 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
     raise ValueError(f"{paths[0]} holds one array: give logits and labels, LOGITS.npy LABELS.npy")
   else:
     held = arrays.open_arrays(paths[0])
-    if args.pairs is not None:
-      raise ValueError(f"--pairs is of features without logits, but {paths[0]} has no features")
-    for name in ("logits", "labels"):
-      if name not in held:
-        near = nearest(name, held)
-        raise ValueError(
-          f"{paths[0]} has no {name!r}; did you mean {near!r}? it holds {', '.join(held)}"
-        )
     wanted = ("logits", "labels", "bias", "train_counts", "features", "weights")
+    for name in wanted[:2]:
+      if name not in held:
+        hint = did_you_mean(name, held, used=wanted)
+        raise ValueError(f"{paths[0]} has no {name!r}; {hint}")
     found = {name: held[name] for name in wanted if name in held}
   logits = found["logits"]
   if len(logits.shape) != 2 or 0 in logits.shape:
@@ -331,9 +347,12 @@ def _bias(option: str | None, stored: "StoredArray | None", num_classes: int) ->
     bias = bias.reshape(())
   if bias.shape not in ((), (num_classes,)):
     raise ValueError(f"{name} has shape {bias.shape}: expected one number or ({num_classes},)")
+  if bias.dtype not in (np.float32, np.float64):
+    with np.errstate(over="ignore"):  # of a wider float: what is infinite then is refused
+      bias = bias.astype(np.float64)
   if not np.isfinite(bias).all():
     raise ValueError(f"{name}: expected finite numbers, got {bias[~np.isfinite(bias)].flat[0]}")
-  return bias if bias.dtype.kind == "f" and bias.dtype.itemsize >= 4 else bias.astype(np.float64)
+  return bias
 
 
 def _weights(stored: "StoredArray", features: "StoredArray", logits: "StoredArray") -> Any:
@@ -363,7 +382,7 @@ def _train_counts(option: str) -> "np.ndarray":
       binary = file.read(6) == b"\x93NUMPY"
     if binary:
       return _whole(name, arrays.open_array(path).load())
-    text = path.read_text(errors="replace")
+    text = path.read_text("utf-8-sig", errors="replace")
   try:
     if text.lstrip().startswith(("[", "{")):
       read = json.loads(text)
@@ -386,9 +405,13 @@ def _judge(given: Given, args: argparse.Namespace) -> Outcome:
 
   train._cache_compilations()
   logits, features = given.logits, given.features
+  # One bias for all classes moves all scores alike: they are judged where they are, so that nothing
+  # is rounded and nothing but what belongs to the bias depends on it.
+  unified = given.bias is not None and given.bias.ndim == 0
+  bias = None if unified else given.bias
   with _bar(logits, "scores") as bar:
     judged, distributions = stored.scores(
-      logits, given.labels, given.bias, distributions=args.plot is not None, progress=bar.update
+      logits, given.labels, bias, distributions=args.plot is not None, progress=bar.update
     )
   moments = None
   if features is not None:
@@ -399,13 +422,15 @@ def _judge(given: Given, args: argparse.Namespace) -> Outcome:
   figures = summarize(
     judged,
     given.labels,
-    given.bias,
+    bias,
     train_counts=given.train_counts,
     num_classes=logits.shape[1],
     threshold=args.threshold,
     moments=moments,
     weights=given.weights,
   )
+  if unified:
+    figures |= stored.at_unified_bias(judged, float(given.bias))
   return Outcome(given.name, "samples", figures, judged, distributions, given.bias)
 
 

@@ -96,27 +96,23 @@ def run(argv: Sequence[str]) -> int:
   # A bar would run into a table on the same terminal.
   hidden = output is None and sys.stdout.isatty()
   labelled = rejected = ambiguous = 0
-  try:
-    with _opened(output) as file:
-      writer = csv.writer(file, lineterminator="\n")
-      for path, scores in predict.scored(network, paths, progress=None if hidden else train._bar):
-        if isinstance(scores, ValueError):
-          _say(str(scores))
-          continue
-        found = predict.decide(scores, thresholds)
-        best = network.class_names[found.best]
-        label = best if found.above else args.reject
-        if not labelled:
-          writer.writerow(COLUMNS)
-        writer.writerow((path, label, found.score, found.threshold, found.above, best))
-        labelled += 1
-        rejected += not found.above
-        ambiguous += found.above > 1
+  with _opened(output) as file:
+    writer = csv.writer(file, lineterminator="\n")
+    for path, scores in predict.scored(network, paths, progress=None if hidden else train._bar):
+      if isinstance(scores, ValueError):
+        _say(str(scores))
+        continue
+      found = predict.decide(scores, thresholds)
+      best = network.class_names[found.best]
+      label = best if found.above else args.reject
       if not labelled:
-        raise ValueError(f"none of {len(paths):,} files can be used")
-  except BrokenPipeError:  # whoever reads has had enough, such as `head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
+        writer.writerow(COLUMNS)
+      writer.writerow((path, label, found.score, found.threshold, found.above, best))
+      labelled += 1
+      rejected += not found.above
+      ambiguous += found.above > 1
+    if not labelled:
+      raise ValueError(f"none of {len(paths):,} files can be used")
   _say(
     f"{labelled:,} images, {rejected:,} rejected, {ambiguous:,} ambiguous;"
     f" {time.monotonic() - start:.1f} s"

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -223,7 +223,8 @@ def _train(
   folder = workdir / plan.name
   log_path = workdir / "logs" / f"{plan.name}.log"
   try:
-    workdir_lib.refuse_other_config(folder, plan.config)
+    keys = workdir_lib.RESUMING_KEYS  # as bce-train does
+    workdir_lib.refuse_other_config(folder, plan.config, except_keys=keys)
     if workdir_lib.finished(folder) is not None:
       say(f"{prefix}{plan.name} is finished")
       return 0
@@ -263,10 +264,20 @@ def _compare(done: Sequence[Plan], workdir: pathlib.Path) -> None:
   table = comparison.markdown(runs)
   (workdir / "table.md").write_text(table + "\n")
   (workdir / "table.csv").write_text(comparison.comma_separated(runs))
-  studies.picture(runs, workdir.name).savefig(workdir / "plot.png", dpi=150)
-  report.write_page(runs, workdir / "report.html", title=workdir.resolve().name)
-  print(table)
-  print(f"table.md, table.csv, plot.png and report.html are in {workdir}")
+  print(table, flush=True)
+  made = ["table.md", "table.csv"]
+  name = workdir.resolve().name
+  drawn: dict[str, Callable[[pathlib.Path], object]] = {
+    "plot.png": lambda path: studies.picture(runs, name).savefig(path, dpi=150),
+    "report.html": lambda path: report.write_page(runs, path, title=name),
+  }
+  for file, draw in drawn.items():
+    try:
+      draw(workdir / file)
+      made.append(file)
+    except Exception as error:  # the runs are finished, whatever a picture of them comes to
+      say(f"bce-sweep: {file} could not be made: {type(error).__name__}: {error}")
+  print(f"{', '.join(made)} are in {workdir}")
 
 
 def _last_line(path: pathlib.Path) -> str:

@@ -16,8 +16,10 @@ import ast
 import contextlib
 import errno
 import importlib.util
+import io
 import os
 import pathlib
+import re
 import socket
 import sys
 import traceback
@@ -143,6 +145,11 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 class Parser(argparse.ArgumentParser):
   """Raises ValueError, where argparse would print its usage and leave."""
 
+  def __init__(self, **options: Any):
+    """As of argparse, but -1e-3 and -inf are numbers too, not options."""
+    super().__init__(**options)
+    self._negative_number_matcher = re.compile(r"-\.?\d|-inf|-nan")
+
   def error(self, message: str) -> Any:
     """Is called by argparse with what was wrong."""
     raise ValueError(message)
@@ -264,8 +271,17 @@ def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
   from bce_jax.cli import report
   from bce_jax.report import page
 
-  if config.report and not (workdir / page.FILE).exists():
+  if not config.report or (workdir / page.FILE).exists():
+    return
+  try:
     print(f"{report.write_run_page(workdir)} shows it")
+  except Exception as error:
+    if isinstance(error, OSError) and error.errno in _DISK:
+      raise
+    # The run is finished, and its figures are told: a picture of them is no reason to fail.
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    told = f"the run is finished, but its page could not be made ({reason})"
+    print(f"bce-train: {told}; bce-report {workdir} tries again", file=sys.stderr)
 
 
 def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
@@ -356,15 +372,35 @@ def console(
   *,
   interrupted: str = "interrupted; run the same command again to go on",
 ) -> int:
-  """Runs a console script: errors of the user's making become one line and exit code 2."""
+  """Runs a console script: errors of the user's making become one line and exit code 2.
+
+  Where whoever reads stdout has had enough, such as `head`, the exit code is 141, without a word.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of ASCII costs signs, not the results
+    sys.stdout.reconfigure(errors="replace")
   try:
-    return run(sys.argv[1:] if argv is None else argv)
+    try:
+      return run(sys.argv[1:] if argv is None else argv)
+    finally:
+      sys.stdout.flush()  # here, and not when Python ends
   except (ValueError, OSError) as error:
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+      return 141
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"{name}: {interrupted}", file=sys.stderr)
     return 130
+
+
+def _nobody_reads() -> bool:
+  """Whether it is stdout that broke, and no other pipe; if so, nothing more is written there."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+  return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,10 +4,10 @@ import argparse
 import math
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bce_jax.names import nearest
+from bce_jax.names import did_you_mean
 
 if TYPE_CHECKING:
   import numpy as np
@@ -51,9 +51,8 @@ def judge(
     listed = _listed(path, held, args.pairs, len(features))
     return verifying.verify_listed_pairs(features, listed, threshold=threshold)
   if "labels" not in held:
-    near = nearest("labels", held)
-    hint = " (or give --pairs)" if "paths" in held else f"; did you mean {near!r}?"
-    raise ValueError(f"{path} has no 'labels'{hint} it holds {', '.join(held)}")
+    hint = " (or give --pairs)" if "paths" in held else ""
+    raise ValueError(f"{path} has no 'labels'{hint}; {did_you_mean('labels', held, used=KEYS)}")
   labels = _identities(held["labels"], len(features))
   try:
     with _bar(len(features)) as bar:
@@ -115,7 +114,7 @@ def _learned(held: Mapping[str, "StoredArray"]) -> float | None:
 def _listed(
   path: pathlib.Path, held: Mapping[str, "StoredArray"], file: pathlib.Path, size: int
 ) -> Any:
-  """The list's pairs as rows of the features, found by path without its ending."""
+  """The list's pairs as rows of the features, found by path, or by path without its ending."""
   import numpy as np
 
   from bce_jax.data import pairs
@@ -129,21 +128,43 @@ def _listed(
   if stored.shape != (size,) or stored.dtype.kind != "U":
     raise ValueError(f"{stored.name} is {stored.dtype} {stored.shape}: expected text, ({size},)")
   listed = pairs.read(file)
-  rows = {_bare(str(name)): row for row, name in enumerate(stored.load())}
-  missing = [name for name in listed.paths if _bare(name) not in rows]
+  names = [str(name) for name in stored.load()]
+  exact, bare = _rows(names), _rows(map(_bare, names))
+  found = [exact.get(name) or bare.get(_bare(name)) or [] for name in listed.paths]
+  missing = [name for name, rows in zip(listed.paths, found, strict=True) if not rows]
   if missing:
     raise ValueError(
       f"--pairs {file} names {missing[0]}, which is not among the {size:,} paths of {path}"
       f" ({len(missing):,} are missing)"
     )
-  at = np.array([rows[_bare(name)] for name in listed.paths])
-  return listed._replace(paths=tuple(rows), pairs=at[listed.pairs])
+  for name, rows in zip(listed.paths, found, strict=True):
+    if len(rows) > 1:
+      first, second = rows[:2]
+      raise ValueError(
+        f"--pairs {file} names {name}, which may be row {first} ({names[first]}) or row {second}"
+        f" ({names[second]}) of {path}: expected one"
+      )
+  at = np.array([rows[0] for rows in found])
+  return listed._replace(paths=tuple(names), pairs=at[listed.pairs])
+
+
+def _rows(names: Iterable[str]) -> dict[str, list[int]]:
+  """The rows of each name."""
+  rows: dict[str, list[int]] = {}
+  for row, name in enumerate(names):
+    rows.setdefault(name, []).append(row)
+  return rows
 
 
 def _bare(name: str) -> str:
-  """A path without its ending: it is the same image as .jpg or .png."""
-  folder, slash, file = name.rpartition("/")
-  return f"{folder}{slash}{file.rpartition('.')[0] or file}"
+  """A path without its ending: it is the same image as .jpg or .png.
+
+  Not all that follows a dot is one: subject01.happy and subject01.sad are two images.
+  """
+  from bce_jax.data import folders
+
+  ending = next((x for x in folders.ENDINGS if name.lower().endswith(x)), "")
+  return name[: len(name) - len(ending)]
 
 
 def _bar(size: int) -> Any:

@@ -89,6 +89,10 @@ class StoredArray:
     Raises:
       ValueError: when the file is damaged.
     """
+    if self._layout.fortran and len(self.shape) > 1 and isinstance(self._source, _Packed):
+      with self._source.reading(self._layout.offset) as file, _told(self.name):
+        columns = self._values(file.read(self._layout.nbytes), self.shape[::-1])
+        return np.ascontiguousarray(columns.T)
     if self.shape:
       chunks = list(self.chunks(max(self.shape[0], 1)))
       return chunks[0] if chunks else np.zeros(self.shape, self.dtype)

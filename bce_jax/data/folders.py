@@ -143,8 +143,15 @@ def walk(path: pathlib.Path) -> Iterator[str]:
   """Yields the images below `path`, named from there with '/', which sorts alike everywhere.
 
   By their endings, `ENDINGS`. Folders within are searched too; hidden files are passed over.
+
+  Raises:
+    ValueError: for a folder that can't be searched: its images would be missing without a word.
   """
-  for parent, folders, files in os.walk(path):
+
+  def refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} can't be searched: {error.strerror}")
+
+  for parent, folders, files in os.walk(path, onerror=refuse):
     folders[:] = [name for name in folders if not name.startswith(".")]
     for name in files:
       if name.lower().endswith(ENDINGS) and not name.startswith("."):

@@ -1,5 +1,7 @@
 """Image files as arrays: whatever people's files hold becomes 8 bits of colour or gray."""
 
+import os
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +57,8 @@ def decode(
 
 def _read_image(path: str, function: Callable[[Image.Image], Any]) -> Any:
   try:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+      raise ValueError("it is a folder, a pipe or a device: expected a file")
     with Image.open(path, formats=_FORMATS) as image:
       return function(image)
   except PIL.UnidentifiedImageError as error:

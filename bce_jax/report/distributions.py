@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bce_jax.metrics import Histogram, ScoreDistributions, uniform_accuracy_curve
-from bce_jax.report.svg import COLOURS, INK
+from bce_jax.report.svg import COLOURS, INK, new_figure, plain, style
 
 _BLUE, _GREEN, _RED, _GRAY = COLOURS[0], COLOURS[2], COLOURS[5], COLOURS[6]
 _BINS = (16, 120)  # the fewest, and as many as the eye can tell apart
@@ -115,7 +115,7 @@ def draw_uniform_curve(
     grid = np.sort(np.append(grid, known))
   curve = 100 * uniform_accuracy_curve(positive, hardest_negative, grid)
   alone = label is None
-  axis.plot(grid, curve, color=color, label="A_Uni of a threshold" if alone else label)
+  axis.plot(grid, curve, color=color, label=plain("A_Uni of a threshold" if alone else label))
   if known is not None:
     top = 100 * float(uniform_accuracy_curve(positive, hardest_negative, np.array([known]))[0])
     words = f"at t* = {known:.4g}: {top:.2f} %" if alone else None
@@ -157,8 +157,6 @@ def picture(
   Returns:
     A matplotlib figure.
   """
-  from bce_jax.report.svg import new_figure, style
-
   with style():
     figure = new_figure(7.2, 6.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -167,7 +165,7 @@ def picture(
     if below.get_legend_handles_labels()[0]:
       below.legend(fontsize="small")
     below.set_xlabel("score, and threshold t on the same scale")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
   return figure
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 
 from bce_jax.report.evidence import Evidence
-from bce_jax.report.plot import Plot
-from bce_jax.report.svg import COLOURS, add_legend, new_figure
+from bce_jax.report.plot import Plot, Table
+from bce_jax.report.svg import COLOURS, add_legend, new_figure, plain
 
 METHODS = ("tsne", "pca")
 _MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
@@ -55,11 +55,13 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   axis = figure.subplots()
   shown = np.unique(evidence.map_labels)
   size = 2.6 if len(places) > 200 else 4.5
+  rows = []
   for k, c in enumerate(sorted(shown, key=lambda c: -evidence.train_counts[c])):
     own = evidence.map_labels == c
+    rows.append([evidence.class_names[c], int(own.sum()), int(evidence.train_counts[c])])
     axis.plot(
       *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=size, alpha=0.8,
-      markeredgewidth=0, label=_short(evidence.class_names[c]),
+      markeredgewidth=0, label=plain(_short(evidence.class_names[c])),
     )  # fmt: skip
   axis.set_xticks([])
   axis.set_yticks([])
@@ -71,7 +73,9 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   if len(shown) < len(evidence.class_names):
     what += ", spread evenly from the most to the fewest training images"
   text = f"Directions of the features of {what}, laid out by {how}."
-  return Plot(f"Map of features{': ' if label else ''}{label}", figure, text)
+  # Not the places of the points: coordinates on a map mean nothing.
+  table = Table(["class", "images on the map", "training images"], rows)
+  return Plot(f"Map of features{': ' if label else ''}{label}", figure, text, table)
 
 
 def _short(name: str) -> str:

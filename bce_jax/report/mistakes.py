@@ -8,7 +8,7 @@ import numpy as np
 
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import INK, new_figure
+from bce_jax.report.svg import INK, new_figure, plain
 
 _CLASSES, _OTHERS = 8, 3
 
@@ -24,12 +24,16 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
     return None
   rows = worst_classes(evidence)
   n = len(evidence.class_names)
-  confusion = np.zeros((len(rows), n), np.int64)
+  # What is as high for another class is judged wrong, though arg max may name its own class.
+  tie = ~evidence.right & (evidence.predicted == evidence.labels)
+  predicted = np.where(tie, n, evidence.predicted)
+  class_names = [*evidence.class_names, "a tie"]
+  confusion = np.zeros((len(rows), n + 1), np.int64)
   for k, c in enumerate(rows):
-    confusion[k] = np.bincount(evidence.predicted[evidence.labels == c], minlength=n)
+    confusion[k] = np.bincount(predicted[evidence.labels == c], minlength=n + 1)
   # The worst classes themselves, what the worst of them are taken for, and what all are.
   totals = confusion.sum(axis=0)
-  others = np.where(np.arange(n) == rows[:, None], -1, confusion).argmax(axis=1)
+  others = np.where(np.arange(n + 1) == rows[:, None], -1, confusion).argmax(axis=1)
   wanted = [*others[: _OTHERS - 1], *np.argsort(-totals, kind="stable")]
   columns = [*rows, *dict.fromkeys(c for c in wanted if c not in rows and totals[c])]
   columns = columns[: len(rows) + _OTHERS]
@@ -44,7 +48,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
       axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
   axis.set_xlim(-0.5, len(columns) - 0.5)
   axis.set_ylim(len(rows) - 0.5, -0.5)
-  names = [_short(evidence.class_names[c]) for c in columns]
+  names = [plain(_short(class_names[c])) for c in columns]
   turned = max(map(len, names)) > 3
   axis.set_xticks(
     range(len(columns)), names, rotation=45 if turned else 0, ha="right" if turned else "center"
@@ -57,13 +61,14 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   other = others[0]
   text = (
     f"In % of each class' test images, of the {len(rows)} classes judged worst. The worst is"
-    f" {evidence.class_names[worst]}: {right:.0f} % right, taken for {evidence.class_names[other]}"
+    f" {class_names[worst]}: {right:.0f} % right,"
+    f" {'as high for another class' if other == n else 'taken for ' + class_names[other]}"
     f" most often ({shares[0, other]:.0f} %)."
   )
   table = Table(
     ["class", "judged as", "images", "% of the class"],
     [
-      [evidence.class_names[c], evidence.class_names[j], int(confusion[k, j]), float(shares[k, j])]
+      [class_names[c], class_names[j], int(confusion[k, j]), float(shares[k, j])]
       for k, c in enumerate(rows)
       for j in np.argsort(-confusion[k], kind="stable")[:5]
       if confusion[k, j]

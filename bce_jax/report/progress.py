@@ -6,7 +6,7 @@ from typing import Any
 
 from bce_jax.report.comparison import Group
 from bce_jax.report.plot import Plot, Section, Table
-from bce_jax.report.svg import COLOURS, add_legend, new_figure, plain_log
+from bce_jax.report.svg import COLOURS, add_legend, new_figure, plain, plain_log
 
 ACCURACIES = (
   ("sample_wise_accuracy", "A_SW", "-"),
@@ -137,7 +137,7 @@ def _over_epochs(
   for k, group in enumerate(groups):
     for j, (name, what, style) in enumerate(names):
       colour = COLOURS[(k if several else j) % len(COLOURS)]
-      label = (group.label if j == 0 else "") if several else what
+      label = (plain(group.label) if j == 0 else "") if several else what
       for run in group.runs:
         x, y = _points(run.records, split, name)
         if not x:
@@ -228,7 +228,7 @@ def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
         x, y = _points(run.records, "judged", name)
         if not x:
           continue
-        label = (group.label if name == "bias" else "") if several else what
+        label = (plain(group.label) if name == "bias" else "") if several else what
         marker = "." if len(x) < 30 else ""
         axis.plot(x, y, style, color=colour, label="" if j else label, marker=marker)
         ends.setdefault((group.label if several else "", what), []).append(y[-1])

@@ -113,10 +113,12 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
       label=None if alone else group.label,
       color=COLOURS[k % 8],
     )
-    low, high = (float(np.quantile(np.concatenate(pairs), q)) for q in (0.01, 0.99))
-    at = np.linspace(low, high, 15)
-    shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
-    rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
+    known = np.concatenate(pairs)
+    known = known[np.isfinite(known)]
+    if known.size:
+      at = np.linspace(*np.quantile(known.astype(np.float64), (0.01, 0.99)), 15)
+      shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
+      rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
     figures = run.figures
     said.append(
       f"{'' if alone else group.label + ': '}{percent(figures['uniform_accuracy'])} at the best,"

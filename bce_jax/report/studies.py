@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bce_jax.report.comparison import Group, Run, columns_of, grouped, setting_names
-from bce_jax.report.svg import COLOURS, GRID, INK, add_legend
+from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain, style
 
 _NAMED = 8  # settings up to which each has a colour of its own
 ACCURACIES = (
@@ -26,15 +26,18 @@ def picture(runs: Sequence[Run], title: str) -> Any:
   Returns:
     A matplotlib figure.
   """
-  from matplotlib.figure import Figure  # not pyplot: no display, no global state
+  with style():
+    return _picture(runs, title)
 
+
+def _picture(runs: Sequence[Run], title: str) -> Any:
   groups = grouped(runs)
   varied = varied_numbers(groups)
   compared = any(
     _finite(r.figures.get("bias")) and _finite(r.figures.get("threshold")) for r in runs
   )
   panels = max(len(varied), 1) + compared
-  figure = Figure(figsize=(max(4.2 * panels, 6.4), 4.2), layout="constrained")
+  figure = new_figure(max(4.2 * panels, 6.4), 4.2)
   axes = figure.subplots(1, panels, squeeze=False)[0]
   if varied:
     for axis, key in zip(axes, varied, strict=False):
@@ -45,7 +48,7 @@ def picture(runs: Sequence[Run], title: str) -> Any:
     draw_bars(axes[0], groups)
   if compared:
     draw_threshold_against_bias(axes[-1], groups)
-  figure.suptitle(title)
+  figure.suptitle(plain(title))
   return figure
 
 
@@ -78,13 +81,13 @@ def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
       points = [group.mean_and_std(name) for group in members]
       y, spread = ([100 * p[k] for p in points] for k in (0, 1))
       error = None if all(map(math.isnan, spread)) else spread
-      label = f"{what} {named}".strip()
+      label = plain(f"{what} {named}".strip())
       axis.errorbar(x, y, error, fmt=style, color=colour, capsize=3, markersize=4, label=label)
   if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(set(seen)), [f"{x:g}" for x in sorted(set(seen))])
     axis.minorticks_off()
-  axis.set_xlabel("scale γ" if key == "scale" else key)
+  axis.set_xlabel("scale γ" if key == "scale" else plain(key))
   axis.grid(alpha=0.3)
   if axis.get_legend_handles_labels()[0]:
     axis.legend(fontsize="small")
@@ -101,7 +104,7 @@ def draw_bars(axis: Any, groups: Sequence[Group]) -> None:
     y, spread = ([100 * p[i] for p in points] for i in (0, 1))
     error = None if all(map(math.isnan, spread)) else spread
     colour = COLOURS[k % len(COLOURS)]
-    axis.bar(x, y, width * 0.92, yerr=error, capsize=3, label=group.label, color=colour)
+    axis.bar(x, y, width * 0.92, yerr=error, capsize=3, label=plain(group.label), color=colour)
   turned = len(shown) > 4
   axis.set_xticks(
     range(len(shown)),
@@ -140,7 +143,7 @@ def draw_threshold_against_bias(axis: Any, groups: Sequence[Group]) -> None:
     if points:
       x, y = [p[0] for p in points], [p[1] for p in points]
       ends += [*x, *y]
-      axis.plot(x, y, "osD^v<>P"[k // 7 % 8], color=colour, markersize=5, label=label)
+      axis.plot(x, y, "osD^v<>P"[k // 7 % 8], color=colour, markersize=5, label=plain(label))
   if not ends:
     return
   # Both axes over the same numbers, so that the diagonal is seen wherever the marks are.

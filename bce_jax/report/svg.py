@@ -1,11 +1,13 @@
 """matplotlib figures as SVG inside a page: in the page's own colours and font, light or dark."""
 
 import contextlib
+import functools
 import html
 import io
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +32,7 @@ _VARIABLES = {
 _SETTINGS: dict[Any, Any] = {
   "svg.fonttype": "none",  # text stays text: it can be searched and read aloud, in the page's font
   "svg.hashsalt": "bce_jax",  # the same figure gives the same bytes
+  "text.parse_math": False,  # a $ in the name of a class is a $
   "font.size": 9.5,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -50,15 +53,39 @@ def style() -> Iterator[None]:
   """What is drawn within has the report's style."""
   import matplotlib
 
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+    # Of names in scripts that matplotlib's font lacks; a page shows them in the reader's font.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
     yield
+
+
+def plain(text: Any) -> str:
+  """Returns a name that someone else chose as matplotlib can show it, within `style`.
+
+  Bytes of a file's name that are no UTF-8 can't be written, and a label that begins with _ is left
+  out of legends.
+  """
+  text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", str(text))
+  return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
 def new_figure(width: float = 4.6, height: float = 3.2) -> Any:
   """Returns an empty figure that lays itself out; 4.6 inches are about a phone's width."""
+  return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+@functools.cache
+def _figure_class() -> Any:
   from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
-  return Figure(figsize=(width, height), layout="constrained")
+  class Styled(Figure):
+    """Is saved in the report's style, wherever that is done."""
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+      with style():
+        super().savefig(*args, **options)
+
+  return Styled
 
 
 def add_legend(figure: Any, axis: Any, **options: Any) -> None:

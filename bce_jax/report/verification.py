@@ -1,5 +1,6 @@
 """Verification of classes never trained on: how many pairs a threshold accepts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from bce_jax.report.comparison import Group, Run
 from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain_log
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain, plain_log, style
 
 
 def section(groups: Sequence[Group]) -> Section:
@@ -44,15 +45,16 @@ def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any
   Returns:
     A matplotlib figure.
   """
-  figure = new_figure(9.2, 3.6)
-  left, right = figure.subplots(1, 2)
-  _draw_roc(left, points, figures, colour=COLOURS[0], label=None, mark="at the threshold")
-  _roc_axes(left)
-  if left.get_legend_handles_labels()[0]:
-    left.legend(loc="lower right")
-  _draw_errors(right, points, figures)
-  right.legend()
-  figure.suptitle(title)
+  with style():
+    figure = new_figure(9.2, 3.6)
+    left, right = figure.subplots(1, 2)
+    _draw_roc(left, points, figures, colour=COLOURS[0], label=None, mark="at the threshold")
+    _roc_axes(left)
+    if left.get_legend_handles_labels()[0]:
+      left.legend(loc="lower right")
+    _draw_errors(right, points, figures)
+    right.legend()
+    figure.suptitle(plain(title))
   return figure
 
 
@@ -68,7 +70,7 @@ def _draw_roc(
   least = 1 / figures["verification_impostor_pairs"]
   far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
   axis.plot(far, 100 * points.true_accept, drawstyle="steps-post", color=colour, label=label)
-  if figures.get("verification_threshold") is not None:
+  if _known(figures, "verification_threshold") is not None:
     at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
     axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=mark)
 
@@ -87,9 +89,10 @@ def _draw_errors(
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
   axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
   axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
-  best = figures["verification_equal_error_threshold"]
-  axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
-  fixed = figures.get("verification_threshold")
+  best = _known(figures, "verification_equal_error_threshold")
+  if best is not None:
+    axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
+  fixed = _known(figures, "verification_threshold")
   if fixed is not None:
     axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"{given}, t = {fixed:.3g}")
   axis.set_xlabel("threshold on the cosine")
@@ -100,14 +103,16 @@ def _draw_errors(
 def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
   figure = new_figure(4.6, 3.6)
   axis = figure.subplots()
+  # Runs may have been verified in different ways, so that a figure of one is not of another.
+  shown = [f for f in _FIGURES if any(run.figures.get(f[0]) is not None for _, run in runs)]
   rows: list[list[Any]] = []
   said = []
   for k, (group, run) in enumerate(runs):
     figures = run.figures
-    label = group.label if len(runs) > 1 else None
+    label = plain(group.label) if len(runs) > 1 else None
     mark = "at t = b/γ" if k == len(runs) - 1 else None
     _draw_roc(axis, _points(run), figures, colour=COLOURS[k % 8], label=label, mark=mark)
-    rows.append([group.label, *(_percentages(figures))])
+    rows.append([group.label, *_percentages(figures, shown)])
     said.append(
       f"{group.label + ': ' if len(runs) > 1 else ''}equal error rate"
       f" {percent(figures['verification_equal_error_rate'], 2)}, AUC"
@@ -115,8 +120,7 @@ def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
     )
   _roc_axes(axis)
   add_legend(figure, axis)
-  first = runs[0][1].figures
-  headings = ["run", *(what for name, what in _FIGURES if name in first)]
+  headings = ["run", *(what for _, what in shown)]
   text = f"Every threshold is a point of the curve. {'; '.join(said)}."
   return Plot("ROC", figure, text, Table(headings, rows))
 
@@ -135,8 +139,18 @@ _FIGURES = (
 )
 
 
-def _percentages(figures: Mapping[str, Any]) -> list[float]:
-  return [100 * float(figures[name]) for name, _ in _FIGURES if name in figures]
+def _percentages(
+  figures: Mapping[str, Any], shown: Sequence[tuple[str, str]] = _FIGURES
+) -> list[float | None]:
+  """The figures in % in the order of `shown`, None where there is none."""
+  values = (figures.get(name) for name, _ in shown)
+  return [None if value is None else 100 * float(value) for value in values]
+
+
+def _known(figures: Mapping[str, Any], name: str) -> float | None:
+  """A threshold; None where there is none, or to refuse (or accept) everything is it."""
+  value = figures.get(name)
+  return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _errors(group: Group, run: Run, *, named: bool) -> Plot:
@@ -146,12 +160,14 @@ def _errors(group: Group, run: Run, *, named: bool) -> Plot:
   _draw_errors(axis, points, figures, given="learned, b/γ")
   add_legend(figure, axis)
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
-  best = figures["verification_equal_error_threshold"]
+  best = _known(figures, "verification_equal_error_threshold")
+  rate = percent(figures["verification_equal_error_rate"], 2)
   text = (
-    f"The errors are equal, {percent(figures['verification_equal_error_rate'], 2)}, at a threshold"
-    f" of {best:.3g}."
+    f"The errors are equal, {rate}, at a threshold of {best:.3g}."
+    if best is not None
+    else f"The equal error rate is {rate}; a threshold at which the errors are equal: there is none."
   )
-  learned = figures.get("verification_threshold")
+  learned = _known(figures, "verification_threshold")
   if learned is not None:
     text += (
       f" The one learned in training, b/γ = {learned:.3g}, accepts"

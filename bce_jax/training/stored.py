@@ -7,9 +7,11 @@ import numpy as np
 
 from bce_jax import metrics
 from bce_jax.data.arrays import StoredArray
+from bce_jax.training import figures
 from bce_jax.training.figures import Judged
 
 _BLOCK = 2**22  # numbers that are held at once
+_LARGE = 1e30  # of a bias: from here on float32 has not far to go to infinity
 _MOST_FEATURES = 2**14  # a matrix of so many squared takes 2 GB
 
 Progress = Callable[[int], Any]
@@ -29,12 +31,13 @@ def scores(
     z = logits − bias
 
   float16 and integers of 8 or 16 bits are judged in float32, float32 in itself, float64 and wider
-  integers in float64; the bias is rounded to that.
+  integers in float64; the bias is rounded to that, unless it is far too large for float32.
 
   Args:
     logits: scale · c, decision scores before the bias: [n, N].
     labels: [n], each in [0, N).
-    bias: finite, [] or [N]; None where there is none, and z = logits.
+    bias: diverse and finite, [N]; None where z = logits. One number for all classes is no matter
+      here: it leaves the order of the scores as it is, see `at_unified_bias`.
     distributions: also say where the scores lie; takes twice the time.
     progress: is told how far it is.
 
@@ -45,8 +48,9 @@ def scores(
     ValueError: for a dtype that is no real number, or scores that are nan.
   """
   size, num_classes = logits.shape
-  given = None if bias is None else bias.astype(computed_in(logits))
-  diverse = given is not None and given.ndim > 0
+  given = bias
+  if bias is not None:
+    given = bias.astype(computed_in(logits) if np.abs(bias).max() < _LARGE else np.float64)
   parts, raw_parts, broken = [], [], 0
   seen: metrics.ScoreDistributions | None = None
   for start, chunk, rows in _chunks(logits, num_classes, progress):
@@ -61,19 +65,30 @@ def scores(
       return tuple(np.asarray(part)[:rows] for part in metrics.score_pairs(x, ids))
 
     raw_parts.append(pairs(chunk))
-    if diverse:
-      parts.append(pairs(chunk - given))
+    if given is not None:
+      with np.errstate(over="ignore"):  # what float32 can't hold is infinite, which has its order
+        parts.append(pairs(chunk - given))
     if distributions:
       part = metrics.score_distributions(chunk[:rows], ids)
       seen = part if seen is None else metrics.merge_distributions(seen, part)
   if broken:
     raise ValueError(f"{logits.name}: {broken:,} of {size:,} samples have a score that is nan")
   p, n = (np.concatenate(x) for x in zip(*raw_parts, strict=True))
-  if diverse:
-    on_z = tuple(np.concatenate(x) for x in zip(*parts, strict=True))
-  else:  # a subtraction keeps the order: the largest stays the largest
-    on_z = (p, n) if given is None else (p - given, n - given)
+  on_z = tuple(np.concatenate(x) for x in zip(*parts, strict=True)) if parts else (p, n)
   return Judged(on_z[0], on_z[1], p, n), seen
+
+
+def at_unified_bias(judged: Judged, bias: float) -> figures.Figures:
+  """What one bias for all classes makes of the scores, named as in results.json.
+
+  A class is above it where scale · c > b, which is z > 0 but for what a subtraction would round.
+
+  Args:
+    judged: of each sample, on scale · c.
+    bias: finite.
+  """
+  pairs = (judged.scaled_positive, judged.scaled_hardest_negative)
+  return figures._at("bias", pairs, bias) | {"bias": bias}
 
 
 def moments(

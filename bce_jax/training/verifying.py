@@ -134,7 +134,7 @@ def table(values: Figures) -> str:
   rows.append(("AUC", percent("auc")))
   if "verification_rank_one" in values:
     rows.append(("rank-1 identification", percent("rank_one")))
-  if "verification_threshold" in values:
+  if values.get("verification_threshold") is not None:
     t = values["verification_threshold"]
     rows += [
       (f"one threshold, t = {t:.4g}: TAR", percent("true_accept_at_threshold")),
@@ -143,7 +143,9 @@ def table(values: Figures) -> str:
       ("                 … of both kinds alike", percent("balanced_accuracy_at_threshold")),
     ]
   best = values["verification_equal_error_threshold"]
-  rows.append(("threshold of the equal error rate", f"{best:.4g}"))
+  # Where all scores are tied no threshold has equal errors; JSON has no infinity and says null.
+  known = best is not None and math.isfinite(best)
+  rows.append(("threshold of the equal error rate", f"{best:.4g}" if known else "none"))
   width = max(len(name) for name, _ in rows)
   genuine, impostor = (values[f"verification_{n}_pairs"] for n in ("genuine", "impostor"))
   title = (

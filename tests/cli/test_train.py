@@ -27,6 +27,7 @@ SMALL = (
   "--config.log_every_steps=5",
   "--config.eval_every_epochs=0.5",
   "--config.checkpoint_every_steps=7",
+  "--config.report=false",
 )
 RESULTS = (
   "sample_wise_accuracy",
@@ -71,7 +72,7 @@ def start(*argv):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "whole"
-  process = start(*SMALL, "--workdir", str(workdir))
+  process = start(*SMALL, "--config.report=true", "--workdir", str(workdir))
   out, _ = process.communicate(timeout=300)
   assert process.returncode == 0, out
   return workdir, out
@@ -331,6 +332,29 @@ def copy(uninterrupted, tmp_path):
   return workdir
 
 
+def test_a_page_that_cannot_be_made_does_not_fail_the_run(copy, capsys):
+  argv = [*SMALL, "--config.report=true", "--workdir", str(copy)]
+  kept, page = copy / "judged.npz", copy / "report.html"
+  assert "shows it" not in outcome(capsys, argv)  # it is there
+  page.unlink()
+  whole = kept.read_bytes()
+  kept.write_bytes(whole[: len(whole) // 2])
+  assert cli.main(argv) == 0
+  out, err = capsys.readouterr()
+  assert "A_Uni  uniform accuracy" in out
+  assert "its page could not be made (ValueError:" in err
+  assert f"bce-report {copy} tries again" in err
+  assert not page.exists()
+  kept.write_bytes(whole)
+  assert f"{page} shows it" in outcome(capsys, argv)
+  assert "A_Uni over the threshold" in page.read_text()
+
+
+def outcome(capsys, argv):
+  assert cli.main(argv) == 0
+  return capsys.readouterr().out
+
+
 def test_a_run_is_not_judged_as_what_it_is_not(copy, capsys):
   judge = ["--evaluate-only", "--workdir", str(copy)]
   assert "scale was 16.0 and is 3.0" in fails(capsys, [*judge, "--config.scale=3"])
@@ -389,7 +413,7 @@ def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_
   argv += ["--config.data.image_size=8", "--config.data.crop_padding=1"]
   argv += ["--config.data.validation_fraction=0", "--workdir", str(workdir)]
   assert cli.main(argv) == 0
-  table = capsys.readouterr().out.rsplit("\n", 2)[0]
+  table = capsys.readouterr().out.rsplit("\n", 3)[0]  # without what took how long, and the page
   judge = ["--evaluate-only", "--workdir", str(workdir), f"--config.data.folder={other}"]
   assert cli.main(judge) == 0
   assert table in capsys.readouterr().out

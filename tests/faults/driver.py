@@ -22,7 +22,7 @@ import time
 
 def watch(point, replace=setattr):
   """Calls point(name) where a run gets on; `replace` may be monkeypatch.setattr."""
-  from bce_jax.training import checkpoint, evaluate, loop, progress, records
+  from bce_jax.training import checkpoint, evaluate, judging, loop, progress, records
 
   def before(owner, name, label):
     function = getattr(owner, name)
@@ -58,7 +58,7 @@ def watch(point, replace=setattr):
   after(progress.Progress, "advance", step)
   after(records.RecordWriter, "write", lambda _, record: f"record {record['step']}")
   before(evaluate, "judge", lambda *_, **__: f"judge {steps[0]}")
-  before(evaluate, "figures", lambda *_, **__: f"figures {steps[0]}")
+  before(judging, "summarize", lambda *_, **__: f"figures {steps[0]}")
   after(checkpoint.Checkpoints, "save", lambda *_: f"save {steps[0]}")
   after(checkpoint.Checkpoints, "wait", lambda *_: f"wait {steps[0]}")
 

@@ -33,7 +33,7 @@ def test_too_full_for_the_first_checkpoint(lab, tmp_path):
   "points",
   [
     ("open config.json.tmp w", "rename dataset.json.*", "open metrics.jsonl.tmp w"),
-    ("open results.json.tmp w", "rename results.json.*"),
+    ("open judged.npz.tmp w", "open results.json.tmp w", "rename results.json.*"),
   ],
 )
 def test_too_full_for_a_record(whole, lab, tmp_path, points):

@@ -85,14 +85,18 @@ WORDS = [
   *("bce-uniform", "bce3s-released", "cpu", "stage2", "cpu,bce3s-released,cifar10"),
   *("stage2,cpu", "ce,cpu"),
 ]
+VERIFIED = [
+  f"verification:{words}"
+  for words in ("orl,soft-nu", "omniglot,bce-nu,margin", "casia", "margin,bce-nd,casia", "bce-u")
+]
 LONG_TAILED = [
   *(f"cifar_lt:{words}" for words in WORDS),
   *(f"digits_lt:{method}" for method in ("ce", "bce", "bce3s", "bce3s-released")),
 ]
 
 
-@pytest.mark.parametrize("reference", LONG_TAILED)
-def test_configs_of_long_tailed_sets(reference):
+@pytest.mark.parametrize("reference", [*LONG_TAILED, *VERIFIED])
+def test_configs_of_several_words(reference):
   name, words = reference.split(":")
   config = cli.load_config(f"{CONFIGS / name}.py:{words}")
   if config.objective.name == "balanced":
@@ -102,13 +106,15 @@ def test_configs_of_long_tailed_sets(reference):
 
 
 def test_every_config_file_is_tried_here():
-  tried = {"cifar10", "cifar100", "digits", "folder", "cifar_lt", "digits_lt"}
+  tried = {"cifar10", "cifar100", "digits", "folder", "cifar_lt", "digits_lt", "verification"}
   assert {path.stem for path in CONFIGS.glob("*.py")} == tried
 
 
 def test_a_config_with_an_unknown_word_says_which_there_are():
   with pytest.raises(ValueError, match="unknown word 'bce4s': expected cifar100, cifar10; bce3s"):
     cli.load_config(f"{CONFIGS}/cifar_lt.py:cifar100,bce4s")
+  with pytest.raises(ValueError, match="unknown word 'face': expected omniglot, orl, casia; bce-u"):
+    cli.load_config(f"{CONFIGS}/verification.py:orl,face")
   with pytest.raises(ValueError, match="unknown method 'bce4s': expected one of ce, bce, bce3s"):
     cli.load_config(f"{CONFIGS}/digits_lt.py:bce4s")
 
