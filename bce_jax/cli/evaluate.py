@@ -235,10 +235,9 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
   if len(paths) > 2:
     raise ValueError(f"expected an .npz, LOGITS.npy LABELS.npy or a run folder, got {len(paths)}")
   if args.pairs is not None:
+    got = " ".join(map(str, paths))
     raise ValueError(
-      f"--pairs is of features without logits, but {' and '.join(map(str, paths))} hold scores"
-      if len(paths) == 2
-      else f"--pairs is of features without logits: {paths[0]} has logits, or no features"
+      f"--pairs is of features without logits: expected an .npz with such, got {got}"
     )
   found: dict[str, StoredArray] = {}
   if len(paths) == 2:
@@ -268,7 +267,9 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
   if train_counts is not None:
     where = "--train-counts" if args.train_counts is not None or counts is None else counts.name
     if train_counts.shape != (num_classes,) or train_counts.min() < 0:
-      got = train_counts.shape if train_counts.shape != (num_classes,) else train_counts.min()
+      got: Any = train_counts.shape
+      if got == (num_classes,):
+        got = train_counts.min()
       raise ValueError(
         f"{where}: expected {num_classes} numbers of training images, each at least 0, got {got}"
       )
@@ -407,8 +408,8 @@ def _judge(given: Given, args: argparse.Namespace) -> Outcome:
   logits, features = given.logits, given.features
   # One bias for all classes moves all scores alike: they are judged where they are, so that nothing
   # is rounded and nothing but what belongs to the bias depends on it.
-  unified = given.bias is not None and given.bias.ndim == 0
-  bias = None if unified else given.bias
+  unified = None if given.bias is None or given.bias.ndim else float(given.bias)
+  bias = None if unified is not None else given.bias
   with _bar(logits, "scores") as bar:
     judged, distributions = stored.scores(
       logits, given.labels, bias, distributions=args.plot is not None, progress=bar.update
@@ -429,8 +430,8 @@ def _judge(given: Given, args: argparse.Namespace) -> Outcome:
     moments=moments,
     weights=given.weights,
   )
-  if unified:
-    figures |= stored.at_unified_bias(judged, float(given.bias))
+  if unified is not None:
+    figures |= stored.at_unified_bias(judged, unified)
   return Outcome(given.name, "samples", figures, judged, distributions, given.bias)
 
 

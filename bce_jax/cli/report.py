@@ -7,7 +7,8 @@
 A finished run of bce-train has its report.html already; this makes it anew, or sets several runs
 side by side: mean and deviation over those that differ by their seed only. One run's page goes into
 its folder, that of several into report.html here; --output says otherwise. Nothing is trained or
-judged: what a run folder holds is drawn. Exit codes: 0 done, 2 something given is wrong.
+judged: what a run folder holds is drawn. Beside runs, folders that are none are skipped. Exit
+codes: 0 done, 2 something given is wrong.
 """
 
 import argparse
@@ -37,7 +38,6 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     ValueError: when its run has not ended, or a file is damaged.
   """
   from bce_jax.report import comparison, evidence
-  from bce_jax.training import config as config_lib
   from bce_jax.training import records
 
   if not (folder / records.CONFIG).is_file():
@@ -61,10 +61,24 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     settings=dict(settings or {}),
     figures=figures,
     name=name,
-    config=config_lib.flatten(records.read_json(folder / records.CONFIG)),
+    config=_config(records.read_json(folder / records.CONFIG)),
     records=lines,
     evidence=seen,
+    dataset=records.read_json(place) if (place := folder / records.DATASET).is_file() else {},
   )
+
+
+def _config(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The config, flat; keys that an older version did not have are at their defaults.
+
+  That of a newer version, with keys or methods that are not known here, is left as it is.
+  """
+  from bce_jax.training import config as config_lib
+
+  try:
+    return config_lib.flatten(config_lib.from_dict(values))
+  except (ValueError, TypeError, KeyError, AttributeError):
+    return config_lib.flatten(values)
 
 
 def write_page(
@@ -114,14 +128,24 @@ def run(argv: Sequence[str]) -> int:
   for folder in folders:
     if not folder.is_dir():
       raise ValueError(f"{folder} is not a folder: expected a run folder of bce-train")
-  names = _names(folders)
-  runs = [read(folder, name=name) for folder, name in zip(folders, names, strict=True)]
   from bce_jax.report import page
+  from bce_jax.training import records
 
+  # A sweep's folder holds others beside its runs, which `sweep/*/` names too.
+  whole = [folder for folder in folders if (folder / records.CONFIG).is_file()]
+  if whole:
+    for folder in folders:
+      if folder not in whole:
+        print(f"{folder} is skipped: it has no {records.CONFIG}", file=sys.stderr)
+    folders = whole
   default = folders[0] / page.FILE if len(folders) == 1 else pathlib.Path(page.FILE)
   path = pathlib.Path(args.output) if args.output else default
   if path.is_dir():
     raise ValueError(f"--output {path} is a folder: expected a file")
+  if not path.parent.is_dir():
+    raise ValueError(f"--output {path}: {path.parent} is not a folder")
+  names = _names(folders)
+  runs = [read(folder, name=name) for folder, name in zip(folders, names, strict=True)]
   title = args.title or (names[0] if len(runs) == 1 else f"{len(runs)} runs side by side")
   write_page(page.with_settings(runs), path, title=title, map_method=args.map)
   print(path)

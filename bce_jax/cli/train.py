@@ -382,7 +382,7 @@ def console(
     try:
       return run(sys.argv[1:] if argv is None else argv)
     finally:
-      sys.stdout.flush()  # here, and not when Python ends
+      print(end="", flush=True)  # here, and not when Python ends; there may be no stdout
   except (ValueError, OSError) as error:
     if isinstance(error, BrokenPipeError) and _nobody_reads():
       return 141
@@ -396,7 +396,7 @@ def console(
 def _nobody_reads() -> bool:
   """Whether it is stdout that broke, and no other pipe; if so, nothing more is written there."""
   try:
-    sys.stdout.flush()
+    print(end="", flush=True)
   except BrokenPipeError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True

@@ -58,7 +58,7 @@ def decode(
 def _read_image(path: str, function: Callable[[Image.Image], Any]) -> Any:
   try:
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
-      raise ValueError("it is a folder, a pipe or a device: expected a file")
+      raise ValueError("it is a directory, a pipe or a device: expected a file")
     with Image.open(path, formats=_FORMATS) as image:
       return function(image)
   except PIL.UnidentifiedImageError as error:

@@ -12,7 +12,7 @@ from bce_jax.report.comparison import Group
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots
-from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure
+from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain
 
 _NAMED = 12  # classes up to which an axis names each
 
@@ -61,7 +61,7 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   same = [(g, e) for g, e in judged if e.class_names == first.class_names]
   for k, (group, evidence) in enumerate(same):
     share = 100 * class_accuracy(evidence)[classes]
-    label = group.label if len(same) > 1 else "A_SW"
+    label = plain(group.label) if len(same) > 1 else "A_SW"
     if len(classes) <= 30 and len(same) == 1:
       axis.bar(places, share, 0.8, color=COLOURS[k % 8], label=label)
     else:
@@ -83,13 +83,15 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
     counts.spines["right"].set_visible(True)
   if len(same) > 1:
     add_legend(figure, axis)
-  text = f"{len(classes)} classes{'; of ' + same[0][0].label if len(same) > 1 else ''}: "
+  several = len(judged) > 1
+  text = f"{len(classes)} classes{'; of ' + same[0][0].label if several else ''}: "
   text += _ends(class_accuracy(first)[classes], [first.class_names[c] for c in classes])
   shots = _by_shots(first)
   if len(shots) > 1:
     text += f" Mean over the images: {', '.join(f'{name} {x:.1f} %' for name, x in shots)}."
+  text += _left_out(len(judged) - len(same))
   tested = np.bincount(first.labels, minlength=len(first.train_counts))
-  names = [f"A_SW, % {group.label if len(same) > 1 else ''}".strip() for group, _ in same]
+  names = [f"A_SW, % {group.label if several else ''}".strip() for group, _ in same]
   rows = [
     [first.class_names[c], int(first.train_counts[c]), int(tested[c])]
     + [float(100 * class_accuracy(e)[c]) for _, e in same]
@@ -97,6 +99,18 @@ def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   ]
   table = Table(["class", "training images", "test images", *names], rows)
   return Plot("Accuracy of each class", figure, text, table)
+
+
+def _left_out(number: int) -> str:
+  """Says that settings with other classes are not drawn; one place has room for one order."""
+  if not number:
+    return ""
+  who = (
+    "1 setting has other classes and is"
+    if number == 1
+    else (f"{number} settings have other classes and are")
+  )
+  return f" {who} not drawn."
 
 
 def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
@@ -140,7 +154,7 @@ def _bands(axis: Any, counts: np.ndarray) -> None:
 def _name_classes(axis: Any, names: Sequence[str]) -> None:
   axis.grid(axis="x", visible=False)
   if len(names) <= _NAMED:
-    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    short = [plain(name) if len(name) <= 12 else plain(f"{name[:11]}…") for name in names]
     turned = max(map(len, short)) > 4
     axis.set_xticks(
       range(len(names)), short, rotation=40 if turned else 0, ha="right" if turned else "center"
@@ -213,6 +227,7 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   if not measured:
     return None
   _, first = measured[0]
+  known, several = len(measured), len(measured) > 1
   measured = [(g, e) for g, e in measured if e.class_names == first.class_names]
   classes = order(first)
   kinds = ("compactness", "separability", "classifier_separability")
@@ -222,7 +237,12 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
     for k, (group, evidence) in enumerate(measured):
       values = getattr(evidence, kind)[classes]
       axis.plot(
-        np.arange(len(classes)), values, ".-", color=COLOURS[k % 8], linewidth=1, label=group.label
+        np.arange(len(classes)),
+        values,
+        ".-",
+        color=COLOURS[k % 8],
+        linewidth=1,
+        label=plain(group.label),
       )
     axis.set_ylabel({"classifier_separability": "classifier's\nseparability"}.get(kind, kind))
   _bands(axes[0], first.train_counts[classes])
@@ -235,15 +255,14 @@ def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
   ]
   named = [f"{kind.replace('_', ' ')}" for kind in kinds]
   headings = [
-    f"{name} {group.label if len(measured) > 1 else ''}".strip()
-    for group, _ in measured
-    for name in named
+    f"{name} {group.label if several else ''}".strip() for group, _ in measured for name in named
   ]
   means = ", ".join(
     f"{name} {np.nanmean(getattr(first, kind)[classes]):.1f}"
     for name, kind in zip(named, kinds, strict=True)
   )
-  of = f" of {measured[0][0].label}" if len(measured) > 1 else ""
+  of = f" of {measured[0][0].label}" if several else ""
   text = f"Of each class, ordered by training images. Mean{of}: {means}."
+  text += _left_out(known - len(measured))
   table = Table(["class", *headings], rows)
   return Plot("Compactness and separability of each class", figure, text, table)

@@ -45,6 +45,7 @@ class Run(NamedTuple):
     config: {"group.key": value}, all of it.
     records: of its metrics.jsonl.
     evidence: of its last look at the test split; None where there is none.
+    dataset: as in its dataset.json; empty where that is not known.
   """
 
   settings: Mapping[str, Any]
@@ -53,6 +54,7 @@ class Run(NamedTuple):
   config: Mapping[str, Any] = {}
   records: Sequence[Mapping[str, Any]] = ()
   evidence: Evidence | None = None
+  dataset: Mapping[str, Any] = {}
 
 
 class Group(NamedTuple):

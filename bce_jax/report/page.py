@@ -18,8 +18,17 @@ from bce_jax.report.svg import add_legend, inline, new_figure, style
 FILE = "report.html"
 _MOST = 6  # settings that are drawn each by itself
 
-# What a run's own keys need not tell apart: where data lie, and how fast they are read.
-NEUTRAL = ("data.folder", "data.workers", "data.in_memory", "eval_batch_size", "class_devices")
+# What a run's own keys need not tell apart: where data lie, how fast they are read, and whether a
+# page is made. Other data in another folder are told by `_folders`.
+_FOLDER = "data.folder"
+NEUTRAL = (
+  _FOLDER,
+  "data.workers",
+  "data.in_memory",
+  "eval_batch_size",
+  "class_devices",
+  "report",
+)
 
 
 def with_settings(runs: Sequence[Run]) -> list[Run]:
@@ -30,25 +39,82 @@ def with_settings(runs: Sequence[Run]) -> list[Run]:
   Args:
     runs: with their configs.
   """
-  keys = dict.fromkeys(key for run in runs for key in run.config if key not in NEUTRAL)
-  differing = [key for key in keys if len({_frozen(run.config.get(key)) for run in runs}) > 1]
-  told = [
-    run._replace(settings={key: run.config[key] for key in differing if key in run.config})
-    for run in runs
+  configs = [
+    {key: value for key, value in run.config.items() if key not in NEUTRAL} | folder
+    for run, folder in zip(runs, _folders(runs), strict=True)
   ]
-  seen = {key: list(dict.fromkeys(_frozen(run.config.get(key)) for run in runs)) for key in keys}
+  keys = dict.fromkeys(key for config in configs for key in config)
+  differing = [key for key in keys if len({_frozen(c.get(key)) for c in configs}) > 1]
+  seen = {key: list(dict.fromkeys(_frozen(c.get(key)) for c in configs)) for key in keys}
 
   ordering = sorted(differing, key=lambda key: key == SEED)  # by the seed last
 
-  def place(run: Run) -> list[float]:
-    values = [run.config.get(key) for key in ordering]
+  def place(config: Mapping[str, Any]) -> list[float]:
+    values = [config.get(key) for key in ordering]
     numeric = [isinstance(x, int | float) and not isinstance(x, bool) for x in values]
     return [
       float(str(x)) if number else seen[key].index(_frozen(x))
       for key, x, number in zip(ordering, values, numeric, strict=True)
     ]
 
-  return sorted(told, key=place)
+  order = sorted(range(len(runs)), key=lambda k: place(configs[k]))
+  return [
+    runs[k]._replace(settings={key: configs[k][key] for key in differing if key in configs[k]})
+    for k in order
+  ]
+
+
+def _folders(runs: Sequence[Run]) -> list[dict[str, str]]:
+  """The data.folder of each run, as short as tells the data apart; nothing where all are the same.
+
+  One set of images may lie in several places, and a place may come to hold other images: what is in
+  dataset.json decides.
+  """
+  # Runs of one place first, then the places: a run that others can't be compared with, say because
+  # its images are of another size, goes with those of its folder.
+  units: list[list[Run]] = []
+  for run in runs:
+    near = (u for u in units if u[0].config.get(_FOLDER) == run.config.get(_FOLDER))
+    unit = next((u for u in near if not any(_other_data(run, x) for x in u)), None)
+    units.append([run]) if unit is None else unit.append(run)
+  sets: list[list[Run]] = []
+  for unit in units:
+    same = (s for s in sets if not any(_other_data(x, y) for x in unit for y in s))
+    found = next(same, None)
+    sets.append(list(unit)) if found is None else found.extend(unit)
+  if len(sets) < 2:
+    return [{} for _ in runs]
+  paths = [str(s[0].config.get(_FOLDER) or "no folder") for s in sets]
+  parts = [pathlib.PurePath(path).parts for path in paths]
+  longest = max(map(len, parts))
+  tails = (["/".join(p[-depth:]) for p in parts] for depth in range(1, longest))
+  names = next((t for t in tails if len(set(t)) == len(set(paths))), paths)
+  earlier = [names[:k].count(name) for k, name in enumerate(names)]
+  names = [f"{name} ({k + 1})" if k else name for name, k in zip(names, earlier, strict=True)]
+  which = {id(run): name for members, name in zip(sets, names, strict=True) for run in members}
+  return [{_FOLDER: which[id(run)]} for run in runs]
+
+
+def _other_data(one: Run, two: Run) -> bool:
+  """Whether two runs are known to be of different data.
+
+  Counts and statistics tell only where what is made of the data is the same in both configs.
+  """
+  if not one.dataset or not two.dataset:
+    return False
+  if one.dataset.get("class_names") != two.dataset.get("class_names"):
+    return True
+  made = [
+    {
+      key: value
+      for key, value in run.config.items()
+      if key not in NEUTRAL
+      and (key.startswith("data.") or key in ("objective.name", "verification.identities"))
+    }
+    for run in (one, two)
+  ]
+  told = ("train_counts", "mean", "std")
+  return made[0] == made[1] and any(one.dataset.get(k) != two.dataset.get(k) for k in told)
 
 
 def _frozen(value: Any) -> str:
@@ -214,6 +280,7 @@ def _overview(groups: Sequence[Group]) -> Section:
     "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
   )
+  lead += _alike(groups)
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
   table = _table(Table(headings, rows, words=len(keys)), "Final figures")
@@ -250,6 +317,21 @@ def _tiles(figures: Mapping[str, Any]) -> str:
 
 def _exact(value: Any) -> str:
   return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _alike(groups: Sequence[Group]) -> str:
+  """Names two runs of one config and one seed, whose difference is none of seeds."""
+  for group in groups:
+    by_seed: dict[str, Run] = {}
+    for run in group.runs:
+      seed = run.config.get(SEED, run.settings.get(SEED))
+      other = by_seed.setdefault(_frozen(seed), run)
+      if other is not run and seed is not None:
+        return (
+          f" {other.name} and {run.name} have the same config and the same seed, {seed}: what they"
+          " differ by is not the seed's."
+        )
+  return ""
 
 
 def _study(groups: Sequence[Group]) -> Section:
@@ -350,7 +432,8 @@ def write(path: pathlib.Path, text: str) -> None:
   """Writes the page whole or not at all."""
   beside = path.with_name(path.name + ".tmp")
   try:
-    beside.write_text(text, encoding="utf-8")
+    # A file's name that is no UTF-8 may be the name of a class.
+    beside.write_text(text, encoding="utf-8", errors="replace")
     beside.replace(path)
   except OSError as error:
     with contextlib.suppress(OSError):

@@ -116,7 +116,8 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
     known = np.concatenate(pairs)
     known = known[np.isfinite(known)]
     if known.size:
-      at = np.linspace(*np.quantile(known.astype(np.float64), (0.01, 0.99)), 15)
+      low, high = (float(np.quantile(known, q)) for q in (0.01, 0.99))
+      at = np.linspace(low, high, 15)
       shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
       rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
     figures = run.figures

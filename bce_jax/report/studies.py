@@ -77,12 +77,12 @@ def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
     x = [float(group.settings[key]) for group in members]
     seen += x
     named = Group(dict(others), []).label if others else ""
-    for name, style, what in ACCURACIES:
+    for name, line, what in ACCURACIES:
       points = [group.mean_and_std(name) for group in members]
       y, spread = ([100 * p[k] for p in points] for k in (0, 1))
       error = None if all(map(math.isnan, spread)) else spread
       label = plain(f"{what} {named}".strip())
-      axis.errorbar(x, y, error, fmt=style, color=colour, capsize=3, markersize=4, label=label)
+      axis.errorbar(x, y, error, fmt=line, color=colour, capsize=3, markersize=4, label=label)
   if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(set(seen)), [f"{x:g}" for x in sorted(set(seen))])

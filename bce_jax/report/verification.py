@@ -11,6 +11,8 @@ from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain, plain_log, style
 
+_FIXED = "verification_threshold"  # b/γ, or one that bce-eval was given
+
 
 def section(groups: Sequence[Group]) -> Section:
   """The ROC curve, and the two errors over the threshold with the learned one drawn in."""
@@ -70,7 +72,7 @@ def _draw_roc(
   least = 1 / figures["verification_impostor_pairs"]
   far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
   axis.plot(far, 100 * points.true_accept, drawstyle="steps-post", color=colour, label=label)
-  if _known(figures, "verification_threshold") is not None:
+  if _known(figures, _FIXED) is not None:
     at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
     axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=mark)
 
@@ -92,7 +94,7 @@ def _draw_errors(
   best = _known(figures, "verification_equal_error_threshold")
   if best is not None:
     axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
-  fixed = _known(figures, "verification_threshold")
+  fixed = _known(figures, _FIXED)
   if fixed is not None:
     axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"{given}, t = {fixed:.3g}")
   axis.set_xlabel("threshold on the cosine")
@@ -107,10 +109,11 @@ def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
   shown = [f for f in _FIGURES if any(run.figures.get(f[0]) is not None for _, run in runs)]
   rows: list[list[Any]] = []
   said = []
+  marked = [k for k, (_, r) in enumerate(runs) if _known(r.figures, _FIXED) is not None]
   for k, (group, run) in enumerate(runs):
     figures = run.figures
     label = plain(group.label) if len(runs) > 1 else None
-    mark = "at t = b/γ" if k == len(runs) - 1 else None
+    mark = "at t = b/γ" if k in marked[-1:] else None
     _draw_roc(axis, _points(run), figures, colour=COLOURS[k % 8], label=label, mark=mark)
     rows.append([group.label, *_percentages(figures, shown)])
     said.append(
@@ -140,7 +143,7 @@ _FIGURES = (
 
 
 def _percentages(
-  figures: Mapping[str, Any], shown: Sequence[tuple[str, str]] = _FIGURES
+  figures: Mapping[str, Any], shown: Sequence[tuple[str, str]]
 ) -> list[float | None]:
   """The figures in % in the order of `shown`, None where there is none."""
   values = (figures.get(name) for name, _ in shown)
@@ -165,9 +168,9 @@ def _errors(group: Group, run: Run, *, named: bool) -> Plot:
   text = (
     f"The errors are equal, {rate}, at a threshold of {best:.3g}."
     if best is not None
-    else f"The equal error rate is {rate}; a threshold at which the errors are equal: there is none."
+    else f"The equal error rate is {rate}; a threshold with equal errors: there is none."
   )
-  learned = _known(figures, "verification_threshold")
+  learned = _known(figures, _FIXED)
   if learned is not None:
     text += (
       f" The one learned in training, b/γ = {learned:.3g}, accepts"

@@ -1,6 +1,7 @@
 """bce-eval as people use it: with the files that others make, good and bad."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -13,9 +14,10 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import accuracy_score
 
 from bce_jax import metrics
-from bce_jax.cli import evaluate
+from bce_jax.cli import evaluate, train
 from bce_jax.report import evidence
 from bce_jax.training import stored
+from bce_jax.training.figures import NonFiniteError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -127,7 +129,8 @@ def test_features_and_training_counts(tmp_path, capsys, model):
   run.mkdir()
   (run / "dataset.json").write_text(json.dumps({"train_counts": counts}))
   (tmp_path / "list.json").write_text(json.dumps(counts))
-  (tmp_path / "list.txt").write_text("\n".join(f"{x:.3e}" for x in counts))
+  # With the mark that Windows puts before a text.
+  (tmp_path / "list.txt").write_text("\n".join(f"{x:.3e}" for x in counts), "utf-8-sig")
   np.save(tmp_path / "list.npy", counts)
   expected = metrics.shot_accuracy(right, model["labels"], counts)
   given = (run, *(tmp_path / f"list.{kind}" for kind in ("json", "txt", "npy")))
@@ -172,6 +175,32 @@ def test_options_go_before_what_the_file_holds(tmp_path, capsys, model):
     assert figures["uniform_accuracy_at_bias"] == pytest.approx(
       expected["uniform_accuracy_at_bias"], abs=1e-12
     )
+
+
+@pytest.mark.parametrize("bias", ["1e6", "-1e6", "1e39", "-1e-3", "0.123456789012345"])
+def test_one_bias_changes_nothing_but_what_is_told_of_it(tmp_path, capsys, model, bias):
+  scores = model["logits"].copy()
+  scores[0, :2] = -np.inf, np.inf
+  np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"])
+  without = judge(capsys, tmp_path / "a.npz")[1]
+  code, figures, err = judge(capsys, tmp_path / "a.npz", "--bias", bias, "--threshold", bias)
+  assert (code, err) == (0, "")
+  assert {name: figures[name] for name in without} == without
+  assert figures["bias"] == float(bias)
+  for kind in ("uniform_accuracy_at", "none_above", "several_or_wrong_above"):
+    assert figures[f"{kind}_bias"] == figures[f"{kind}_threshold"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_diverse_bias_that_float32_cannot_hold(tmp_path, capsys, model):
+  scores = model["logits"].copy()
+  scores[0, :2] = -np.inf, np.inf
+  bias = np.where(np.arange(10) == 1, 1e39, 0.0)
+  np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"], bias=bias)
+  code, figures, err = judge(capsys, tmp_path / "a.npz")
+  assert (code, err) == (0, "")
+  expected = by_definition(scores, model["labels"], bias)["sample_wise_accuracy"]
+  assert figures["sample_wise_accuracy"] == pytest.approx(expected)
 
 
 def test_pictures(tmp_path, capsys, model):
@@ -219,7 +248,65 @@ def test_a_run_folder_that_holds_what_was_judged(tmp_path, capsys, model, divers
   assert "positive" in (tmp_path / "a.svg").read_text()
   np.savez(tmp_path / "a.npz", logits=logits, labels=labels, bias=bias)
   expected = judge(capsys, tmp_path / "a.npz", *options[:2])[1]
-  assert {name: figures[name] for name in expected} == expected
+  found = {name: figures[name] for name in expected}
+  # The run has subtracted its bias in float32; a file is judged without that.
+  assert found == (expected if diverse else pytest.approx(expected, rel=1e-6))
+
+
+def test_a_run_folder_tells_of_its_verification(tmp_path, capsys, monkeypatch):
+  verified = {
+    "verification_images": 9,
+    "verification_genuine_pairs": 4,
+    "verification_impostor_pairs": 8,
+    "verification_auc": 0.75,
+    "verification_equal_error_rate": 0.25,
+    "verification_equal_error_threshold": 0.5,
+  }
+  accuracies = dict.fromkeys(("sample_wise", "class_wise", "uniform"), 0.5)
+  figures = {
+    "images": 6,
+    **{f"{name}_accuracy": x for name, x in accuracies.items()},
+    **dict.fromkeys(("threshold", "threshold_low", "threshold_high"), 0.0),
+  }
+  (tmp_path / "config.json").write_text("{}")
+
+  def latest(path):
+    return evaluate.Outcome("run", "images", figures | verified, None, None, None)
+
+  monkeypatch.setattr(evaluate, "_latest_checkpoint", latest)
+  assert evaluate.main([str(tmp_path)]) == 0
+  assert "verification: 9 images, 4 pairs" in capsys.readouterr().out
+
+  def broken(path):
+    raise NonFiniteError("3 of 6 images have a score that is nan")
+
+  monkeypatch.setattr(evaluate, "_latest_checkpoint", broken)
+  assert evaluate.main([str(tmp_path)]) == 2
+  assert capsys.readouterr().err == "bce-eval: 3 of 6 images have a score that is nan\n"
+
+
+def test_a_reader_who_has_had_enough(monkeypatch):
+  reading, writing = os.pipe()
+  os.close(reading)
+  with open(writing, "w", encoding="ascii") as broken:
+    monkeypatch.setattr(sys, "stdout", broken)
+    assert train.console("bce-x", lambda argv: print("a table") or 0, []) == 141
+    print("into nothing", flush=True)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys):
+  def run(argv):
+    raise BrokenPipeError(32, "Broken pipe")
+
+  assert train.console("bce-x", run, []) == 2
+  assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_a_terminal_of_ascii(monkeypatch, tmp_path):
+  with open(tmp_path / "out", "w", encoding="ascii") as plain:
+    monkeypatch.setattr(sys, "stdout", plain)
+    assert train.console("bce-x", lambda argv: print("t* – 3") or 0, []) == 0
+  assert (tmp_path / "out").read_text() == "t* ? 3\n"
 
 
 def test_in_a_process_of_its_own(tmp_path, model):
@@ -245,7 +332,9 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
   ("held", "message"),
   [
     ({"logit": ROWS, "labels": LABELS}, "has no 'logits'; did you mean 'logit'? it holds logit, l"),
-    ({"logits": ROWS, "targets": LABELS}, "has no 'labels'; did you mean"),
+    ({"logits": ROWS, "targets": LABELS}, "no 'labels'; did you mean 'targets'? it holds logits"),
+    ({"scores": ROWS, "labels": LABELS}, "has no 'logits'; did you mean 'scores'? it holds scores"),
+    ({"labels": LABELS}, "has no 'logits'; it holds labels"),
     ({"logits": ROWS[0], "labels": LABELS}, "has shape (3,): expected logits of shape [samples"),
     ({"logits": ROWS[:0], "labels": LABELS[:0]}, "has shape (0, 3)"),
     ({"logits": ROWS, "labels": LABELS[:5]}, "has shape (5,): expected (6,), one label for each"),
@@ -304,10 +393,13 @@ def test_bad_contents(tmp_path, capsys, held, message):
     (["y.npy", "z.npy"], "y.npy has shape (6,): expected logits of shape [samples, classes]"),
     (["folder"], "folder is not a run folder: it has no config.json"),
     (["folder", "y.npy"], "folder is a run folder"),
+    (["folder", "--pairs", "pairs.csv"], "folder is a run folder"),
+    (["z.npy", "y.npy", "--pairs", "x"], "--pairs is of features without logits: expected an .npz"),
     (["good.npz", "--bias", "much"], "--bias much: expected a number or an .npy file"),
     (["good.npz", "--bias", "nan"], "--bias nan: expected finite numbers, got nan"),
     (["good.npz", "--bias", "y.npy"], "--bias y.npy has shape (6,): expected one number or (3,)"),
     (["good.npz", "--threshold", "nan"], "--threshold: expected a finite number, got 'nan'"),
+    (["good.npz", "--threshold", "-inf"], "--threshold: expected a finite number, got '-inf'"),
     (["good.npz", "--threshold", "x"], "--threshold: expected a finite number, got 'x'"),
     (["good.npz", "--train-counts", "1,2"], "--train-counts: expected 3 numbers of training imag"),
     (["good.npz", "--train-counts", "1,2,x"], "--train-counts 1,2,x: expected a file, a run fold"),

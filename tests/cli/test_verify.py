@@ -75,6 +75,39 @@ def test_a_list_of_pairs_finds_its_images_by_path(file, capsys, tmp_path):
   assert 0.5 < found["verification_fold_accuracy"] <= 1
 
 
+def listed(tmp_path, *pairs):
+  lines = [f"{a},{b},{same}" for a, b, same in pairs]
+  (tmp_path / "pairs.csv").write_text("\n".join(["path1,path2,same", *lines]))
+  return f"--pairs={tmp_path / 'pairs.csv'}"
+
+
+def test_names_with_dots_are_no_endings(file, capsys, tmp_path):
+  features = np.eye(4)[[0, 1, 0, 1]]  # by the dots' first halves, happy would be like sad
+  paths = np.array(["one.happy", "one.sad", "two.happy", "two.sad"])
+  option = listed(
+    tmp_path, ("one.happy", "two.happy.png", 1), ("one.sad", "two.sad", 1), (*paths[:2], 0)
+  )
+  assert figures(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
+
+
+def test_a_path_that_is_there_exactly_goes_first(file, capsys, tmp_path):
+  paths = np.array(["a.JPG", "a.png", "b.png", "c"])
+  features = np.eye(4)[[1, 0, 0, 1]]
+  option = listed(tmp_path, ("a.png", "b.jpg", 1), ("c.png", "a.png", 0))
+  assert figures(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
+
+
+@pytest.mark.parametrize("twice", [["a.jpg", "a.png"], ["a.gif", "a.gif"], ["a.bmp", "a.bmp"]])
+def test_a_listed_path_of_two_rows(file, capsys, tmp_path, twice):
+  path = file(features=np.eye(4), paths=np.array([*twice, "b", "c"]))
+  assert evaluate.main([path, listed(tmp_path, ("a.bmp", "b", 1), ("b", "c", 0))]) == 2
+  err = capsys.readouterr().err
+  assert f"names a.bmp, which may be row 0 ({twice[0]}) or row 1 ({twice[1]})" in err
+  assert err.count("\n") == 1
+  option = listed(tmp_path, ("c", "b", 1), ("b", "c", 0))  # two rows that nobody asks for
+  assert evaluate.main([path, option]) == 0
+
+
 def test_table_and_picture(file, capsys, tmp_path):
   path = file(features=FEATURES, labels=LABELS)
   assert evaluate.main([path, "--threshold=0.3", f"--plot={tmp_path / 'roc.png'}"]) == 0
@@ -87,7 +120,12 @@ def test_table_and_picture(file, capsys, tmp_path):
 @pytest.mark.parametrize(
   ("arrays", "argv", "message"),
   [
-    ({"features": FEATURES}, [], "has no 'labels'"),
+    ({"features": FEATURES}, [], "has no 'labels'; it holds features"),
+    (
+      {"features": FEATURES, "ids": LABELS},
+      [],
+      "has no 'labels'; did you mean 'ids'? it holds fea",
+    ),
     ({"features": FEATURES, "paths": PATHS}, [], "has no 'labels' (or give --pairs)"),
     ({"features": FEATURES, "labels": LABELS[:9]}, [], "has shape (9,): expected (40,)"),
     ({"features": FEATURES[0], "labels": LABELS}, [], "has shape (6,): expected [samples, D]"),

@@ -1,6 +1,7 @@
 """Sources: what is read from folders, what is refused, and that every split is fixed."""
 
 import itertools
+import os
 import pathlib
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bce_jax.data import sources, splits
+from bce_jax.data import folders, sources, splits
 from bce_jax.data.images import decode, header
 
 EXTRACT = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "extract.py"
@@ -181,6 +182,7 @@ def postscript(path):
     ("wide.tif", out_of_range, "70000"),
     ("missing.png", lambda path: None, "No such file"),
     ("folder.png", lambda path: path.mkdir(), "directory"),
+    ("pipe.png", os.mkfifo, "a pipe"),  # nobody ever writes into it
   ],
 )
 def test_unreadable_file(tmp_path, name, write, reason):
@@ -188,6 +190,12 @@ def test_unreadable_file(tmp_path, name, write, reason):
   with pytest.raises(ValueError, match="cannot be read as an image") as error:
     decode(str(tmp_path / name))
   assert_one_line(error, tmp_path / name, reason)
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(tmp_path):
+  with pytest.raises(ValueError, match=r"gone can't be searched: No such file") as error:
+    list(folders.walk(tmp_path / "gone"))
+  assert_one_line(error, tmp_path)
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):

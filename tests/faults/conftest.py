@@ -38,6 +38,7 @@ SMALL = (
   "--config.checkpoint_every_steps=7",
   "--config.eval_batch_size=360",
   "--config.eval_geometry=false",
+  "--config.report=false",
 )
 
 

@@ -21,6 +21,7 @@ def options(folder, *more):
     "--config.data.crop_padding=1",
     "--config.data.in_memory=false",
     "--config.data.workers=0",
+    "--config.report=false",
     *more,
   )
 

@@ -16,6 +16,7 @@ FOLDER = (
   "--config.data.image_size=8",
   "--config.data.crop_padding=1",
   "--config.data.in_memory=false",
+  "--config.report=false",
 )
 
 

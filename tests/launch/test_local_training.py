@@ -10,7 +10,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 CONFIG = (
-  *("--config", "digits", "--config.model=resnet8", "--config.steps=12"),
+  *("--config", "digits", "--config.model=resnet8", "--config.steps=12", "--config.report=false"),
   *("--config.batch_size=32", "--config.eval_every_epochs=0.2", "--config.log_every_steps=5"),
 )
 
