@@ -235,9 +235,9 @@ def _files(paths: Sequence[pathlib.Path], args: argparse.Namespace) -> Given:
   if len(paths) > 2:
     raise ValueError(f"expected an .npz, LOGITS.npy LABELS.npy or a run folder, got {len(paths)}")
   if args.pairs is not None:
-    got = " ".join(map(str, paths))
+    given = " ".join(map(str, paths))
     raise ValueError(
-      f"--pairs is of features without logits: expected an .npz with such, got {got}"
+      f"--pairs is of features without logits: expected an .npz with such, got {given}"
     )
   found: dict[str, StoredArray] = {}
   if len(paths) == 2:
