@@ -235,7 +235,5 @@ def test_a_bad_npz_is_refused(tmp_path, write, message):
 def test_compressed_columns_have_no_rows(tmp_path):
   path = tmp_path / "a.npz"
   np.savez_compressed(path, x=np.asfortranarray(np.eye(3)))
-  with pytest.raises(
-    ValueError, match=r"^\S*a.npz\S* is stored .*\(Fortran order\) and compressed"
-  ):
+  with pytest.raises(ValueError, match=r"a.npz: 'x' is stored .*order\) and compressed"):
     list(arrays.open_arrays(path)["x"].chunks(2))
