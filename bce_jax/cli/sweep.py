@@ -205,12 +205,22 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
       for process in tuple(running):
         process.terminate()  # not SIGINT, which a background job's children may ignore
       raise
-  done = [plan for plan, code in zip(planned, codes, strict=True) if code == 0]
-  if done:
-    _compare(done, workdir)
-  failed = [plan.name for plan, code in zip(planned, codes, strict=True) if code]
-  for name in failed:
-    say(f"bce-sweep: {name} failed: {_last_line(workdir / 'logs' / f'{name}.log')}")
+  failed = {
+    plan.name: _last_line(workdir / "logs" / f"{plan.name}.log")
+    for plan, code in zip(planned, codes, strict=True)
+    if code
+  }
+  runs = []
+  for plan in planned:
+    if plan.name not in failed:
+      try:
+        runs.append(report.read(workdir / plan.name, name=plan.name, settings=plan.settings))
+      except ValueError as error:  # of one folder that is damaged; the others are compared
+        failed[plan.name] = str(error)
+  if runs:
+    _compare(runs, workdir)
+  for name, why in failed.items():
+    say(f"bce-sweep: {name} failed: {why}")
   return 1 if failed else 0
 
 
@@ -258,9 +268,8 @@ def _train(
   return process.returncode
 
 
-def _compare(done: Sequence[Plan], workdir: pathlib.Path) -> None:
+def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
   """Sets the finished runs side by side."""
-  runs = [report.read(workdir / p.name, name=p.name, settings=p.settings) for p in done]
   table = comparison.markdown(runs)
   (workdir / "table.md").write_text(table + "\n")
   (workdir / "table.csv").write_text(comparison.comma_separated(runs))

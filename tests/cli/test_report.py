@@ -107,6 +107,31 @@ def test_a_run_of_an_older_version_has_a_page_too(make_folder, tmp_path, build):
   assert build[0][0][0].evidence is None
 
 
+def test_configs_of_two_versions_are_compared_key_by_key(make_folder, tmp_path, build):
+  folders = [make_folder(tmp_path / name, seed=k) for k, name in enumerate("ab")]
+  path = folders[0] / records.CONFIG
+  config = json.loads(path.read_text())
+  for key in ("report", "embedding", "verification"):  # as before there were such
+    del config[key]
+  path.write_text(json.dumps(config))
+  assert report.main([*map(str, folders), "--output", str(tmp_path / "x.html")]) == 0
+  assert [dict(run.settings) for run in build[-1][0]] == [{"seed": 0}, {"seed": 1}]
+  config["of_a_later_version"] = 3
+  path.write_text(json.dumps(config))
+  assert report.main([*map(str, folders), "--output", str(tmp_path / "x.html")]) == 0
+  told = {run.name: run.settings.get("of_a_later_version") for run in build[-1][0]}
+  assert told == {"a": 3, "b": None}
+
+
+def test_what_a_sweep_keeps_beside_its_runs_is_skipped(make_folder, tmp_path, capsys, build):
+  make_folder(tmp_path / "run")
+  (tmp_path / "logs").mkdir()
+  assert report.main([str(tmp_path / "logs"), str(tmp_path / "run")]) == 0
+  out, err = capsys.readouterr()
+  assert out == f"{tmp_path / 'run' / 'report.html'}\n"
+  assert err == f"{tmp_path / 'logs'} is skipped: it has no config.json\n"
+
+
 def test_a_record_cut_off_by_a_kill_is_left_out(make_folder, tmp_path, build):
   folder = make_folder(tmp_path / "run")
   path = folder / "metrics.jsonl"
@@ -123,7 +148,7 @@ def test_what_is_no_finished_run_is_told_in_a_line(make_folder, tmp_path, capsys
   (make_folder(tmp_path / "unfinished") / "results.json").unlink()
   fails(capsys, [tmp_path / "missing"], "missing", "not a folder")
   fails(capsys, [tmp_path / "file"], "file", "not a folder")
-  fails(capsys, [good, tmp_path / "empty"], "empty", "not a run folder", "config.json")
+  fails(capsys, [tmp_path / "empty"], "empty", "not a run folder", "config.json")
   fails(capsys, [tmp_path / "unfinished"], "unfinished", "its run has not ended")
   fails(capsys, [], "RUN")
   fails(capsys, [good, "--map", "umap"], "umap", "tsne", "pca")
@@ -170,8 +195,10 @@ def test_evidence_of_other_classes_than_it_says_is_damaged(make_folder, tmp_path
 def test_where_the_page_cannot_go(make_folder, tmp_path, capsys, build):
   folder = make_folder(tmp_path / "run")
   fails(capsys, [folder, "--output", tmp_path], str(tmp_path), "is a folder")
-  fails(capsys, [folder, "--output", tmp_path / "missing" / "x.html"], "x.html", "No such file")
-  fails(capsys, [folder, "--output", folder / "config.json" / "x.html"], "x.html", "Not a dir")
+  fails(capsys, [folder, "--output", tmp_path / "missing" / "x.html"], "x.html", "is not a folder")
+  fails(
+    capsys, [folder, "--output", folder / "config.json" / "x.html"], "x.html", "is not a folder"
+  )
   (folder / "report.html").mkdir()
   fails(capsys, [folder], "report.html", "is a folder")
 

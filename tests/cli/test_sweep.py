@@ -49,6 +49,12 @@ def test_configs_side_by_side_and_again(tmp_path, capfd):
   assert (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns == before
   assert "[1/2] digits_lt_ce is finished" in capfd.readouterr().err
   assert "step 3/3" in (folder / "logs" / "digits_lt_ce.log").read_text()
+  (folder / "digits_lt_ce" / "judged.npz").write_bytes(b"PK")  # the other is still told of
+  assert sweep.main(argv) == 1
+  out, err = capfd.readouterr()
+  assert "bce3s" in out
+  assert "digits_lt_ce failed: " in err
+  assert "judged.npz is damaged" in err
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capfd):

@@ -94,10 +94,8 @@ def test_it_speaks_for_itself_without_pictures(one, four, which):
   assert headings.count("h1") == 1
   levels = [int(tag[1]) for tag in headings]
   assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
-  # A table behind each plot; that of a map would be coordinates that mean nothing.
-  figures = one[1] if which == "one" else four
-  for figure in re.findall(r"<figure>.*?</figure>", figures, re.DOTALL):
-    assert "<table>" in figure or "Map of features" in figure
+  figures = re.findall(r"<figure>.*?</figure>", one[1] if which == "one" else four, re.DOTALL)
+  assert all("<table>" in figure for figure in figures)  # behind each plot
   scrolled = [x for x in checked.all("div") if x.get("class") == "scroll"]
   assert scrolled
   assert all(x["tabindex"] == "0" and x["aria-label"] for x in scrolled)
@@ -146,6 +144,112 @@ def test_a_scale_that_was_varied_is_drawn_on_a_logarithmic_axis(make_run):
   text = page.build(page.with_settings(runs), title="γ", map_method="pca")
   assert "Accuracy over the scale γ" in text
   assert "Best threshold against learned bias" in text
+
+
+def data_of(run, folder, counts=(9, 9), **config):
+  """The run as one of images in a folder, with what dataset.json says of them."""
+  config = {**run.config, "data.folder": folder, **config}
+  return run._replace(config=config, dataset={"class_names": ["a", "b"], "train_counts": counts})
+
+
+def settings(*runs):
+  return [dict(run.settings) for run in page.with_settings(runs)]
+
+
+def test_other_data_in_another_folder_are_another_setting(make_run):
+  one, two = make_run(seed=0), make_run(seed=1)
+  places = ("/x/cifar/images", "/y/faces/images")
+  told = settings(data_of(one, places[0]), data_of(two, places[1], (9, 8)))
+  assert [x["data.folder"] for x in told] == ["cifar/images", "faces/images"]
+  # The same data in two places; a folder whose data aren't known; splits made in other ways.
+  for other in (
+    data_of(two, places[1]),
+    data_of(two, places[1])._replace(dataset={}),
+    data_of(two, places[1], (5, 1), **{"data.imbalance": 5.0}),
+  ):
+    assert all("data.folder" not in x for x in settings(data_of(one, places[0]), other))
+  # One folder that has come to hold other data.
+  told = settings(*(data_of(one, "/x/a", counts) for counts in ((9, 9), (7, 9))))
+  assert [x["data.folder"] for x in told] == ["a", "a (2)"]
+  # Other classes are other data, however they were split.
+  other = data_of(two, "/x/b", (5, 1), **{"data.imbalance": 5.0})
+  other = other._replace(dataset={**other.dataset, "class_names": ["a", "c"]})
+  assert [x["data.folder"] for x in settings(data_of(one, "/x/a"), other)] == ["a", "b"]
+
+
+def test_what_makes_no_other_result_makes_no_other_setting(make_run):
+  config = {"data.workers": 4, "report": False, "eval_batch_size": 7, "class_devices": 2}
+  assert settings(make_run(), make_run(config=config)) == [{}, {}]
+
+
+def test_two_runs_of_one_config_and_one_seed_are_said_to_be(make_run, two_settings):
+  def words(*runs):
+    text = page.build(page.with_settings(runs), title="x", map_method="pca")
+    return " ".join(Checked(text).words)
+
+  said = "same config and the same seed"
+  bare = [run._replace(evidence=None, records=[]) for run in (make_run(), *two_settings)]
+  assert said in words(bare[0]._replace(name="first"), bare[0]._replace(name="again"))
+  assert said not in words(*bare[1:])
+
+
+def test_runs_of_other_classes_are_said_to_be_left_out(make_run):
+  runs = [
+    make_run(num_classes=5, points=60)._replace(name="five"),
+    make_run(num_classes=4, points=60, config={"loss": "soft-d"})._replace(name="four"),
+  ]
+  text = page.build(page.with_settings(runs), title="x", map_method="pca")
+  words = " ".join(Checked(text).words)
+  assert "5 classes; of bce-d" in words
+  assert "1 setting has other classes and is not drawn" in words
+
+
+def test_runs_verified_in_other_ways_share_a_table(make_run):
+  first, second = (
+    make_run(pairs=True, points=60, config={"loss": loss}) for loss in ("bce-u", "soft-u")
+  )
+  rates = {"verification_rank_one": 0.625, "verification_tar_at_far_0.01": 0.375}
+  lacking = ("equal_error_threshold", "threshold", "true_accept_at_threshold")
+  lacking += ("false_accept_at_threshold", "balanced_accuracy_at_threshold")
+  left = {
+    k: v for k, v in second.figures.items() if k not in {f"verification_{x}" for x in lacking}
+  }
+  runs = [
+    first._replace(figures={**first.figures, **rates, "verification_equal_error_threshold": None}),
+    second._replace(figures={**left, "verification_equal_error_threshold": math.inf}),
+  ]
+  text = page.build(page.with_settings(runs), title="x", map_method="pca")
+  table = re.findall(r"<table>(?:(?!</table>).)*rank-1, %.*?</table>", text, re.DOTALL)[0]
+  rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+  cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+  assert len({len(row) for row in cells}) == 1
+  by_name = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+  assert [row["rank-1, %"] for row in by_name] == ["62.5", "–"]
+  assert [row["TAR at b/γ, %"] for row in by_name] == ["90", "–"]
+  words = Checked(text).words  # each in its picture, and below it
+  assert sum("a threshold with equal errors: there is none" in word for word in words) == 4
+
+
+def test_names_that_matplotlib_would_read_otherwise(make_run):
+  run = make_run(num_classes=6, points=60)
+  names = ("$x^2", "_hidden", "caf\udce9", "猫", "$a$", "a\\b")
+  run = run._replace(evidence=run.evidence._replace(class_names=names), name="$\\frac$")
+  runs = [run, run._replace(config={**run.config, "loss": "_$x"}, name="_x")]
+  text = page.build(page.with_settings(runs), title=runs[0].name, map_method="pca")
+  drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+  for name in ("$x^2", "_hidden", "caf\N{REPLACEMENT CHARACTER}", "猫", "$a$", "a\\b", "_$x"):
+    assert name in drawn, name
+
+
+def test_scores_without_end_are_no_error(make_run):
+  run = make_run(points=60)
+  scaled = run.evidence.scaled_positive.copy()
+  scaled[::2] = -np.inf
+  other = run.evidence.scaled_hardest_negative.copy()
+  other[::3] = np.inf
+  evidence = run.evidence._replace(scaled_positive=scaled, scaled_hardest_negative=other)
+  text = page.build([run._replace(evidence=evidence)], title="x", map_method="pca")
+  assert "nan" not in re.sub("<[^>]*>", "", text).lower()
 
 
 def test_the_page_of_the_same_runs_is_the_same(one):
