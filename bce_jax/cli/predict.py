@@ -22,13 +22,13 @@ import contextlib
 import csv
 import io
 import math
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
+from bce_jax import atomic
 from bce_jax.cli import train
 
 COLUMNS = ("file", "label", "score", "threshold", "above", "best")
@@ -158,19 +158,8 @@ def _opened(path: pathlib.Path | None) -> Iterator[TextIO]:
     yield sys.stdout
     sys.stdout.flush()
     return
-  beside = path.with_name(path.name + ".tmp")
-  try:
-    with open(beside, "w", newline="", **options) as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(beside, path)
-  except BaseException as error:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    if isinstance(error, OSError):
-      raise OSError(error.errno, error.strerror, str(path)) from error
-    raise
+  with atomic.opened(path, newline="", **options) as file:
+    yield file
 
 
 def _say(line: str) -> None:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from bce_jax import atomic
 from bce_jax.cli import report, train
 from bce_jax.report import comparison, studies
 
@@ -271,8 +272,9 @@ def _train(
 def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
   """Sets the finished runs side by side."""
   table = comparison.markdown(runs)
-  (workdir / "table.md").write_text(table + "\n")
-  (workdir / "table.csv").write_text(comparison.comma_separated(runs))
+  for file, text in (("table.md", table + "\n"), ("table.csv", comparison.comma_separated(runs))):
+    with atomic.opened(workdir / file) as out:
+      out.write(text)
   print(table, flush=True)
   made = ["table.md", "table.csv"]
   name = workdir.resolve().name

@@ -4,8 +4,6 @@ Its size does not grow with the number of scores: a few numbers an image, histog
 of all scores, features of at most 1,000 images, and a few dozen images that were judged wrong.
 """
 
-import contextlib
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from bce_jax import atomic
 from bce_jax.metrics import Histogram, ScoreDistributions, Spread
 
 FILE = "judged.npz"
@@ -113,17 +112,8 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
   Raises:
     OSError: with the file's name.
   """
-  beside = path.with_name(path.name + ".tmp")
-  try:
-    with open(beside, "wb") as file:
-      np.savez_compressed(file, **arrays)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(beside, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise OSError(error.errno, error.strerror, str(path)) from error
+  with atomic.opened(path, "wb") as file:
+    np.savez_compressed(file, **arrays)
 
 
 def read(folder: pathlib.Path) -> Evidence:

@@ -1,6 +1,5 @@
 """One self-contained HTML page of one or several runs: no script, nothing fetched from anywhere."""
 
-import contextlib
 import html
 import importlib.resources
 import json
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bce_jax
+from bce_jax import atomic
 from bce_jax.report import classes, features, mistakes, progress, scores, studies, verification
 from bce_jax.report.comparison import SEED, SHOTS, Group, Run, columns_of, grouped, setting_names
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
@@ -430,12 +430,6 @@ def _text(value: Any) -> str:
 
 def write(path: pathlib.Path, text: str) -> None:
   """Writes the page whole or not at all."""
-  beside = path.with_name(path.name + ".tmp")
-  try:
-    # A file's name that is no UTF-8 may be the name of a class.
-    beside.write_text(text, encoding="utf-8", errors="replace")
-    beside.replace(path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise OSError(error.errno, error.strerror, str(path)) from error
+  # A file's name that is no UTF-8 may be the name of a class.
+  with atomic.opened(path, errors="replace") as file:
+    file.write(text)

@@ -1,6 +1,5 @@
 """What a run writes for people and programs: JSON files, metrics.jsonl, TensorBoard events."""
 
-import contextlib
 import io
 import json
 import math
@@ -15,6 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import record_writer
 
+from bce_jax import atomic
+
 CONFIG, DATASET = "config.json", "dataset.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 
@@ -23,21 +24,8 @@ Record = dict[str, Any]
 
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  _write_whole(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-  beside = path.with_name(path.name + ".tmp")
-  try:
-    with open(beside, "w") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(beside, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise OSError(error.errno, error.strerror, str(path)) from error
+  with atomic.opened(path) as file:
+    file.write(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
@@ -94,7 +82,8 @@ class RecordWriter:
     if not writes:
       return
     path = workdir / METRICS
-    _write_whole(path, "".join(line + "\n" for line in self.lines))
+    with atomic.opened(path) as file:
+      file.write("".join(line + "\n" for line in self.lines))
     self._file = _Appended(path)
     now, host = time.time(), socket.gethostname()
     self._events = _Appended(
