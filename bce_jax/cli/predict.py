@@ -29,13 +29,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from bce_jax import atomic
-from bce_jax.cli import train
+from bce_jax.cli import console
 
 COLUMNS = ("file", "label", "score", "threshold", "above", "best")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = train.parser_of("bce-predict", __doc__)
+  parser = console.parser_of("bce-predict", __doc__)
   parser.add_argument("run", metavar="RUN", help="run folder of bce-train")
   parser.add_argument("images", metavar="FOLDER", nargs="+", help="folder of images, or an image")
   parser.add_argument(
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
   from bce_jax.training import predict
 
   paths = _list(args.images)
-  train._cache_compilations()
+  console.cache_compilations()
   network = predict.load(workdir, which=args.checkpoint)
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
@@ -98,7 +98,9 @@ def run(argv: Sequence[str]) -> int:
   labelled = rejected = ambiguous = 0
   with _opened(output) as file:
     writer = csv.writer(file, lineterminator="\n")
-    for path, scores in predict.scored(network, paths, progress=None if hidden else train._bar):
+    for path, scores in predict.scored(
+      network, paths, progress=None if hidden else console.progress_bar
+    ):
       if isinstance(scores, ValueError):
         _say(str(scores))
         continue
@@ -171,7 +173,7 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-predict", run, argv, interrupted="interrupted")
+  return console.run_as("bce-predict", run, argv, interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bce_jax.cli import train
+from bce_jax.cli import console
 
 if TYPE_CHECKING:  # it brings JAX, for which `--help` need not wait
   from bce_jax.report.comparison import Run
@@ -101,7 +101,7 @@ def write_run_page(folder: pathlib.Path, *, map_method: str = "tsne") -> pathlib
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = train.parser_of("bce-report", __doc__)
+  parser = console.parser_of("bce-report", __doc__)
   parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of bce-train")
   parser.add_argument("--output", metavar="FILE.html", help="where the page goes")
   parser.add_argument("--title", help="of the page; the run's name, or how many there are")
@@ -163,7 +163,7 @@ def _names(folders: Sequence[pathlib.Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-report", run, argv, interrupted="interrupted")
+  return console.run_as("bce-report", run, argv, interrupted="interrupted")
 
 
 if __name__ == "__main__":

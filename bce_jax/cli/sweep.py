@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bce_jax import atomic
-from bce_jax.cli import report, train
+from bce_jax.cli import configs, console, report
 from bce_jax.report import comparison, studies
 
 
@@ -82,8 +82,8 @@ def plans(
   out: list[Plan] = []
   shown = _short(references)
   for reference, changes in itertools.product(dict.fromkeys(references), products):
-    config = train.load_config(reference)
-    train.apply_overrides(config, (*overrides, *changes))
+    config = configs.load_config(reference)
+    configs.apply_overrides(config, (*overrides, *changes))
     config_lib.check(config)
     flat = config_lib.flatten(config)
     settings: dict[str, Any] = {"config": shown[reference]} if len(references) > 1 else {}
@@ -118,7 +118,7 @@ def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  parser = train.parser_of("bce-sweep", __doc__)
+  parser = console.parser_of("bce-sweep", __doc__)
   parser.add_argument(
     "--config", metavar="FILE[:ARGUMENT]", action="append", help="config file or name; repeatable"
   )
@@ -135,7 +135,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     help="runs at the same time; else one for every two cores, one alone on an accelerator",
   )
   parser.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run folders")
-  rest, overrides = train.split_overrides(argv)
+  rest, overrides = configs.split_overrides(argv)
   return parser.parse_args(rest), overrides
 
 
@@ -307,7 +307,7 @@ def say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  return train.console("bce-sweep", run, argv)
+  return console.run_as("bce-sweep", run, argv)
 
 
 if __name__ == "__main__":

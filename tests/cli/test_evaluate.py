@@ -1,7 +1,6 @@
 """bce-eval as people use it: with the files that others make, good and bad."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -14,7 +13,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import accuracy_score
 
 from bce_jax import metrics
-from bce_jax.cli import evaluate, train
+from bce_jax.cli import evaluate
 from bce_jax.report import evidence
 from bce_jax.training import stored
 from bce_jax.training.figures import NonFiniteError
@@ -283,30 +282,6 @@ def test_a_run_folder_tells_of_its_verification(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(evaluate, "_latest_checkpoint", broken)
   assert evaluate.main([str(tmp_path)]) == 2
   assert capsys.readouterr().err == "bce-eval: 3 of 6 images have a score that is nan\n"
-
-
-def test_a_reader_who_has_had_enough(monkeypatch):
-  reading, writing = os.pipe()
-  os.close(reading)
-  with open(writing, "w", encoding="ascii") as broken:
-    monkeypatch.setattr(sys, "stdout", broken)
-    assert train.console("bce-x", lambda argv: print("a table") or 0, []) == 141
-    print("into nothing", flush=True)
-
-
-def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys):
-  def run(argv):
-    raise BrokenPipeError(32, "Broken pipe")
-
-  assert train.console("bce-x", run, []) == 2
-  assert "Broken pipe" in capsys.readouterr().err
-
-
-def test_a_terminal_of_ascii(monkeypatch, tmp_path):
-  with open(tmp_path / "out", "w", encoding="ascii") as plain:
-    monkeypatch.setattr(sys, "stdout", plain)
-    assert train.console("bce-x", lambda argv: print("t* – 3") or 0, []) == 0
-  assert (tmp_path / "out").read_text() == "t* ? 3\n"
 
 
 def test_in_a_process_of_its_own(tmp_path, model):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from bce_jax.cli import sweep
+from bce_jax.cli import configs, sweep
 from bce_jax.training import workdir
 
 FAST = (
@@ -131,7 +131,7 @@ def test_the_same_value_written_twice_is_one_run_and_other_values_are_others():
 
 
 def test_files_of_one_name_get_folders_of_their_own(tmp_path):
-  text = (sweep.train.config_path("digits")).read_text()
+  text = (configs.config_path("digits")).read_text()
   files = [tmp_path / folder / "mine.py" for folder in ("a", "b")]
   for file in files:
     file.parent.mkdir()

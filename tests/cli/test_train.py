@@ -480,31 +480,6 @@ def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
   assert results(in_memory) == results(workdir)
 
 
-@pytest.mark.parametrize("name", ["digits", "configs/digits.py", str(ROOT / "configs/digits.py")])
-def test_configs_are_found_by_name_and_by_file(monkeypatch, name):
-  monkeypatch.chdir(ROOT)
-  assert cli.load_config(name).model == "resnet8"
-  assert cli.load_config(f"{name}:soft-nu").loss == "soft-nu"
-
-
-def test_overrides_keep_the_type_of_the_key():
-  config = config_lib.default()
-  for key, text, value in (
-    ("epochs", "3", 3.0),
-    ("steps", "7", 7),
-    ("steps", "none", None),
-    ("bias_init", "3", "3"),
-    ("bias_learnable", "false", False),
-    ("optimizer.clip_norm", "1", 1.0),
-    ("data.folder", "a b/1", "a b/1"),
-    ("optimizer.learning_rate", "1e-3", 1e-3),
-  ):
-    cli.override(config, key, text)
-    actual = config_lib.flatten(config)[key]
-    assert actual == value
-    assert type(actual) is type(value)
-
-
 def test_works_from_a_wheel_in_any_folder(tmp_path):
   pytest.importorskip("hatchling", reason="building the wheel needs the extra [test]")
   build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]

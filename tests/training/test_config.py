@@ -3,6 +3,7 @@ import pathlib
 import pytest
 
 from bce_jax import objectives
+from bce_jax.cli import configs
 from bce_jax.cli import train as cli
 from bce_jax.training import config as config_lib
 from bce_jax.training import experiment, loop
@@ -71,7 +72,7 @@ def test_recording_would_notice():
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "folder"])
 @pytest.mark.parametrize("loss", ["bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-nd"])
 def test_configs_of_the_eight_losses(name, loss):
-  config = cli.load_config(f"{CONFIGS / name}.py:{loss}")
+  config = configs.load_config(f"{CONFIGS / name}.py:{loss}")
   assert config.loss == loss
   if config.data.name == "folder":
     config.data.folder = "somewhere"
@@ -98,7 +99,7 @@ LONG_TAILED = [
 @pytest.mark.parametrize("reference", [*LONG_TAILED, *VERIFIED])
 def test_configs_of_several_words(reference):
   name, words = reference.split(":")
-  config = cli.load_config(f"{CONFIGS / name}.py:{words}")
+  config = configs.load_config(f"{CONFIGS / name}.py:{words}")
   if config.objective.name == "balanced":
     config.start_from = "somewhere"
   config_lib.check(config)
@@ -112,11 +113,11 @@ def test_every_config_file_is_tried_here():
 
 def test_a_config_with_an_unknown_word_says_which_there_are():
   with pytest.raises(ValueError, match="unknown word 'bce4s': expected cifar100, cifar10; bce3s"):
-    cli.load_config(f"{CONFIGS}/cifar_lt.py:cifar100,bce4s")
+    configs.load_config(f"{CONFIGS}/cifar_lt.py:cifar100,bce4s")
   with pytest.raises(ValueError, match="unknown word 'face': expected omniglot, orl, casia; bce-u"):
-    cli.load_config(f"{CONFIGS}/verification.py:orl,face")
+    configs.load_config(f"{CONFIGS}/verification.py:orl,face")
   with pytest.raises(ValueError, match="unknown method 'bce4s': expected one of ce, bce, bce3s"):
-    cli.load_config(f"{CONFIGS}/digits_lt.py:bce4s")
+    configs.load_config(f"{CONFIGS}/digits_lt.py:bce4s")
 
 
 @pytest.mark.parametrize(
@@ -219,18 +220,20 @@ def test_an_unknown_method_is_refused_with_the_nearest():
 
 def test_the_command_line_can_change_the_method():
   config = config_lib.default()
-  cli.override(config, "objective.name", "tripartite")
-  cli.override(config, "objective.temperature", "0.5")
+  configs.override(config, "objective.name", "tripartite")
+  configs.override(config, "objective.temperature", "0.5")
   assert (config.objective.name, config.objective.temperature) == ("tripartite", 0.5)
-  cli.override(config, "objective.name", "tripartite")  # the same again changes nothing
+  configs.override(config, "objective.name", "tripartite")  # the same again changes nothing
   assert config.objective.temperature == 0.5
   other = config_lib.default()
-  cli.apply_overrides(other, [("objective.temperature", "0.5"), ("objective.name", "tripartite")])
+  configs.apply_overrides(
+    other, [("objective.temperature", "0.5"), ("objective.name", "tripartite")]
+  )
   assert other.objective.temperature == 0.5
   with pytest.raises(
     ValueError, match=r"objective.temperture'; did you mean 'objective.temperature"
   ):
-    cli.override(config, "objective.temperture", "0.5")
+    configs.override(config, "objective.temperture", "0.5")
 
 
 def test_a_config_of_an_older_version_is_completed():

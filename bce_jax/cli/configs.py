@@ -1,0 +1,120 @@
+"""Config files and names, and the keys set on the command line: --config, --config.key=value."""
+
+import ast
+import contextlib
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import bce_jax
+from bce_jax.names import nearest
+
+_CONFIG_FOLDERS = (
+  pathlib.Path(bce_jax.__file__).parent / "configs",  # in a wheel
+  pathlib.Path(bce_jax.__file__).parent.parent / "configs",  # in a checkout
+)
+
+
+def config_path(name: str) -> pathlib.Path:
+  """Finds a config: a file, or the name of one that comes with the package.
+
+  Raises:
+    ValueError: when there is none, with the nearest name.
+  """
+  path = pathlib.Path(name)
+  if path.is_file():
+    return path
+  shipped = {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
+  if path.stem in shipped and path.name in (path.stem, f"{path.stem}.py"):
+    return shipped[path.stem]
+  near = nearest(path.stem, shipped)
+  raise ValueError(
+    f"no config file {name!r}; did you mean {near!r}? with the package come {', '.join(shipped)}"
+  )
+
+
+def load_config(reference: str) -> ConfigDict:
+  """Loads FILE, FILE:argument, NAME or NAME:argument.
+
+  Raises:
+    ValueError: for a missing file, or one that makes no config; one line.
+  """
+  name, colon, argument = reference.partition(":")
+  path = config_path(name)
+  spec = importlib.util.spec_from_file_location(f"bce_jax_config_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"{path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if colon else module.get_config()
+  except Exception as error:  # the file is the user's: whatever it raises is told in one line
+    reason = " ".join(str(error).split())
+    raise ValueError(f"config {path}: {type(error).__name__}: {reason}") from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(f"config {path}: get_config() must return a ConfigDict, got {config!r}")
+  return config
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+  """Sets config.key to what `text` says, in the key's own type.
+
+  Raises:
+    ValueError: for an unknown key, or text that is not of the key's type.
+  """
+  from bce_jax.training import config as config_lib
+
+  if key == "objective.name":  # brings its own options
+    config_lib.set_objective(config, text)
+    return
+  config_lib.refuse_unknown_keys([key], config)
+  group, _, name = key.rpartition(".")
+  target = config[group] if group else config
+  kind = target.get_type(name)
+  value: Any = text
+  if kind is not str:
+    words = {"true": "True", "false": "False", "none": "None"}
+    with contextlib.suppress(ValueError, SyntaxError):
+      value = ast.literal_eval(words.get(text.lower(), text))
+  optional = config_lib.flatten(config_lib.default(config.objective.name))[key] is None
+  fits = (
+    (value is None and optional)
+    or (kind is float and isinstance(value, int | float) and not isinstance(value, bool))
+    or (kind is int and isinstance(value, int) and not isinstance(value, bool))
+    or (kind in (bool, str) and isinstance(value, kind))
+  )
+  if not fits:
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    wanted = names[kind] + (" or none" if optional else "")
+    raise ValueError(f"--config.{key}={text}: expected {wanted}")
+  target[name] = float(value) if kind is float and value is not None else value
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+  """Sets the keys in their order, but first of all the method, which brings its own.
+
+  Raises:
+    ValueError: as `override`.
+  """
+  for key, text in sorted(overrides, key=lambda pair: pair[0] != "objective.name"):
+    override(config, key, text)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """Takes --config.key=value and --config.key value out of the arguments."""
+  rest, overrides, words = [], [], iter(argv)
+  for word in words:
+    key = word.lstrip("-")
+    if not (word.startswith("-") and key.startswith("config.")):
+      rest.append(word)
+      continue
+    key, equals, value = key.removeprefix("config.").partition("=")
+    if not equals:
+      value = next(words, "--")
+      if value.startswith("--"):
+        raise ValueError(f"--config.{key} needs a value")
+    overrides.append((key, value))
+  return rest, overrides

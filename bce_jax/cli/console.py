@@ -1,0 +1,91 @@
+"""What the console scripts have in common: help, errors in a line, exit codes, a bar."""
+
+import argparse
+import io
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+  """Raises ValueError, where argparse would print its usage and leave."""
+
+  def __init__(self, **options: Any):
+    """As of argparse, but -1e-3 and -inf are numbers too, not options."""
+    super().__init__(**options)
+    self._negative_number_matcher = re.compile(r"-\.?\d|-inf|-nan")
+
+  def error(self, message: str) -> Any:
+    """Is called by argparse with what was wrong."""
+    raise ValueError(message)
+
+
+def parser_of(program: str, doc: str | None) -> Parser:
+  """Makes a parser whose help is a module's docstring: "program: summary", and all that follows."""
+  summary, _, details = (doc or "").partition("\n\n")
+  return Parser(
+    prog=program,
+    description=summary.removeprefix(f"{program}: "),
+    epilog=details,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
+def run_as(
+  name: str,
+  function: Callable[[Sequence[str]], int],
+  argv: Sequence[str] | None,
+  *,
+  interrupted: str = "interrupted; run the same command again to go on",
+) -> int:
+  """Runs a console script: errors of the user's making become one line and exit code 2.
+
+  Where whoever reads stdout has had enough, such as `head`, the exit code is 141, without a word.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of ASCII costs signs, not the results
+    sys.stdout.reconfigure(errors="replace")
+  try:
+    try:
+      return function(sys.argv[1:] if argv is None else argv)
+    finally:
+      print(end="", flush=True)  # here, and not when Python ends; there may be no stdout
+  except (ValueError, OSError) as error:
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+      return 141
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"{name}: {interrupted}", file=sys.stderr)
+    return 130
+
+
+def _nobody_reads() -> bool:
+  """Whether it is stdout that broke, and no other pipe; if so, nothing more is written there."""
+  try:
+    print(end="", flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+  return False
+
+
+def cache_compilations() -> None:
+  """Keeps compiled programs, so that a second start takes seconds; JAX's own settings win."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "bce_jax" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def progress_bar(items: Any, total: int, desc: str) -> Any:
+  """Items as they are, with a bar on stderr where someone sits at a terminal."""
+  from tqdm import tqdm
+
+  return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())
