@@ -8,11 +8,17 @@ import pytest
 from jax.sharding import AxisType
 
 from bce_jax.data import loader, sources
+from bce_jax.models import resnet
 from bce_jax.training import checkpoint, config, experiment, loop, parallel, step
 
+# Of the code, not of the program: the few steps here run in less time than it takes.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
-def on_noise(parts):
-  """See test_data_parallel: on noise, since digits put many values on a ReLU's kink."""
+
+def small(parts):
+  """As in test_data_parallel: on noise, since digits put many values on a ReLU's kink."""
+  backbone = resnet.ResNet(block=resnet.BasicBlock, stage_sizes=(1,), width=8)
+  parts = parts._replace(model=parts.model.clone(backbone=backbone))
   train = parts.dataset.train
   shape = (len(train), *train.image_shape)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -28,10 +34,9 @@ def compiled_step(parts):
 
 
 def train(config, steps=3):
-  parts = on_noise(experiment.build(config))
-  train_step = compiled_step(parts)
-  state = parts.layout.put(jax.jit(parts.init_state)())
-  losses = []
+  parts = small(experiment.build(config))
+  state = parts.layout.put(jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)())
+  losses, train_step = [], None
   for batch in loader.train_batches(
     parts.dataset.train,
     seed=0,
@@ -40,7 +45,10 @@ def train(config, steps=3):
     last_step=steps,
     partner_exponent=parts.objective.partner,
   ):
-    state, logs = train_step(state, parallel.put_batch(batch, parts.mesh))
+    batch = parallel.put_batch(batch, parts.mesh)
+    if train_step is None:
+      train_step = compiled_step(parts).lower(state, batch).compile(UNOPTIMIZED)
+    state, logs = train_step(state, batch)
     losses.append(float(logs["loss"]))
   return parts, state, losses
 
