@@ -33,6 +33,7 @@ COLUMNS = (
 )
 SHOTS = ("many_accuracy", "medium_accuracy", "few_accuracy")
 SEED = "seed"
+RUN = "run"  # a setting that is a name, where to tell all that differs would take too long
 
 
 class Run(NamedTuple):
@@ -73,7 +74,7 @@ class Group(NamedTuple):
     """What tells it from other groups, short; the folder's name where nothing does."""
     words = [
       _word(value)
-      if key in ("config", "loss", "objective.name")
+      if key in ("config", "loss", "objective.name", RUN)
       else f"{key.split('.')[-1]} {_word(value)}"
       for key, value in self.settings.items()
     ]

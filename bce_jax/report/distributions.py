@@ -130,7 +130,7 @@ def draw_uniform_curve(
     axis.axvline(float(np.mean(bias)), color=color, linewidth=0.9, linestyle="--")
   axis.set_xlabel("threshold t")
   axis.set_ylabel("judged right, %")
-  axis.set_ylim(bottom=0)
+  axis.set_ylim(bottom=0, auto=True)  # the next curve may be higher
 
 
 def picture(

@@ -2,21 +2,33 @@
 
 import html
 import importlib.resources
+import itertools
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bce_jax
 from bce_jax import atomic
 from bce_jax.report import classes, features, mistakes, progress, scores, studies, verification
-from bce_jax.report.comparison import SEED, SHOTS, Group, Run, columns_of, grouped, setting_names
+from bce_jax.report.comparison import (
+  RUN,
+  SEED,
+  SHOTS,
+  Group,
+  Run,
+  columns_of,
+  grouped,
+  setting_names,
+)
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
 from bce_jax.report.svg import add_legend, inline, new_figure, style
 
 FILE = "report.html"
 _MOST = 6  # settings that are drawn each by itself
+_LONG = 48  # letters that a setting may take in a legend
 
 # What a run's own keys need not tell apart: where data lie, how fast they are read, and whether a
 # page is made. Other data in another folder are told by `_folders`.
@@ -34,7 +46,8 @@ NEUTRAL = (
 def with_settings(runs: Sequence[Run]) -> list[Run]:
   """Returns the runs with what tells them apart as their settings: the keys in which they differ.
 
-  They are put in order: by numbers from the least, by words as they first appear.
+  They are put in order: by numbers from the least, by words as they first appear. Where the keys
+  are too many for a legend, the runs' names stand for them, in the order given.
 
   Args:
     runs: with their configs.
@@ -57,11 +70,34 @@ def with_settings(runs: Sequence[Run]) -> list[Run]:
       for key, x, number in zip(ordering, values, numeric, strict=True)
     ]
 
-  order = sorted(range(len(runs)), key=lambda k: place(configs[k]))
-  return [
-    runs[k]._replace(settings={key: configs[k][key] for key in differing if key in configs[k]})
-    for k in order
+  told = [
+    run._replace(settings={key: config[key] for key in differing if key in config})
+    for run, config in zip(runs, configs, strict=True)
   ]
+  if any(len(group.label) > _LONG for group in grouped(told)):
+    return _named(told)
+  return [told[k] for k in sorted(range(len(runs)), key=lambda k: place(configs[k]))]
+
+
+def _named(runs: Sequence[Run]) -> list[Run]:
+  """The runs with names for settings; of several seeds with what their names have in common."""
+  groups = grouped(runs)
+  names = [_common([run.name for run in group.runs]) for group in groups]
+  if "" in names or len(set(names)) < len(names):
+    names = [group.runs[0].name for group in groups]
+  return [
+    run._replace(settings={RUN: name} | {key: x for key, x in run.settings.items() if key == SEED})
+    for name, group in zip(names, groups, strict=True)
+    for run in group.runs
+  ]
+
+
+def _common(names: Sequence[str]) -> str:
+  """How all of several names begin, without the word "seed" at its end."""
+  if len(names) == 1:
+    return names[0]
+  alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+  return re.sub(r"[-_=./ ]*(seed)?[-_=./ ]*$", "", "".join(letters[0] for letters in alike))
 
 
 def _folders(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -284,8 +320,9 @@ def _overview(groups: Sequence[Group]) -> Section:
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
   table = _table(Table(headings, rows, words=len(keys)), "Final figures")
-  names = [[run.name, *(cell(run.settings.get(key, "")) for key in [*keys, SEED])] for run in runs]
-  listed = _table(Table(["run", *keys, SEED], names, words=len(keys) + 2), "The runs")
+  shown = [key for key in [*keys, SEED] if key != RUN]
+  names = [[run.name, *(cell(run.settings.get(key, "")) for key in shown)] for run in runs]
+  listed = _table(Table([RUN, *shown], names, words=len(shown) + 1), "The runs")
   runs_html = f"<details><summary>The {len(runs)} runs</summary>{listed}</details>"
   return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}</div>')
 

@@ -55,6 +55,16 @@ def test_the_top_of_the_curve_is_uniform_accuracy(scores):
   assert axis.get_legend_handles_labels()[1] == ["one", "two"]
 
 
+def test_a_second_curve_is_not_cut_off():
+  axis = Figure().subplots()
+  low, high = np.linspace(0, 1, 9), np.linspace(2, 3, 9)
+  distributions.draw_uniform_curve(axis, low, high, label="never right")
+  distributions.draw_uniform_curve(axis, high, low, label="always right")
+  bottom, top = axis.get_ylim()
+  assert bottom == 0
+  assert top >= 100
+
+
 def test_nothing_to_draw():
   found = metrics.score_distributions(np.zeros((0, 3)), np.zeros(0, int))
   none = np.zeros(0)

@@ -182,6 +182,26 @@ def test_what_makes_no_other_result_makes_no_other_setting(make_run):
   assert settings(make_run(), make_run(config=config)) == [{}, {}]
 
 
+def test_where_too_much_differs_names_tell(make_run):
+  def run(name, seed=0, **config):
+    return make_run(seed=seed, name=name, config=config)._replace(evidence=None, records=[])
+
+  other = {"objective.name": "tripartite", "objective.temperature": 0.5, "epochs": 60.0}
+  first = [run(f"x/bce3s_seed={k}", k, **other, scale=32.0) for k in (1, 0)]
+  second = run("x/ce", loss="soft-d", scale=16.0)
+  assert settings(*first, second) == [
+    {"run": "x/bce3s", "seed": 1},
+    {"run": "x/bce3s", "seed": 0},
+    {"run": "x/ce", "seed": 0},
+  ]
+  # Names with nothing in common: the first stands for its seeds.
+  renamed = [first[0]._replace(name="a"), first[1]._replace(name="b"), second]
+  assert [x["run"] for x in settings(*renamed)] == ["a", "a", "x/ce"]
+  text = page.build(page.with_settings([*first, second]), title="x", map_method="pca")
+  assert "2 settings" in text
+  assert "temperature" in text[text.index("Config differences</h2>") :]
+
+
 def test_two_runs_of_one_config_and_one_seed_are_said_to_be(make_run, two_settings):
   def words(*runs):
     text = page.build(page.with_settings(runs), title="x", map_method="pca")
