@@ -13,6 +13,7 @@ def opened(path: pathlib.Path, mode: str = "w", **options: Any) -> Iterator[Any]
 
   Args:
     path: the file, whose folder is there; what was there stays until then, or if writing fails.
+      Of a symbolic link what it names is written, and the link stays.
     mode: "w" or "wb".
     **options: of `open`; text is UTF-8 unless they say otherwise.
 
@@ -34,13 +35,14 @@ def opened(path: pathlib.Path, mode: str = "w", **options: Any) -> Iterator[Any]
   """
   if "b" not in mode:
     options.setdefault("encoding", "utf-8")
-  beside = path.with_name(path.name + ".tmp")
+  target = path.resolve() if path.is_symlink() else path
+  beside = target.with_name(target.name + ".tmp")
   try:
     with open(beside, mode, **options) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(beside, target)
   except BaseException as error:
     with contextlib.suppress(OSError):
       beside.unlink()

@@ -57,3 +57,15 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
     half(tmp_path / "a", OSError(errno.EACCES, "Permission denied", "other"))
   assert error.value.filename == "other"
   assert not list(tmp_path.iterdir())
+
+
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path):
+  (tmp_path / "folder").mkdir()
+  path, target = tmp_path / "link", tmp_path / "folder" / "a"
+  target.write_text("old")
+  path.symlink_to(target)
+  with atomic.opened(path) as file:
+    file.write("new")
+  assert path.is_symlink()
+  assert target.read_text() == "new"
+  assert [x.name for x in target.parent.iterdir()] == ["a"]

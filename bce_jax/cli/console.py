@@ -5,7 +5,9 @@ import io
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +48,7 @@ def run_as(
 
   Where whoever reads stdout has had enough, such as `head`, the exit code is 141, without a word.
   """
+  sys.unraisablehook = _interrupted_where_nothing_can_be_raised
   if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of ASCII costs signs, not the results
     sys.stdout.reconfigure(errors="replace")
   try:
@@ -61,6 +64,17 @@ def run_as(
   except KeyboardInterrupt:
     print(f"{name}: {interrupted}", file=sys.stderr)
     return 130
+
+
+def _interrupted_where_nothing_can_be_raised(unraisable: "sys.UnraisableHookArgs") -> None:
+  """Repeats a Ctrl-C that came inside a callback, such as JAX's of the garbage collector.
+
+  There Python would print the KeyboardInterrupt and go on.
+  """
+  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+  else:
+    sys.__unraisablehook__(unraisable)
 
 
 def _nobody_reads() -> bool:

@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
   # Here, since `--help` and a mistyped option need not wait for them.
   import numpy as np
 
-  from bce_jax.training import predict
+  from bce_jax.training import predict, records
 
   paths = _list(args.images)
   console.cache_compilations()
@@ -87,6 +87,8 @@ def run(argv: Sequence[str]) -> int:
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")
   thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)
+  if not (workdir / records.RESULTS).is_file():
+    _say(f"{workdir} has not ended: these are labels of its {args.checkpoint} checkpoint")
   if args.threshold is None and network.loss.startswith("soft"):
     _say(
       f"{workdir} was trained with {network.loss!r}, and softmax learns no threshold: expect the"
@@ -143,7 +145,9 @@ def _list(given: Sequence[str]) -> list[str]:
 def _check_output(path: pathlib.Path) -> None:
   if path.is_dir():
     raise ValueError(f"--output {path} is a folder: expected a file")
-  if path.exists() and not path.is_file():  # /dev/stdout would be replaced by a file
+  # What stands for a stream, even one into a file, as /dev/stdout may, is not to be replaced.
+  stream = path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc")
+  if stream or (path.exists() and not path.is_file()):
     raise ValueError(f"--output {path} is a device or a pipe: expected a file, or no --output")
   if not path.parent.is_dir():
     raise ValueError(f"--output {path}: there is no folder {path.parent}")

@@ -7,8 +7,8 @@
 A finished run of bce-train has its report.html already; this makes it anew, or sets several runs
 side by side: mean and deviation over those that differ by their seed only. One run's page goes into
 its folder, that of several into report.html here; --output says otherwise. Nothing is trained or
-judged: what a run folder holds is drawn. Beside runs, folders that are none are skipped. Exit
-codes: 0 done, 2 something given is wrong.
+judged: what a run folder holds is drawn. Beside finished runs, others and folders that are none are
+skipped. Exit codes: 0 done, 2 something given is wrong.
 """
 
 import argparse
@@ -131,12 +131,15 @@ def run(argv: Sequence[str]) -> int:
   from bce_jax.report import page
   from bce_jax.training import records
 
-  # A sweep's folder holds others beside its runs, which `sweep/*/` names too.
-  whole = [folder for folder in folders if (folder / records.CONFIG).is_file()]
+  # A sweep's folder holds others beside its runs, which `sweep/*/` names too, and unfinished runs.
+  needed = (records.CONFIG, records.RESULTS)
+  whole = [f for f in folders if all((f / name).is_file() for name in needed)]
   if whole:
     for folder in folders:
       if folder not in whole:
-        print(f"{folder} is skipped: it has no {records.CONFIG}", file=sys.stderr)
+        other = not (folder / records.CONFIG).is_file()
+        why = f"it has no {records.CONFIG}" if other else "its run has not ended"
+        print(f"{folder} is skipped: {why}", file=sys.stderr)
     folders = whole
   default = folders[0] / page.FILE if len(folders) == 1 else pathlib.Path(page.FILE)
   path = pathlib.Path(args.output) if args.output else default

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from bce_jax import atomic
 from bce_jax.cli import configs, console, report
-from bce_jax.report import comparison, studies
+from bce_jax.report import comparison, page, studies
 
 
 class Plan(NamedTuple):
@@ -236,12 +236,13 @@ def _train(
   try:
     keys = workdir_lib.RESUMING_KEYS  # as bce-train does
     workdir_lib.refuse_other_config(folder, plan.config, except_keys=keys)
-    if workdir_lib.finished(folder) is not None:
+    paged = not plan.config.report or (folder / page.FILE).exists()
+    if workdir_lib.finished(folder) is not None and paged:
       say(f"{prefix}{plan.name} is finished")
       return 0
   except ValueError as error:
     with open(log_path, "a") as log:
-      log.write(f"bce-sweep: {error}\n")
+      log.write(f"{error}\n")
     return 2
   command = [sys.executable, "-m", "bce_jax.cli.train", "--config", plan.reference]
   command += [f"--config.{key}={value}" for key, value in plan.overrides]

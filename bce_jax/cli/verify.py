@@ -15,6 +15,7 @@ if TYPE_CHECKING:
   from bce_jax.data.arrays import StoredArray
   from bce_jax.report.evidence import RocPoints
 
+_SHORT = 1e-5  # cosines divide by no less
 KEYS = ("features", "labels", "paths", "bias", "scale")
 
 
@@ -46,6 +47,8 @@ def judge(
       option = f"--{name.replace('_', '-')}"
       raise ValueError(f"{option} is of scores, but {path} holds features without logits")
   features = _features(held["features"])
+  if args.threshold is not None and abs(args.threshold) > 1:
+    raise ValueError(f"--threshold {args.threshold}: expected one on cosines, -1 … 1")
   threshold = args.threshold if args.threshold is not None else _learned(held)
   if args.pairs is not None:
     listed = _listed(path, held, args.pairs, len(features))
@@ -79,6 +82,13 @@ def _features(stored: "StoredArray") -> "np.ndarray":
   bad = int(np.sum(~np.isfinite(features).all(axis=1)))
   if bad:
     raise ValueError(f"{stored.name}: {bad:,} of {len(features):,} rows hold nan or infinity")
+  short = int(np.sum(np.linalg.norm(features, axis=1) < _SHORT))
+  if short:
+    print(
+      f"bce-eval: {stored.name}: {short:,} of {len(features):,} rows are shorter than {_SHORT:g},"
+      " which has no direction to speak of: their cosines are taken as 0 or near it",
+      file=sys.stderr,
+    )
   return features
 
 
@@ -89,7 +99,7 @@ def _identities(stored: "StoredArray", size: int) -> "np.ndarray":
   if stored.shape not in ((size,), (size, 1)):
     raise ValueError(f"{stored.name} has shape {stored.shape}: expected ({size},)")
   values = stored.load().reshape(-1)
-  whole = values.dtype.kind in "iuU" or (values.dtype.kind == "f" and (values % 1 == 0).all())
+  whole = values.dtype.kind in "iuUS" or (values.dtype.kind == "f" and (values % 1 == 0).all())
   if not whole:
     raise ValueError(f"{stored.name} has dtype {values.dtype}: expected whole numbers or text")
   return np.unique(values, return_inverse=True)[1].reshape(-1)
@@ -97,7 +107,11 @@ def _identities(stored: "StoredArray", size: int) -> "np.ndarray":
 
 def _learned(held: Mapping[str, "StoredArray"]) -> float | None:
   """t = b/γ, where the file says both."""
-  if "bias" not in held or "scale" not in held:
+  given = [name for name in ("bias", "scale") if name in held]
+  if len(given) < 2:
+    if given:
+      lacking = "scale" if given == ["bias"] else "bias"
+      print(f"bce-eval: {given[0]!r} is not used: there is no {lacking!r}", file=sys.stderr)
     return None
   numbers = []
   for name in ("bias", "scale"):

@@ -113,6 +113,7 @@ class StoredArray:
       mapped: np.ndarray = np.zeros(self.shape, self._layout.dtype)
     else:
       with _told(self.name):
+        self._source.check()
         place = self._source.offset + self._layout.offset
         mapped = np.memmap(self._source.path, self._layout.dtype, "r", place, self.shape, order="F")
     for start in range(0, self.shape[0], rows):
@@ -125,12 +126,38 @@ class _InPlace(NamedTuple):
   path: pathlib.Path
   offset: int  # where the .npy begins
   size: int
+  crc: int | None = None  # of all its bytes, where a zip file tells
 
   @contextlib.contextmanager
-  def reading(self, skip: int) -> Iterator[IO[bytes]]:
+  def reading(self, skip: int) -> Iterator[Any]:
     with open(self.path, "rb") as file:
-      file.seek(self.offset + skip)
-      yield file
+      file.seek(self.offset)
+      checked = _Checked(file, self.size, self.crc)
+      checked.read(skip)
+      yield checked
+
+  def check(self) -> None:
+    """Reads all of it, where there is a sum to compare with; chunks read in order need not."""
+    if self.crc is not None:
+      with self.reading(0) as file:
+        while file.read(2**22):
+          pass
+
+
+class _Checked:
+  """Reads `size` bytes of a file and compares their sum, when the last is read."""
+
+  def __init__(self, file: IO[bytes], size: int, crc: int | None):
+    self._file, self._left, self._expected, self._crc = file, size, crc, 0
+
+  def read(self, count: int) -> bytes:
+    data = self._file.read(min(count, self._left))
+    self._left -= len(data)
+    if self._expected is not None:
+      self._crc = zlib.crc32(data, self._crc)
+      if not self._left and self._crc != self._expected:
+        raise ValueError("Bad CRC-32")
+    return data
 
 
 class _Packed(NamedTuple):
@@ -241,7 +268,7 @@ def _source(path: pathlib.Path, member: zipfile.ZipInfo) -> _InPlace | _Packed:
     start = member.header_offset + _LOCAL_HEADER + name + extra
     if start + member.file_size > path.stat().st_size:
       raise ValueError("it is truncated")
-  return _InPlace(path, start, member.file_size)
+  return _InPlace(path, start, member.file_size, member.CRC)
 
 
 def _open(name: str, source: _InPlace | _Packed) -> StoredArray:

@@ -105,8 +105,14 @@ def _split_names(path: pathlib.Path, names: Sequence[str]) -> tuple[str, str | N
 
 
 def _folders(path: pathlib.Path) -> list[str]:
-  entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
-  return sorted(entry.name for entry in entries if entry.is_dir())
+  return sorted(
+    entry.name for entry in path.iterdir() if not _passed_over(entry.name) and entry.is_dir()
+  )
+
+
+def _passed_over(name: str) -> bool:
+  """What is hidden, and what a zip file made on a Mac holds beside the images."""
+  return name.startswith(".") or name == "__MACOSX"
 
 
 def _class_names(path: pathlib.Path) -> tuple[str, ...]:
@@ -152,7 +158,7 @@ def walk(path: pathlib.Path) -> Iterator[str]:
     raise ValueError(f"{error.filename} can't be searched: {error.strerror}")
 
   for parent, folders, files in os.walk(path, onerror=refuse):
-    folders[:] = [name for name in folders if not name.startswith(".")]
+    folders[:] = [name for name in folders if not _passed_over(name)]
     for name in files:
       if name.lower().endswith(ENDINGS) and not name.startswith("."):
         yield (pathlib.Path(parent) / name).relative_to(path).as_posix()

@@ -19,17 +19,17 @@ COLUMNS = (
   ("uniform_accuracy_at_bias", "A_Uni at bias", 100),
   ("flip_sample_wise_accuracy", "All, flip", 100),
   ("adjusted_sample_wise_accuracy", "All, adjusted", 100),
-  ("compactness", "compact.", 1),
-  ("separability", "separab.", 1),
-  ("classifier_separability", "class. sep.", 1),
+  ("compactness", "compactness", 1),
+  ("separability", "separability", 1),
+  ("classifier_separability", "of classifier", 1),
   ("verification_equal_error_rate", "EER", 100),
   ("verification_tar_at_far_0.001", "TAR @ 1e-3", 100),
   ("verification_tar_at_far_0.01", "TAR @ 1e-2", 100),
   ("verification_rank_one", "rank 1", 100),
   ("verification_fold_accuracy", "folds", 100),
   ("verification_balanced_accuracy_at_threshold", "verified at b/γ", 100),
-  ("positive_cosine", "cos +", 1),
-  ("negative_cosine", "cos −", 1),
+  ("positive_cosine", "own cosine", 1),
+  ("negative_cosine", "others' cosine", 1),
 )
 SHOTS = ("many_accuracy", "medium_accuracy", "few_accuracy")
 SEED = "seed"

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import COLOURS, add_legend, new_figure, plain
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain
 
 METHODS = ("tsne", "pca")
 _MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
@@ -63,6 +63,10 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
       *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=size, alpha=0.8,
       markeredgewidth=0, label=plain(_short(evidence.class_names[c])),
     )  # fmt: skip
+  for c in shown:  # where two classes share a colour, their names tell them apart
+    middle = np.median(places[evidence.map_labels == c], axis=0)
+    name = plain(_short(evidence.class_names[c]))
+    axis.text(*middle, name, color=INK, fontsize=9, ha="center", va="center", weight="bold")
   axis.set_xticks([])
   axis.set_yticks([])
   axis.grid(False)

@@ -293,7 +293,7 @@ _TILES = (
   ("few_accuracy", "few-shot classes"),
   ("verification_equal_error_rate", "equal error rate of unseen classes"),
   ("verification_rank_one", "rank-1 identification of unseen classes"),
-  ("verification_balanced_accuracy_at_threshold", "unseen pairs at the learned b/γ"),
+  ("verification_balanced_accuracy_at_threshold", "unseen pairs at b/γ, both kinds alike"),
 )
 
 
@@ -301,17 +301,17 @@ def _overview(groups: Sequence[Group]) -> Section:
   if len(groups) == 1 and len(groups[0].runs) == 1:
     return Section("Figures", "", html=_tiles(groups[0].runs[0].figures))
   runs = [run for group in groups for run in group.runs]
-  keys, columns = setting_names(groups), columns_of(runs)
+  keys = setting_names(groups)
+  columns = [column for column in columns_of(runs) if column[2] == 100]  # others: see their plots
   rows: list[list[Any]] = []
   for group in groups:
-    cells = [cell(group.settings.get(key, "")) for key in keys]
+    cells = [*(cell(group.settings.get(key, "")) for key in keys), str(len(group.runs))]
     for name, _, factor in columns:
       mean, spread = group.mean_and_std(name)
-      digits = 2 if factor == 1 else 1
-      text = "–" if math.isnan(mean) else f"{factor * mean:.{digits}f}"
-      cells.append(text if math.isnan(spread) else f"{text} ± {factor * spread:.{digits}f}")
-    rows.append([*cells, str(len(group.runs))])
-  headings = [*keys, *(f"{h}, %" if f == 100 else h for _, h, f in columns), "runs"]
+      text = "–" if math.isnan(mean) else f"{factor * mean:.1f}"
+      cells.append(text if math.isnan(spread) else f"{text} ± {factor * spread:.1f}")
+    rows.append(cells)
+  headings = [*keys, "runs", *(f"{heading}, %" for _, heading, _ in columns)]
   lead = (
     "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
@@ -343,7 +343,8 @@ def _tiles(figures: Mapping[str, Any]) -> str:
       what = f"learned bias b, mean ({' … '.join(cell(x) for x in spread)})"
     tiles.append((cell(figures["bias"]), what))
   if figures.get("threshold") is not None:
-    tiles.append((cell(figures["threshold"]), f"best threshold t* ({span})"))
+    where = ", without the bias" if figures.get("bias_min") is not None else ""
+    tiles.append((cell(figures["threshold"]), f"best threshold t*{where} ({span})"))
   items = "".join(f"<li><b>{a}</b><span>{html.escape(b)}</span></li>" for a, b in tiles)
   rest = {n: x for n, x in figures.items() if isinstance(x, int | float | str)}
   table = _table(

@@ -243,6 +243,8 @@ def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
   add_legend(figure, axis)
   text = "The learned bias (solid) and the threshold that would have been best (dashed)"
   text += "; the band is all thresholds as good." if runs == 1 else "."
+  if any(r.get("bias_min") is not None for g in groups for run in g.runs for r in run.records):
+    text += " Of a bias a class its mean is drawn, and the best threshold without it."
   text += f" {_said(groups, ends)}"
   names = [("bias", "b"), ("threshold", "t*"), ("threshold_low", "from"), ("threshold_high", "to")]
   return Plot("Bias and best threshold", figure, text, _table(groups, names, "judged", 1))

@@ -124,7 +124,7 @@ def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
   _roc_axes(axis)
   add_legend(figure, axis)
   headings = ["run", *(what for _, what in shown)]
-  text = f"Every threshold is a point of the curve. {'; '.join(said)}."
+  text = f"Every threshold is a point of the curve; {'; '.join(said)}."
   return Plot("ROC", figure, text, Table(headings, rows))
 
 

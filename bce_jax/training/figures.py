@@ -262,7 +262,10 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
   elif biased:
     rows.append(("b      learned bias", number("bias")))
   interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
-  rows.append(("t*     best threshold (its interval)", interval))
+  if "threshold_on_decision" in values:  # a run of an older version lacks it
+    rows.append(("t*     best threshold on scale · c − b", number("threshold_on_decision")))
+  where = " on scale · c, without the bias" if diverse else ""
+  rows.append((f"t*     best threshold{where} (its interval)", interval))
   for name in ("compactness", "separability", "classifier_separability"):
     if name in values:
       spread = f"{number(name)} ± {number(f'{name}_std')}"

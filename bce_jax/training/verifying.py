@@ -140,7 +140,7 @@ def table(values: Figures) -> str:
       (f"one threshold, t = {t:.4g}: TAR", percent("true_accept_at_threshold")),
       ("                 FAR", percent("false_accept_at_threshold")),
       ("                 accuracy of all pairs", percent("accuracy_at_threshold")),
-      ("                 … of both kinds alike", percent("balanced_accuracy_at_threshold")),
+      ("                 … both kinds weighing alike", percent("balanced_accuracy_at_threshold")),
     ]
   best = values["verification_equal_error_threshold"]
   # Where all scores are tied no threshold has equal errors; JSON has no infinity and says null.

@@ -211,6 +211,7 @@ def test_file_names_that_are_no_text(run, tmp_path, capsysbinary):
     (("missing", "text.png"), "missing is not a folder"),
     (("RUN", "text.png", "--threshold", "nan"), "--threshold nan: expected a finite number"),
     (("RUN", "text.png", "--threshold", "-1e-3", "--output", "x/y"), "there is no folder x"),
+    (("RUN", "text.png", "--output", "/dev/stdout"), "--output /dev/stdout is a device or a pipe"),
     (("RUN", "text.png", "--threshold", "high"), "--threshold: invalid float value: 'high'"),
     (("RUN", "text.png", "--reject", "3"), "--reject '3': it is a class"),
     (("RUN", "text.png", "--reject="), "--reject '': it is empty"),

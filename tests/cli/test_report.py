@@ -130,6 +130,9 @@ def test_what_a_sweep_keeps_beside_its_runs_is_skipped(make_folder, tmp_path, ca
   out, err = capsys.readouterr()
   assert out == f"{tmp_path / 'run' / 'report.html'}\n"
   assert err == f"{tmp_path / 'logs'} is skipped: it has no config.json\n"
+  (make_folder(tmp_path / "going") / "results.json").unlink()
+  assert report.main([str(tmp_path / "going"), str(tmp_path / "run")]) == 0
+  assert capsys.readouterr().err == f"{tmp_path / 'going'} is skipped: its run has not ended\n"
 
 
 def test_a_record_cut_off_by_a_kill_is_left_out(make_folder, tmp_path, build):

@@ -35,7 +35,9 @@ def all_pairs():
   return (unit @ unit.T)[rows, columns], LABELS[rows] == LABELS[columns]
 
 
-@pytest.mark.parametrize("labels", [LABELS, PATHS.astype("U2"), LABELS + 0.0, LABELS[:, None]])
+@pytest.mark.parametrize(
+  "labels", [LABELS, PATHS.astype("U2"), LABELS + 0.0, LABELS[:, None], PATHS.astype("S2")]
+)
 def test_all_pairs_by_labels_of_any_kind(file, capsys, labels):
   found = figures(capsys, file(features=FEATURES, labels=labels), "--threshold=0.3")
   scores, same = all_pairs()
@@ -55,6 +57,16 @@ def test_bias_and_scale_of_the_file_are_a_threshold(file, capsys):
   path = file(features=FEATURES, labels=LABELS, bias=np.float32(4.8), scale=np.array([16]))
   assert figures(capsys, path)["verification_threshold"] == pytest.approx(0.3)
   assert figures(capsys, path, "--threshold=-0.1")["verification_threshold"] == -0.1
+
+
+def test_what_is_no_threshold_and_what_has_no_direction_is_told(file, capsys):
+  features = FEATURES.copy()
+  features[3] *= 0
+  assert evaluate.main([file(features=features, labels=LABELS, bias=np.float32(4.8))]) == 0
+  out, err = capsys.readouterr()
+  assert "one threshold" not in out
+  assert "1 of 40 rows are shorter than 1e-05" in err
+  assert "'bias' is not used: there is no 'scale'" in err
 
 
 def test_a_list_of_pairs_finds_its_images_by_path(file, capsys, tmp_path):
@@ -133,6 +145,7 @@ def test_table_and_picture(file, capsys, tmp_path):
     ({"features": FEATURES * np.nan, "labels": LABELS}, [], "40 of 40 rows hold nan"),
     ({"features": FEATURES, "labels": np.arange(40)}, [], "no pair of the 40 embeddings is of one"),
     ({"features": FEATURES, "labels": LABELS * 0}, [], "no pair of the 40 embeddings is of two"),
+    ({"features": FEATURES, "labels": LABELS}, ["--threshold=5"], "expected one on cosines, -1"),
     ({"features": FEATURES, "labels": LABELS}, ["--bias=1"], "--bias is of scores"),
     ({"features": FEATURES, "labels": LABELS}, ["--pairs=x"], "expected 'paths' in"),
     ({"features": FEATURES, "paths": PATHS}, ["--pairs=nowhere"], "cannot be read as a list"),

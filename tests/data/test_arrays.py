@@ -232,6 +232,21 @@ def test_a_bad_npz_is_refused(tmp_path, write, message):
   assert "\n" not in told
 
 
+@pytest.mark.parametrize("size", [12, 9_000])  # within what a header is looked for in, and not
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("read", [lambda x: x.load(), lambda x: list(x.chunks(3))])
+def test_a_flipped_bit_of_what_is_not_compressed_is_found(tmp_path, order, read, size):
+  path, x = tmp_path / "a.npz", np.asarray(np.arange(float(size)).reshape(-1, 3), order=order)
+  np.savez(path, x=x)
+  found = arrays.open_arrays(path)["x"]
+  np.testing.assert_array_equal(np.concatenate(list(found.chunks(3))), x)
+  data = bytearray(path.read_bytes())
+  data[data.index(np.float64(size - 1).tobytes()) + 7] ^= 0x80  # its sign
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match=r"'x' is damaged: Bad CRC-32"):
+    read(arrays.open_arrays(path)["x"])
+
+
 def test_compressed_columns_have_no_rows(tmp_path):
   path = tmp_path / "a.npz"
   np.savez_compressed(path, x=np.asfortranarray(np.eye(3)))

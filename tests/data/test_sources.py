@@ -309,6 +309,7 @@ def test_folder_finds_nested_and_upper_case_but_not_hidden_files(tmp_path):
   save(tmp_path / "train" / "a" / ".hidden.png", plain(99))
   save(tmp_path / "train" / "a" / ".thumbnails" / "x.png", plain(99))
   save(tmp_path / "train" / ".cache" / "x.png", plain(99))
+  save(tmp_path / "train" / "__MACOSX" / "a" / "x.png", plain(99))  # of a zip made on a Mac
   (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
   (tmp_path / "annotations").mkdir()
   dataset = sources.folder(tmp_path)

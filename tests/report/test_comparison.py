@@ -22,7 +22,7 @@ def rows(table):
 
 def test_seeds_are_put_together_and_the_best_is_bold():
   head, _, first, second = rows(comparison.markdown(runs()))
-  assert head == ["config", "All (A_SW)", "Many", "Few", "A_Uni", "compact.", "runs"]
+  assert head == ["config", "All (A_SW)", "Many", "Few", "A_Uni", "compactness", "runs"]
   deviation = np.std([50, 70], ddof=1)
   assert first == [
     "a",
