@@ -66,7 +66,7 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   for c in shown:  # where two classes share a colour, their names tell them apart
     middle = np.median(places[evidence.map_labels == c], axis=0)
     name = plain(_short(evidence.class_names[c]))
-    axis.text(*middle, name, color=INK, fontsize=9, ha="center", va="center", weight="bold")
+    axis.annotate(name, middle, (8, 6), textcoords="offset points", color=INK, weight="bold")
   axis.set_xticks([])
   axis.set_yticks([])
   axis.grid(False)
