@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
       return _verified(paths[0], embedded, args)
     outcome = _judge(given.read(paths, args), args)
   if args.plot is not None:
-    _plot(outcome, args.plot)
+    _plot(outcome, args.plot, args.threshold)
   if args.json:
     _print_json(outcome.figures)
     return 0
@@ -278,7 +278,7 @@ def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   return Outcome(title, "images", figures, None, None, None)
 
 
-def _plot(outcome: Outcome, path: pathlib.Path) -> None:
+def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
   """Draws the scores on scale · c, which bias and threshold are on."""
   if outcome.judged is None or outcome.distributions is None:
     raise ValueError(f"--plot {path}: of {outcome.title} no distributions of scores were kept")
@@ -300,6 +300,7 @@ def _plot(outcome: Outcome, path: pathlib.Path) -> None:
     bias=outcome.bias,
     threshold=figures["threshold"],
     interval=(figures["threshold_low"], figures["threshold_high"]),
+    given=given,
   )
   with style():
     figure.savefig(path, dpi=150)

@@ -110,7 +110,7 @@ def draw_uniform_curve(
   low, high = (float(x) for x in np.quantile(finite, (_TAIL, 1 - _TAIL)))
   known = threshold if threshold is not None and math.isfinite(threshold) else None
   # With t*, which may lie in an interval that the grid steps over.
-  grid = np.linspace(low, high, _POINTS)
+  grid = 4 * np.linspace(low / 4, high / 4, _POINTS)  # their difference may be no finite number
   if known is not None:
     grid = np.sort(np.append(grid, known))
   curve = 100 * uniform_accuracy_curve(positive, hardest_negative, grid)
@@ -142,6 +142,7 @@ def picture(
   bias: float | Float[np.ndarray, "..."] | None = None,
   threshold: float | None = None,
   interval: tuple[float, float] | None = None,
+  given: float | None = None,
 ) -> Any:
   """Draws the distributions, and beneath them A_Uni over the threshold, on one scale.
 
@@ -153,6 +154,7 @@ def picture(
     bias: as of `draw_distributions`, like the two after it.
     threshold: t*.
     interval: the ends between which thresholds are as good.
+    given: another threshold to draw in.
 
   Returns:
     A matplotlib figure.
@@ -162,6 +164,12 @@ def picture(
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     draw_uniform_curve(below, positive, hardest_negative, bias=bias, threshold=threshold)
     draw_distributions(above, distributions, bias=bias, threshold=threshold, interval=interval)
+    if given is not None:
+      for axis in (above, below):
+        axis.axvline(
+          given, color=_RED, linewidth=1.2, linestyle=":", label=f"given, t = {given:.4g}"
+        )
+      above.legend(fontsize="small")
     if below.get_legend_handles_labels()[0]:
       below.legend(fontsize="small")
     below.set_xlabel("score, and threshold t on the same scale")

@@ -14,6 +14,8 @@ ACCURACIES = (
   ("uniform_accuracy", "A_Uni", "--"),
   ("uniform_accuracy_at_bias", "A_Uni at the bias", ":"),
 )
+# Where a run was judged once there is no line to tell a style by.
+_MARKERS = {"-": "o", "--": "D", "-.": "^", ":": "v"}
 _STYLES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}
 _THRESHOLDS = (("bias", "bias b", "-"), ("threshold", "best threshold t*", "--"))
 GEOMETRY = ("compactness", "separability", "classifier_separability")
@@ -143,8 +145,8 @@ def _over_epochs(
         if not x:
           continue
         y = [factor * value for value in y]
-        marker = "." if len(x) < 30 else ""
-        axis.plot(x, y, style, color=colour, label=label or None, marker=marker)
+        marker = _marker(x, style)
+        axis.plot(x, y, style, color=colour, label=label or None, marker=marker, markersize=4)
         label = ""
         ends.setdefault((group.label if several else "", what), []).append(y[-1])
         _, spread = _points(run.records, split, band or "")
@@ -215,6 +217,12 @@ def _table(
   return Table(headings, rows)
 
 
+def _marker(x: Sequence[float], style: str) -> str:
+  if len(x) == 1:
+    return _MARKERS[style]
+  return "o" if len(x) < 30 else ""
+
+
 def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
   """Where the learned bias is, and where the best threshold."""
   figure = new_figure()
@@ -229,8 +237,8 @@ def _bias_and_threshold(groups: Sequence[Group]) -> Plot | None:
         if not x:
           continue
         label = (plain(group.label) if name == "bias" else "") if several else what
-        marker = "." if len(x) < 30 else ""
-        axis.plot(x, y, style, color=colour, label="" if j else label, marker=marker)
+        marker = _marker(x, style)
+        axis.plot(x, y, style, color=colour, label="" if j else label, marker=marker, markersize=4)
         ends.setdefault((group.label if several else "", what), []).append(y[-1])
       x, low = _points(run.records, "judged", "threshold_low")
       _, high = _points(run.records, "judged", "threshold_high")

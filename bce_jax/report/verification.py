@@ -55,7 +55,7 @@ def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any
     if left.get_legend_handles_labels()[0]:
       left.legend(loc="lower right")
     _draw_errors(right, points, figures)
-    right.legend()
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # it hides no curve
     figure.suptitle(plain(title))
   return figure
 
@@ -86,11 +86,11 @@ def _roc_axes(axis: Any) -> None:
 
 
 def _draw_errors(
-  axis: Any, points: RocPoints, figures: Mapping[str, Any], *, given: str = "fixed before"
+  axis: Any, points: RocPoints, figures: Mapping[str, Any], *, given: str = "given"
 ) -> None:
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
-  axis.plot(points.thresholds, refused, color=COLOURS[0], label="one class, refused")
-  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="two classes, accepted")
+  axis.plot(points.thresholds, refused, color=COLOURS[0], label="pairs of one class refused")
+  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="pairs of two accepted, FAR")
   best = _known(figures, "verification_equal_error_threshold")
   if best is not None:
     axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")

@@ -261,14 +261,17 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
     ]
   elif biased:
     rows.append(("b      learned bias", number("bias")))
-  interval = f"{number('threshold')}  ({number('threshold_low')} … {number('threshold_high')})"
+  interval = number("threshold")
+  if interval != "none":
+    interval += f"  ({number('threshold_low')} … {number('threshold_high')})"
   if "threshold_on_decision" in values:  # a run of an older version lacks it
     rows.append(("t*     best threshold on scale · c − b", number("threshold_on_decision")))
   where = " on scale · c, without the bias" if diverse else ""
   rows.append((f"t*     best threshold{where} (its interval)", interval))
   for name in ("compactness", "separability", "classifier_separability"):
     if name in values:
-      spread = f"{number(name)} ± {number(f'{name}_std')}"
+      mean = number(name)
+      spread = mean if mean == "none" else f"{mean} ± {number(f'{name}_std')}"
       rows.append((f"{name.replace('_', ' ')} (mean ± deviation over classes)", spread))
   if "nc1" in values:
     collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
