@@ -205,11 +205,18 @@ def test_a_diverse_bias_that_float32_cannot_hold(tmp_path, capsys, model):
 def test_pictures(tmp_path, capsys, model):
   bias = np.linspace(-1, 2, 10)
   np.savez(tmp_path / "a.npz", logits=model["logits"], labels=model["labels"], bias=bias)
-  code, figures, _ = judge(capsys, tmp_path / "a.npz", "--plot", tmp_path / "a.svg")
+  code, figures, _ = judge(
+    capsys, tmp_path / "a.npz", "--plot", tmp_path / "a.svg", "--threshold=-0.75"
+  )
   assert code == 0
   text = (tmp_path / "a.svg").read_text()
-  for words in ("hardest negative", "positive", f"t* = {figures['threshold']:.4g}", "mean b = 0.5"):
+  best = f"t* = {figures['threshold']:.4g}"
+  for words in ("hardest negative", "positive", best, "mean b = 0.5", "given, t = -0.75"):
     assert words in text
+  assert evaluate.main([str(tmp_path / "a.npz")]) == 0  # which t* is of which accuracy
+  told = capsys.readouterr().out
+  assert re.search(rf"on scale · c − b +{figures['threshold_on_decision']:.6g}\n", told)
+  assert re.search(rf"without the bias \(its interval\) +{figures['threshold']:.6g} ", told)
   np.savez(tmp_path / "b.npz", logits=model["logits"] * 0, labels=model["labels"])
   assert evaluate.main([str(tmp_path / "b.npz"), "--plot", str(tmp_path / "b.png")]) == 0
   assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
