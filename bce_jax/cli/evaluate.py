@@ -128,10 +128,8 @@ def _verified(
   figures, points = verify.judge(path, held, args)
   if args.plot is not None:
     from bce_jax.report import verification
-    from bce_jax.report.svg import style
 
-    with style():
-      verification.picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
+    verification.picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
   if args.json:
     _print_json(figures)
     return 0
@@ -283,7 +281,6 @@ def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
   if outcome.judged is None or outcome.distributions is None:
     raise ValueError(f"--plot {path}: of {outcome.title} no distributions of scores were kept")
   from bce_jax.report import distributions
-  from bce_jax.report.svg import style
 
   figures = outcome.figures
   raw = "raw_" if "raw_uniform_accuracy" in figures else ""
@@ -302,8 +299,7 @@ def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
     interval=(figures["threshold_low"], figures["threshold_high"]),
     given=given,
   )
-  with style():
-    figure.savefig(path, dpi=150)
+  figure.savefig(path, dpi=150)
 
 
 def _bar(array: "StoredArray", what: str) -> Any:

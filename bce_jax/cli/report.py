@@ -129,6 +129,7 @@ def run(argv: Sequence[str]) -> int:
     if not folder.is_dir():
       raise ValueError(f"{folder} is not a folder: expected a run folder of bce-train")
   from bce_jax.report import page
+  from bce_jax.report.settings import with_settings
   from bce_jax.training import records
 
   # A sweep's folder holds others beside its runs, which `sweep/*/` names too, and unfinished runs.
@@ -150,7 +151,7 @@ def run(argv: Sequence[str]) -> int:
   names = _names(folders)
   runs = [read(folder, name=name) for folder, name in zip(folders, names, strict=True)]
   title = args.title or (names[0] if len(runs) == 1 else f"{len(runs)} runs side by side")
-  write_page(page.with_settings(runs), path, title=title, map_method=args.map)
+  write_page(with_settings(runs), path, title=title, map_method=args.map)
   print(path)
   return 0
 

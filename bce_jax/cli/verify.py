@@ -15,7 +15,6 @@ if TYPE_CHECKING:
   from bce_jax.data.arrays import StoredArray
   from bce_jax.report.evidence import RocPoints
 
-_SHORT = 1e-5  # cosines divide by no less
 KEYS = ("features", "labels", "paths", "bias", "scale")
 
 
@@ -72,6 +71,7 @@ def judge(
 def _features(stored: "StoredArray") -> "np.ndarray":
   import numpy as np
 
+  from bce_jax.metrics.cosines import MIN_NORM
   from bce_jax.training.stored import computed_in
 
   if len(stored.shape) != 2 or 0 in stored.shape or stored.shape[0] < 2:
@@ -82,10 +82,10 @@ def _features(stored: "StoredArray") -> "np.ndarray":
   bad = int(np.sum(~np.isfinite(features).all(axis=1)))
   if bad:
     raise ValueError(f"{stored.name}: {bad:,} of {len(features):,} rows hold nan or infinity")
-  short = int(np.sum(np.linalg.norm(features, axis=1) < _SHORT))
+  short = int(np.sum(np.linalg.norm(features, axis=1) < MIN_NORM))
   if short:
     print(
-      f"bce-eval: {stored.name}: {short:,} of {len(features):,} rows are shorter than {_SHORT:g},"
+      f"bce-eval: {stored.name}: {short:,} of {len(features):,} rows are shorter than {MIN_NORM:g},"
       " which has no direction to speak of: their cosines are taken as 0 or near it",
       file=sys.stderr,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from bce_jax import checks
 
-_MIN_NORM = 1e-5  # as in the losses: a shorter vector is divided by this
+MIN_NORM = 1e-5  # as in the losses: a shorter vector is divided by this
 _ROWS = 4096  # vectors that are normalised at once, in float64
 BLOCK = 2**22
 """Scores that exist at once."""
@@ -50,7 +50,7 @@ def unit_rows(name: str, vectors: Any) -> np.ndarray:
     norm = np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
     if not np.isfinite(norm).all():
       raise ValueError(f"{name} must be finite, and their squares too")
-    out[i : i + _ROWS] = block / np.maximum(norm, _MIN_NORM)
+    out[i : i + _ROWS] = block / np.maximum(norm, MIN_NORM)
   return out
 
 

@@ -28,8 +28,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks
+from bce_jax.metrics.cosines import MIN_NORM
 
-_MIN_NORM = 1e-5  # as in the losses: a shorter vector is divided by this
 _BLOCK = 1024  # rows of an [N, N] matrix that are held at once
 
 
@@ -286,7 +286,7 @@ def _moments(x, ids, mask, valid, *, num_classes, axis_name) -> ClassMoments:
   means = means + by_class(jnp.where(member[:, None], x - means[ids], 0.0)) / divisor
   scatter = _gram(jnp.where(member[:, None], x - means[ids], 0.0))
   squared = jnp.sum(x * x, -1, keepdims=True)
-  unit = x * lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))
+  unit = x * lax.rsqrt(jnp.maximum(squared, MIN_NORM**2))
   # Where a square overflows, x̂ would be 0 without a word.
   bad = jnp.sum(mask & ~(valid & jnp.isfinite(squared[:, 0])), dtype=jnp.int32)
   if axis_name is not None:
@@ -310,7 +310,7 @@ def _separability(vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
   out = np.full(len(vectors), np.nan)
   v = vectors[present]
   squared = np.sum(v * v, -1, keepdims=True)
-  v = v / np.sqrt(np.maximum(squared, _MIN_NORM**2))
+  v = v / np.sqrt(np.maximum(squared, MIN_NORM**2))
   if len(v) > 1:
     others = (v @ v.sum(0) - np.sum(v * v, -1)) / (len(v) - 1)
     out[present] = 100.0 * (1.0 - others)

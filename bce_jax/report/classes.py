@@ -12,7 +12,7 @@ from bce_jax.report.comparison import Group
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots
-from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain
+from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain, short
 
 _NAMED = 12  # classes up to which an axis names each
 
@@ -105,12 +105,8 @@ def _left_out(number: int) -> str:
   """Says that settings with other classes are not drawn; one place has room for one order."""
   if not number:
     return ""
-  who = (
-    "1 setting has other classes and is"
-    if number == 1
-    else (f"{number} settings have other classes and are")
-  )
-  return f" {who} not drawn."
+  who = "1 setting has" if number == 1 else f"{number} settings have"
+  return f" {who} other classes and {'is' if number == 1 else 'are'} not drawn."
 
 
 def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
@@ -154,10 +150,10 @@ def _bands(axis: Any, counts: np.ndarray) -> None:
 def _name_classes(axis: Any, names: Sequence[str]) -> None:
   axis.grid(axis="x", visible=False)
   if len(names) <= _NAMED:
-    short = [plain(name) if len(name) <= 12 else plain(f"{name[:11]}…") for name in names]
-    turned = max(map(len, short)) > 4
+    shown = [short(name, 12) for name in names]
+    turned = max(map(len, shown)) > 4
     axis.set_xticks(
-      range(len(names)), short, rotation=40 if turned else 0, ha="right" if turned else "center"
+      range(len(names)), shown, rotation=40 if turned else 0, ha="right" if turned else "center"
     )
   else:
     axis.xaxis.get_major_locator().set_params(integer=True)

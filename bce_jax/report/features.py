@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain
+from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, short
 
 METHODS = ("tsne", "pca")
 _MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
@@ -61,11 +61,11 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
     rows.append([evidence.class_names[c], int(own.sum()), int(evidence.train_counts[c])])
     axis.plot(
       *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=size, alpha=0.8,
-      markeredgewidth=0, label=plain(_short(evidence.class_names[c])),
+      markeredgewidth=0, label=short(evidence.class_names[c]),
     )  # fmt: skip
   for c in shown:  # where two classes share a colour, their names tell them apart
     middle = np.median(places[evidence.map_labels == c], axis=0)
-    name = plain(_short(evidence.class_names[c]))
+    name = short(evidence.class_names[c])
     axis.annotate(name, middle, (8, 6), textcoords="offset points", color=INK, weight="bold")
   axis.set_xticks([])
   axis.set_yticks([])
@@ -80,7 +80,3 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   # Not the places of the points: coordinates on a map mean nothing.
   table = Table(["class", "images on the map", "training images"], rows)
   return Plot(f"Map of features{': ' if label else ''}{label}", figure, text, table)
-
-
-def _short(name: str) -> str:
-  return name if len(name) <= 14 else f"{name[:13]}…"

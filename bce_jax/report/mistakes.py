@@ -8,7 +8,7 @@ import numpy as np
 
 from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import INK, new_figure, plain
+from bce_jax.report.svg import COLOURS, INK, new_figure, short
 
 _CLASSES, _OTHERS = 8, 3
 
@@ -48,7 +48,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
       axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
   axis.set_xlim(-0.5, len(columns) - 0.5)
   axis.set_ylim(len(rows) - 0.5, -0.5)
-  names = [plain(_short(class_names[c])) for c in columns]
+  names = [short(class_names[c]) for c in columns]
   turned = max(map(len, names)) > 3
   axis.set_xticks(
     range(len(columns)), names, rotation=45 if turned else 0, ha="right" if turned else "center"
@@ -125,12 +125,6 @@ def _data_url(image: np.ndarray) -> str:
 def _square(i: int, j: int, value: float, right: bool):
   from matplotlib.patches import Rectangle
 
-  from bce_jax.report.svg import COLOURS
-
   colour = COLOURS[2] if right else COLOURS[5]
   alpha = 0.1 + 0.75 * value / 100
   return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=colour, alpha=alpha, linewidth=0)
-
-
-def _short(name: str) -> str:
-  return name if len(name) <= 14 else f"{name[:13]}…"

@@ -69,6 +69,11 @@ def plain(text: Any) -> str:
   return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
+def short(name: str, most: int = 14) -> str:
+  """Returns a name of at most so many letters, `plain`."""
+  return plain(name if len(name) <= most else f"{name[: most - 1]}…")
+
+
 def new_figure(width: float = 4.6, height: float = 3.2) -> Any:
   """Returns an empty figure that lays itself out; 4.6 inches are about a phone's width."""
   return _figure_class()(figsize=(width, height), layout="constrained")

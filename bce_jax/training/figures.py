@@ -100,7 +100,7 @@ def summarize(
   raw = (judged.scaled_positive, judged.scaled_hardest_negative)
   best = on_z
   if bias is not None:
-    out |= _at("bias", pairs, 0.0)
+    out |= at_threshold("bias", pairs, 0.0)
     out["bias"] = float(np.mean(bias, dtype=np.float64))
     if bias.ndim == 0:
       low, high = (float(x) + out["bias"] for x in (on_z.threshold_low, on_z.threshold_high))
@@ -123,7 +123,7 @@ def summarize(
     "threshold_high": best.threshold_high,
   }
   if threshold is not None:
-    out |= _at("threshold", raw, threshold)
+    out |= at_threshold("threshold", raw, threshold)
   out |= _by_shots(*pairs, labels, train_counts)
   for prefix, other in (("flip_", judged.flipped), ("adjusted_", judged.adjusted)):
     if other is not None:
@@ -138,7 +138,7 @@ def summarize(
   return out
 
 
-def _at(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Figures:
+def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Figures:
   """What one threshold makes of the pairs, under the name of what it is."""
   at = metrics.accuracy_at_from_pairs(*pairs, threshold)
   return {

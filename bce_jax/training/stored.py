@@ -88,7 +88,7 @@ def at_unified_bias(judged: Judged, bias: float) -> figures.Figures:
     bias: finite.
   """
   pairs = (judged.scaled_positive, judged.scaled_hardest_negative)
-  return figures._at("bias", pairs, bias) | {"bias": bias}
+  return figures.at_threshold("bias", pairs, bias) | {"bias": bias}
 
 
 def moments(

@@ -11,6 +11,7 @@ import pytest
 
 from bce_jax.report import mistakes, page
 from bce_jax.report.plot import percent
+from bce_jax.report.settings import with_settings
 
 VOID = {"meta", "link", "img", "br", "path", "use"}  # of SVG those that matplotlib closes itself
 
@@ -56,12 +57,12 @@ class Checked(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def one(make_run):
   run = make_run(name="a <run> & more", pairs=True, diverse=True)
-  return run, page.build(page.with_settings([run]), title=run.name, map_method="pca")
+  return run, page.build(with_settings([run]), title=run.name, map_method="pca")
 
 
 @pytest.fixture(scope="module")
 def four(two_settings):
-  return page.build(page.with_settings(two_settings), title="four", map_method="pca")
+  return page.build(with_settings(two_settings), title="four", map_method="pca")
 
 
 @pytest.mark.parametrize("which", ["one", "four"])
@@ -141,7 +142,7 @@ def test_a_scale_that_was_varied_is_drawn_on_a_logarithmic_axis(make_run):
     for scale in (1.0, 16.0, 256.0)
     for seed in (0, 1)
   ]
-  text = page.build(page.with_settings(runs), title="γ", map_method="pca")
+  text = page.build(with_settings(runs), title="γ", map_method="pca")
   assert "Accuracy over the scale γ" in text
   assert "Best threshold against learned bias" in text
 
@@ -153,7 +154,7 @@ def data_of(run, folder, counts=(9, 9), **config):
 
 
 def settings(*runs):
-  return [dict(run.settings) for run in page.with_settings(runs)]
+  return [dict(run.settings) for run in with_settings(runs)]
 
 
 def test_other_data_in_another_folder_are_another_setting(make_run):
@@ -197,14 +198,14 @@ def test_where_too_much_differs_names_tell(make_run):
   # Names with nothing in common: the first stands for its seeds.
   renamed = [first[0]._replace(name="a"), first[1]._replace(name="b"), second]
   assert [x["run"] for x in settings(*renamed)] == ["a", "a", "x/ce"]
-  text = page.build(page.with_settings([*first, second]), title="x", map_method="pca")
+  text = page.build(with_settings([*first, second]), title="x", map_method="pca")
   assert "2 settings" in text
   assert "temperature" in text[text.index("Config differences</h2>") :]
 
 
 def test_two_runs_of_one_config_and_one_seed_are_said_to_be(make_run, two_settings):
   def words(*runs):
-    text = page.build(page.with_settings(runs), title="x", map_method="pca")
+    text = page.build(with_settings(runs), title="x", map_method="pca")
     return " ".join(Checked(text).words)
 
   said = "same config and the same seed"
@@ -218,7 +219,7 @@ def test_runs_of_other_classes_are_said_to_be_left_out(make_run):
     make_run(num_classes=5, points=60)._replace(name="five"),
     make_run(num_classes=4, points=60, config={"loss": "soft-d"})._replace(name="four"),
   ]
-  text = page.build(page.with_settings(runs), title="x", map_method="pca")
+  text = page.build(with_settings(runs), title="x", map_method="pca")
   words = " ".join(Checked(text).words)
   assert "5 classes; of bce-d" in words
   assert "1 setting has other classes and is not drawn" in words
@@ -238,7 +239,7 @@ def test_runs_verified_in_other_ways_share_a_table(make_run):
     first._replace(figures={**first.figures, **rates, "verification_equal_error_threshold": None}),
     second._replace(figures={**left, "verification_equal_error_threshold": math.inf}),
   ]
-  text = page.build(page.with_settings(runs), title="x", map_method="pca")
+  text = page.build(with_settings(runs), title="x", map_method="pca")
   table = re.findall(r"<table>(?:(?!</table>).)*rank-1, %.*?</table>", text, re.DOTALL)[0]
   rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
   cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
@@ -255,7 +256,7 @@ def test_names_that_matplotlib_would_read_otherwise(make_run):
   names = ("$x^2", "_hidden", "caf\udce9", "猫", "$a$", "a\\b")
   run = run._replace(evidence=run.evidence._replace(class_names=names), name="$\\frac$")
   runs = [run, run._replace(config={**run.config, "loss": "_$x"}, name="_x")]
-  text = page.build(page.with_settings(runs), title=runs[0].name, map_method="pca")
+  text = page.build(with_settings(runs), title=runs[0].name, map_method="pca")
   drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
   for name in ("$x^2", "_hidden", "caf\N{REPLACEMENT CHARACTER}", "猫", "$a$", "a\\b", "_$x"):
     assert name in drawn, name
@@ -274,7 +275,7 @@ def test_scores_without_end_are_no_error(make_run):
 
 def test_the_page_of_the_same_runs_is_the_same(one):
   run, text = one
-  assert page.build(page.with_settings([run]), title=run.name, map_method="pca") == text
+  assert page.build(with_settings([run]), title=run.name, map_method="pca") == text
 
 
 @pytest.mark.parametrize("lacking", ["evidence", "most"])
