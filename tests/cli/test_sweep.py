@@ -1,5 +1,6 @@
 """bce-sweep as people use it."""
 
+import contextlib
 import csv
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bce_jax.cli import configs, sweep
-from bce_jax.training import workdir
+from bce_jax.training import records, workdir
 
 FAST = (
   *("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3"),
@@ -57,6 +58,30 @@ def test_configs_side_by_side_and_again(tmp_path, capfd):
   assert "| digits_lt:bce3s |" not in out
   assert "digits_lt_bce3s failed: " in err
   assert "judged.npz is damaged" in err
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_a_finished_run_whose_page_was_not_made_gets_it(tmp_path, monkeypatch, lacking):
+  (plan,) = sweep.plans(["digits"], [], [], one_at_a_time=False)
+  folder, started = tmp_path / plan.name, []
+  folder.mkdir()
+  (tmp_path / "logs").mkdir()
+  records.write_json(folder / records.CONFIG, plan.config.to_dict())
+  figures = ("images", "uniform_accuracy", "threshold", "seconds")
+  records.write_json(folder / records.RESULTS, dict.fromkeys(figures, 1.0))
+  if not lacking:
+    (folder / "report.html").write_text("a page")
+
+  class Process(contextlib.nullcontext):
+    stdout, returncode = (), 0
+
+    def __init__(self, command, **options):
+      super().__init__(self)
+      started.append(command)
+
+  monkeypatch.setattr(subprocess, "Popen", Process)
+  assert sweep._train(plan, tmp_path, "", set()) == 0
+  assert len(started) == lacking  # bce-train, which makes it and trains nothing twice
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path, capsys):
