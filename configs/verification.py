@@ -14,8 +14,8 @@ The argument is a list of words in any order: a set; one of the eight losses; ma
              6,000 pairs, LFW/<name>/<name>_0001.jpg with pairs.txt (see docs/verification.md)
 
 Reached on the pairs of the classes never trained on (seeds 0 to 2, 2 CPU cores, 2026-11-22; mean):
-equal error rate, TAR and FAR at t = b/γ, in %. orl: soft-nu 11.1, 96.2, 22.6; bce-nu 10.4, 86.3,
-8.3; with margin 8.9, 97.8, 19.3 and 8.4, 88.5, 6.5. omniglot: soft-nu 5.6, 96.0, 7.9; bce-nu 5.1,
+equal error rate, TAR and FAR at t = b/γ, in %. orl: soft-nu 11.2, 96.6, 23.2; bce-nu 10.0, 86.5,
+8.2; with margin 8.9, 97.6, 19.7 and 8.3, 90.1, 7.4. omniglot: soft-nu 5.6, 96.0, 7.9; bce-nu 5.1,
 73.6, 0.6; with margin 5.2, 95.4, 5.8 and 5.0, 80.9, 0.9. More in README.md.
 
 The first two hold half of the classes out (verification.identities = 0.5; which, follows from the
