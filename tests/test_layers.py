@@ -9,14 +9,27 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "bce_jax"
 
-METHODS = {"names", "checks", "atomic", "losses", "metrics", "models", "data", "objectives"}
+METHODS = {
+  "names",
+  "checks",
+  "explicit",
+  "norms",
+  "atomic",
+  "losses",
+  "metrics",
+  "models",
+  "data",
+  "objectives",
+}
 # Each layer and what it may import of this package.
 BELOW = {
   "names": set(),
   "checks": set(),
   "atomic": set(),
-  "losses": {"checks"},
-  "metrics": {"checks"},
+  "explicit": set(),
+  "norms": {"checks", "explicit"},
+  "losses": {"checks", "explicit", "norms"},
+  "metrics": {"checks", "explicit", "norms"},
   "models": {"names", "checks", "losses", "metrics"},
   "data": {"names", "checks"},
   "objectives": {"names", "checks", "losses", "metrics", "models", "data"},
@@ -54,7 +67,7 @@ def test_imports_run_downwards(layer, path):
       assert target == layer or target in BELOW[layer], f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("layer", ["losses", "metrics", "checks"])
+@pytest.mark.parametrize("layer", ["losses", "metrics", "checks", "explicit", "norms"])
 def test_formulas_need_jax_numpy_and_jaxtyping_only(layer):
   allowed = {"jax", "numpy", "jaxtyping", "bce_jax"} | set(sys.stdlib_module_names)
   for owner, path in layer_files():

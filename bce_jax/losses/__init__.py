@@ -1,6 +1,6 @@
 """Loss functions: formulas, one value per example, float32, summed over classes."""
 
-from bce_jax.losses.bce import bce, cosine, naive, softmax_cross_entropy, unit
+from bce_jax.losses.bce import bce, cosine, naive, softmax_cross_entropy
 from bce_jax.losses.bias import bias_init, converged_bias, prior_bias
 from bce_jax.losses.linear import linear_bce, linear_bce_mean
 from bce_jax.losses.longtail import (
@@ -14,6 +14,7 @@ from bce_jax.losses.longtail import (
   mixed_bce,
 )
 from bce_jax.losses.sampling import sample_classes
+from bce_jax.norms import unit
 
 __all__ = [
   "balanced_softmax",

@@ -17,10 +17,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bce_jax import checks
-
-# ‖v‖ is bounded from below by this where a vector is normalised, as in the released code.
-_MIN_NORM = 1e-5
+from bce_jax import checks, explicit
+from bce_jax.norms import unit
 
 
 class _Terms(NamedTuple):
@@ -131,6 +129,7 @@ def class_losses(
   return (1.0 - epsilon) * plain + epsilon * uniform
 
 
+@explicit.auto(explicit.leading)
 def bce(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
@@ -189,6 +188,7 @@ def bce(
   return terms.finish(jnp.sum(terms.zero_removed(losses), -1))
 
 
+@explicit.auto(explicit.leading)
 def softmax_cross_entropy(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
@@ -253,6 +253,7 @@ def softmax_cross_entropy(
   return terms.finish(jnp.sum(terms.zero_removed(losses), -1))
 
 
+@explicit.auto(explicit.leading)
 def naive(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
@@ -289,6 +290,7 @@ def naive(
   return terms.finish(jnp.sum(losses, -1))
 
 
+@explicit.auto(explicit.outer)
 def cosine(
   features: Float[ArrayLike, "*batch D"],
   weights: Float[ArrayLike, "N D"],
@@ -327,25 +329,6 @@ def cosine(
     )
   dtype = checks.computing_dtype(x.dtype, w.dtype)
   return jnp.matmul(unit(x.astype(dtype)), unit(w.astype(dtype)).T, precision=precision)
-
-
-def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
-  """Vectors of length 1: v / max(‖v‖, 1e-5), in float32 at least.
-
-  Args:
-    vectors: v, any floating dtype.
-
-  Returns:
-    v̂, and for a zero vector zeros with a finite gradient: [*batch, D].
-
-  >>> import jax.numpy as jnp
-  >>> unit(jnp.array([3.0, 4.0]))
-  Array([0.6, 0.8], dtype=float32)
-  """
-  v = checks.float_array("vectors", vectors)
-  # v / max(‖v‖, ε) has a nan gradient at v = 0; this form has 1/ε.
-  squared = jnp.sum(v * v, -1, keepdims=True)
-  return v * jax.lax.rsqrt(jnp.maximum(squared, _MIN_NORM**2))
 
 
 def is_zero(x: Any) -> bool:

@@ -4,7 +4,7 @@ One pure function of a chunk, and JAX's own derivative of it inside the loop ove
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bce_jax.losses.bce import class_losses, unit
+from bce_jax.losses.bce import class_losses
+from bce_jax.norms import unit
 
 _AXIS_OF_CLASSES = {"weights": 0, "bias": 0, "targets": 1}
 
@@ -234,10 +235,22 @@ def _gradients(
   return losses, grads
 
 
-def _values_and_wanted(operands: dict[str, Any], fixed: Fixed) -> tuple[Operands, Fixed, dict]:
-  """Undoes symbolic_zeros=True: the operands, and as keys the names of those differentiated."""
-  wanted = {name: None for name, x in operands.items() if x.perturbed}
+# Both rules are told what is differentiated (symbolic_zeros): no gradient is formed in vain. But
+# JAX keeps ONE tree of residuals for a traced call, whichever arguments it is differentiated by
+# later: that of the last trace. So the tree is always the same, and what is wanted stands in the shape of
+# one of its arrays, which belongs to its own trace.
+
+
+def _without_zeros(operands: dict[str, Any], fixed: Fixed) -> tuple[Operands, Fixed, jax.Array]:
+  """Undoes symbolic_zeros=True: the operands, and an array whose shape says what is wanted."""
+  sizes = [2 if x.perturbed else 1 for x in operands.values()]
+  wanted = jnp.zeros(sizes, jnp.bool_)
   return (*jax.tree.map(lambda x: x.value, (operands, fixed)), wanted)
+
+
+def _names_wanted(names: Iterable[str], wanted: jax.Array) -> list[str]:
+  """The names of the operands that are differentiated, by the shape that `_without_zeros` made."""
+  return [name for name, size in zip(names, wanted.shape, strict=True) if size == 2]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -247,7 +260,7 @@ def _each_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
 
 
 def _losses_forward(plan, operands, fixed):
-  operands, fixed, wanted = _values_and_wanted(operands, fixed)
+  operands, fixed, wanted = _without_zeros(operands, fixed)
   return _values(plan, operands, fixed), (operands, fixed, wanted)
 
 
@@ -255,7 +268,7 @@ def _losses_backward(plan, residuals, cotangent):
   operands, fixed, wanted = residuals
   if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
     return dict.fromkeys(operands), None
-  _, grads = _gradients(plan, operands, fixed, cotangent, list(wanted))
+  _, grads = _gradients(plan, operands, fixed, cotangent, _names_wanted(operands, wanted))
   return {name: grads.get(name) for name in operands}, None
 
 
@@ -273,25 +286,24 @@ def _mean_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
 
 
 def _mean_forward(plan, operands, fixed):
-  operands, fixed, wanted = _values_and_wanted(operands, fixed)
+  operands, fixed, wanted = _without_zeros(operands, fixed)
   names = list(operands)
   each = operands.pop("each")
-  losses, grads = _gradients(
-    plan, operands, fixed, each, [name for name in wanted if name != "each"]
-  )
-  if "each" in wanted:
+  asked = _names_wanted(names, wanted)
+  losses, grads = _gradients(plan, operands, fixed, each, [n for n in asked if n != "each"])
+  if "each" in asked:
     grads["each"] = losses
-  return jnp.sum(each * losses), (grads, dict.fromkeys(names))
+  nothing = jnp.zeros((), plan.dtype)
+  return jnp.sum(each * losses), ({name: grads.get(name, nothing) for name in names}, wanted)
 
 
 def _mean_backward(plan, residuals, cotangent):
-  grads, names = residuals
-  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-    return names, None
-  scaled = {
-    name: (cotangent * grad.astype(plan.dtype)).astype(grad.dtype) for name, grad in grads.items()
-  }
-  return {name: scaled.get(name) for name in names}, None
+  grads, wanted = residuals
+  scaled: dict[str, jax.Array | None] = dict.fromkeys(grads)
+  if not isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+    for name in _names_wanted(grads, wanted):
+      scaled[name] = (cotangent * grads[name].astype(plan.dtype)).astype(grads[name].dtype)
+  return scaled, None
 
 
 _mean_loss.defvjp(_mean_forward, _mean_backward, symbolic_zeros=True)

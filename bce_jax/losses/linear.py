@@ -18,9 +18,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bce_jax import checks
-from bce_jax.losses.bce import is_zero, unit
+from bce_jax import checks, explicit
+from bce_jax.losses.bce import is_zero
 from bce_jax.losses.chunks import Fixed, Operands, Plan, each_loss, mean_loss, vary, varying_axes
+from bce_jax.norms import unit
 
 # A chunk's scores by default. On CPU larger ones were measured to be no faster, and beyond 2²¹
 # slower; the gradients hold four arrays of this size. Elsewhere it is a guess: large enough that a
@@ -33,6 +34,7 @@ _TILE = 128
 _MASKED_CHUNKS = 16
 
 
+@explicit.auto(explicit.leading)
 def linear_bce(
   features: Float[ArrayLike, "b D"],
   weights: Float[ArrayLike, "N D"],
@@ -124,6 +126,7 @@ def linear_bce(
   return losses if valid is None else jnp.where(valid, losses, jnp.nan)
 
 
+@explicit.auto(explicit.replicated)
 def linear_bce_mean(
   features: Float[ArrayLike, "b D"],
   weights: Float[ArrayLike, "N D"],

@@ -15,10 +15,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bce_jax import checks
-from bce_jax.losses.bce import bce, cosine, softmax_cross_entropy, unit
+from bce_jax import checks, explicit
+from bce_jax.losses.bce import bce, cosine, softmax_cross_entropy
+from bce_jax.norms import norm
 
 
+@explicit.auto(explicit.leading)
 def mixed_bce(
   logits: Float[ArrayLike, "*batch N"],
   targets: Float[ArrayLike, "*batch N"],
@@ -61,6 +63,7 @@ def mixed_bce(
   return jnp.sum(jnp.where(kept, t * jax.nn.softplus(-z) + negative, 0.0), -1)
 
 
+@explicit.auto(explicit.leading)
 def contrast(
   projections: Float[ArrayLike, "*batch P"],
   memory: Float[ArrayLike, "N P"],
@@ -103,6 +106,7 @@ def contrast(
   return bce(z, targets)
 
 
+@explicit.auto(explicit.leading)
 def classifier_uniformity(
   weights: Float[ArrayLike, "N D"], *, scale: Float[ArrayLike, ""] = 1.0
 ) -> Float[Array, "N"]:
@@ -189,6 +193,7 @@ def logit_adjustment(counts: Int[ArrayLike, "N"], *, temperature: float = 1.0) -
   return jnp.asarray(temperature * np.log(values / values.sum()), jnp.float32)
 
 
+@explicit.auto(explicit.leading)
 def balanced_softmax(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
@@ -220,6 +225,7 @@ def balanced_softmax(
   return softmax_cross_entropy(logits, labels, bias=-logit_adjustment(counts))
 
 
+@explicit.auto(explicit.replicated)
 def max_norm_limit(weights: Float[ArrayLike, "N D"], *, fraction: float = 0.1) -> Float[Array, ""]:
   r"""The norm to which stage 2 of BCE3S cuts the classifier's rows: min + fraction · (max − min).
 
@@ -239,11 +245,12 @@ def max_norm_limit(weights: Float[ArrayLike, "N D"], *, fraction: float = 0.1) -
 
   Source: [T] §4; Alshammari et al., "Long-Tailed Recognition via Weight Balancing", CVPR 2022.
   """
-  norms = jnp.linalg.norm(_rows(weights), axis=-1)
+  norms = norm(_rows(weights))
   share = checks.scalar("fraction", fraction, norms.dtype, low=0.0, high=1.0)
   return jnp.min(norms) + share * (jnp.max(norms) - jnp.min(norms))
 
 
+@explicit.auto(explicit.alike)
 def max_norm(
   weights: Float[ArrayLike, "N D"], *, limit: Float[ArrayLike, ""]
 ) -> Float[Array, "N D"]:
@@ -268,8 +275,9 @@ def max_norm(
   """
   w = _rows(weights)
   bound = checks.scalar("limit", limit, w.dtype, low=0.0)
-  norms = jnp.linalg.norm(w, axis=-1, keepdims=True)
-  return jnp.where(norms > bound, unit(w) * bound, w)
+  norms = norm(w)
+  longer = norms > bound
+  return jnp.where(longer, w / jnp.where(longer, norms, 1.0) * bound, w)
 
 
 def _counts(counts: ArrayLike) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Key, UInt32
 
-from bce_jax import checks
+from bce_jax import checks, explicit
 
 
+@explicit.auto(explicit.replicated)
 def sample_classes(
   key: Key[Array, ""] | UInt32[Array, "2"],
   labels: Int[ArrayLike, "*batch"],

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bce_jax import checks
+from bce_jax.norms import MIN_NORM
 
-MIN_NORM = 1e-5  # as in the losses: a shorter vector is divided by this
 _ROWS = 4096  # vectors that are normalised at once, in float64
 BLOCK = 2**22
 """Scores that exist at once."""

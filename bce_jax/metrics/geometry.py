@@ -27,8 +27,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bce_jax import checks
-from bce_jax.metrics.cosines import MIN_NORM
+from bce_jax import checks, explicit
+from bce_jax.norms import MIN_NORM
 
 _BLOCK = 1024  # rows of an [N, N] matrix that are held at once
 
@@ -73,6 +73,7 @@ class Geometry(NamedTuple):
   nc3: float
 
 
+@explicit.auto(explicit.replicated)
 def class_moments(
   features: Float[ArrayLike, "*batch D"],
   labels: Int[ArrayLike, "*batch"],
@@ -137,6 +138,7 @@ def class_moments(
   return moments
 
 
+@explicit.auto(explicit.replicated)
 def merge_moments(a: ClassMoments, b: ClassMoments) -> ClassMoments:
   r"""The moments of two parts together; the order does not matter but for rounding.
 

@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from bce_jax import checks
+from bce_jax import checks, explicit
 
 MANY = 100
 """A class with more training images than this is a many-shot class."""
@@ -46,6 +46,7 @@ class ShotAccuracy(NamedTuple):
   all: float | jax.Array
 
 
+@explicit.auto(explicit.replicated)
 def shot_accuracy(
   correct: Bool[ArrayLike, "*batch"] | Float[ArrayLike, "*batch"],
   labels: Int[ArrayLike, "*batch"],

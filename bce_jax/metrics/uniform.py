@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bce_jax import checks
+from bce_jax import checks, explicit
 from bce_jax.metrics import intervals, pairs
 
 
@@ -67,6 +67,7 @@ class AccuracyAt(NamedTuple):
   several_or_wrong: float | jax.Array
 
 
+@explicit.auto(explicit.leading)
 def score_pairs(
   logits: Float[ArrayLike, "*batch N"], labels: Int[ArrayLike, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -98,6 +99,7 @@ def score_pairs(
     return jax.device_get(pairs) if wide else pairs
 
 
+@explicit.auto(explicit.replicated)
 def uniform_accuracy(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"],
@@ -141,6 +143,7 @@ def uniform_accuracy(
     )
 
 
+@explicit.auto(explicit.replicated)
 def uniform_accuracy_from_pairs(
   positive: Float[ArrayLike, "*batch"],
   hardest_negative: Float[ArrayLike, "*batch"],
@@ -200,6 +203,7 @@ def uniform_accuracy_from_pairs(
   return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
 
 
+@explicit.auto(explicit.replicated)
 def accuracy_at(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"],
@@ -237,6 +241,7 @@ def accuracy_at(
     return accuracy_at_from_pairs(positive, negative, threshold, where=where, axis_name=axis_name)
 
 
+@explicit.auto(explicit.replicated)
 def accuracy_at_from_pairs(
   positive: Float[ArrayLike, "*batch"],
   hardest_negative: Float[ArrayLike, "*batch"],
