@@ -237,8 +237,8 @@ def _gradients(
 
 # Both rules are told what is differentiated (symbolic_zeros): no gradient is formed in vain. But
 # JAX keeps ONE tree of residuals for a traced call, whichever arguments it is differentiated by
-# later: that of the last trace. So the tree is always the same, and what is wanted stands in the shape of
-# one of its arrays, which belongs to its own trace.
+# later: that of the last trace. So the tree is always the same, and what is wanted stands in the
+# shape of one of its arrays, which belongs to its own trace.
 
 
 def _without_zeros(operands: dict[str, Any], fixed: Fixed) -> tuple[Operands, Fixed, jax.Array]:
