@@ -307,12 +307,19 @@ COLLECTIVE = re.compile(
 )
 
 
+def alone(line):
+  """Whether a collective runs along an axis of one device, in the words of old and of new XLA."""
+  if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+    return all(sizes[axis] == "1" for axis in re.findall(r"'(\w+)'", named[2]))
+  return "replica_groups={{0},{1}" in line
+
+
 def exchanged(f, *args):
   """Numbers in the results of each kind of collective of a compiled program."""
   found = collections.Counter()
   for line in jax.jit(f).lower(*args).compile().as_text().splitlines():
-    alone = "replica_groups={{0},{1}" in line  # along an axis of one device
-    if (match := COLLECTIVE.search(line)) and not alone:
+    if (match := COLLECTIVE.search(line)) and not alone(line):
       for shape in re.findall(r"\w+\[([\d,]*)\]", match["result"]):
         found[match["kind"]] += int(np.prod([int(n) for n in shape.split(",") if n]))
   return found
