@@ -10,6 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bce_jax import losses, metrics
 
+pytestmark = pytest.mark.core
+
 DEVICES, PER_DEVICE, CLASSES, FEATURES = 8, 6, 10, 5
 BATCH = DEVICES * PER_DEVICE
 

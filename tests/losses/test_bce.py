@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from bce_jax import losses
 
+pytestmark = pytest.mark.core
+
 LOSSES = {"bce": losses.bce, "ce": losses.softmax_cross_entropy}
 
 

@@ -325,6 +325,7 @@ def exchanged(f, *args):
   return found
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4)])
 @pytest.mark.parametrize("form", ["mean", "each"])
 def test_devices_exchange_only_sums_of_losses(form, shape):

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from bce_jax import metrics
 from bce_jax.metrics import pairs
 
+pytestmark = pytest.mark.core
+
 
 def covered(positive, negative, t):
   """Number of samples that threshold t judges right, by definition."""

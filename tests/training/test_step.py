@@ -16,6 +16,8 @@ from bce_jax.training import (
   step,
 )
 
+pytestmark = pytest.mark.core
+
 
 def mesh_of(devices):
   return jax.make_mesh(
