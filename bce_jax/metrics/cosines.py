@@ -1,16 +1,17 @@
-"""Embeddings and their cosines, checked and made ready for tiles."""
+"""Embeddings and their cosines, which are equal where they should be."""
 
-import contextlib
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bce_jax import checks
 from bce_jax.norms import MIN_NORM
 
-_ROWS = 4096  # vectors that are normalised at once, in float64
+_ROWS = 4096  # vectors that are split at once
+_COARSE = 2.0**26  # products of two such numbers have 52 bits behind the point
 BLOCK = 2**22
 """Scores that exist at once."""
 
@@ -40,18 +41,90 @@ def scores(scores: Any) -> np.ndarray:
   return values
 
 
-def unit_rows(name: str, vectors: Any) -> np.ndarray:
-  """x / max(‖x‖, 1e-5), divided in float64: float32, or float64 where the vectors are."""
+class Rows(NamedTuple):
+  """Vectors made ready for cosines; see `rows`.
+
+  Attributes:
+    high: multiples of 2^−26, [n, D] float64.
+    low: what is left of the vector, multiples of a smaller power of two.
+    squares: of the norms, [n].
+  """
+
+  high: Float[np.ndarray, "n D"]
+  low: Float[np.ndarray, "n D"]
+  squares: Float[np.ndarray, "n"]
+
+  def __getitem__(self, chosen: Any) -> "Rows":  # type: ignore[override]
+    """Some of the vectors, in this order."""
+    return Rows(self.high[chosen], self.low[chosen], self.squares[chosen])
+
+  def __len__(self) -> int:
+    return len(self.squares)
+
+
+def rows(name: str, vectors: Any) -> Rows:
+  """Splits vectors so that a product of two is the same in whatever order it is summed up.
+
+  A plain product is rounded at every addition, in an order that depends on the shape of the
+  matrices: copies of one embedding then have cosines that differ in the last bit, and so have
+  (a, b) and (b, a), where a threshold between them would make a difference. Each vector is scaled
+  by a power of two to a norm in [½, 1) and split into high + low, both of so few bits that sums of
+  their products are exact in float64. high·high + (high·low + low·high) is the product of the
+  vectors to about D · 2e-17.
+
+  Raises:
+    ValueError: for another shape, a dtype that is no float, or values that are not finite.
+  """
   x = host(name, vectors, np.floating, (None, None))
-  wide = x.dtype == np.float64 and hasattr(vectors, "dtype")  # a list of numbers is not meant so
-  out = np.empty(x.shape, np.float64 if wide else np.float32)
+  high, low = np.empty(x.shape, np.float64), np.empty(x.shape, np.float64)
+  squares = np.empty(len(x), np.float64)
+  # 26 and so many bits more, and √D times 2^−27 at most: 53 bits hold the sum.
+  fine = 2.0 ** (52 - math.ceil(math.log2(max(x.shape[1], 1)) / 2))
   for i in range(0, len(x), _ROWS):
-    block = x[i : i + _ROWS].astype(np.float64)
-    norm = np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
-    if not np.isfinite(norm).all():
-      raise ValueError(f"{name} must be finite, and their squares too")
-    out[i : i + _ROWS] = block / np.maximum(norm, MIN_NORM)
-  return out
+    part = slice(i, i + _ROWS)
+    block = x[part].astype(np.float64)
+    if not np.isfinite(block).all():
+      raise ValueError(f"{name} must be finite")
+    # In two steps, since squares of what is very large or small leave the range of float64.
+    first = np.frexp(np.abs(block).max(1, initial=0.0))[1]
+    block = np.ldexp(block, -first[:, None])
+    second = np.frexp(np.sqrt((block * block).sum(1)))[1]
+    block = np.ldexp(block, -second[:, None])
+    high[part] = np.rint(block * _COARSE) / _COARSE
+    low[part] = np.rint((block - high[part]) * fine) / fine
+    with np.errstate(over="ignore"):  # of a norm near 0: its cosines are 0
+      shortest = np.ldexp(MIN_NORM, -(first + second)) ** 2
+    own = Rows(high[part], low[part], squares[part])
+    squares[part] = np.maximum(_paired_products(own, own), shortest)
+  return Rows(high, low, squares)
+
+
+def of_all(a: Rows, b: Rows) -> Float[np.ndarray, "n m"]:
+  """The cosines of each vector of one set with each of another, [n, m]."""
+  products = np.hstack([a.high, a.low]) @ np.hstack([b.low, b.high]).T
+  products += a.high @ b.high.T
+  return _cosines(products, a.squares[:, None] * b.squares)
+
+
+def of_pairs(a: Rows, b: Rows) -> Float[np.ndarray, "n"]:
+  """The cosines of the vectors of the same place, [n]; to the last bit those of `of_all`."""
+  return _cosines(_paired_products(a, b), a.squares * b.squares)
+
+
+def _paired_products(a: Rows, b: Rows) -> np.ndarray:
+  cross = np.einsum("nd,nd->n", a.high, b.low) + np.einsum("nd,nd->n", a.low, b.high)
+  return cross + np.einsum("nd,nd->n", a.high, b.high)
+
+
+def _cosines(products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+  """x·y / (‖x‖ ‖y‖) by the quotient of the squares: what is equal as a fraction is so rounded too.
+
+  Vectors of whole numbers and their multiples, such as (1, 2) and (3, 6), are then tied.
+  """
+  squared = products * products
+  squared /= squares
+  np.minimum(squared, 1.0, out=squared)
+  return np.copysign(np.sqrt(squared, out=squared), products, out=squared)
 
 
 def thresholds(values: Any, dtype: np.dtype) -> np.ndarray:
@@ -74,16 +147,3 @@ def threshold(value: Any, dtype: np.dtype) -> np.floating:
 def just_below(values: np.ndarray) -> np.ndarray:
   """The next numbers towards −∞ of the same dtype."""
   return np.nextafter(values, np.array(-np.inf, values.dtype))
-
-
-def precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:
-  """What is computed within may be float64 where `dtype` is."""
-  return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
-
-
-def padded(x: np.ndarray, side: int, value: float) -> np.ndarray:
-  """`x` with rows of `value` at the end, so that it is a whole number of tiles of ≤ `side` rows."""
-  tiles = -(-len(x) // side)
-  rows = -(-len(x) // tiles)
-  fill = np.full((tiles * rows - len(x), *x.shape[1:]), value, x.dtype)
-  return np.concatenate([x, fill])

@@ -6,16 +6,13 @@ it. Between two genuine scores the share of genuine pairs accepted does not chan
 are the ROC curve, every vertex of it. See `metrics.verification` for what follows from them.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
 from bce_jax import checks
 from bce_jax.metrics import cosines
@@ -56,9 +53,9 @@ def pair_counts(
     s_ij = x̂_iᵀx̂_j,   x̂ = x / max(‖x‖, 1e-5),   genuine where y_i = y_j
 
   Of the matrix of cosines one tile of about `block_size` scores exists at a time. Beside it are
-  held a normalised copy of the embeddings and the genuine scores. A tile is computed on the device
-  in float32 (float64 for numpy float64 embeddings) and counted on the host. The counts are exact
-  for these scores; another block size may round a score's last bit otherwise.
+  held the embeddings in float64, twice, and the genuine scores. Scores are computed on the host in
+  float64, by products that round nothing (`cosines.rows`): they do not depend on the blocks or on
+  the order of the embeddings, copies of an embedding are tied, and no float32 ties what differs.
 
   Args:
     embeddings: x, not normalised, any floating dtype.
@@ -68,7 +65,7 @@ def pair_counts(
     progress: called after each tile with the number of tiles done and of all.
 
   Returns:
-    `PairCounts`.
+    `PairCounts`, float64.
 
   Raises:
     ValueError: for wrong shapes or dtypes, values that are not finite, inside a trace, or where no
@@ -76,48 +73,40 @@ def pair_counts(
 
   >>> embeddings = [[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]
   >>> counts = pair_counts(embeddings, [7, 7, 9], thresholds=[0.5])
-  >>> counts.thresholds, counts.impostor_above
-  (array([0.5       , 0.70710677], dtype=float32), array([1, 0]))
+  >>> counts.thresholds.round(3), counts.impostor_above
+  (array([0.5  , 0.707]), array([1, 0]))
   >>> counts.num_genuine, counts.num_impostor
   (1, 2)
   """
   block_size = checks.integer("block_size", block_size, low=1)
-  units = cosines.unit_rows("embeddings", embeddings)
-  identities = cosines.host("labels", labels, np.integer, units.shape[:1])
+  vectors = cosines.rows("embeddings", embeddings)
+  identities = cosines.host("labels", labels, np.integer, (len(vectors),))
   _, ids, sizes = np.unique(identities, return_inverse=True, return_counts=True)
-  n, num_genuine = len(units), sum(int(s) * (int(s) - 1) // 2 for s in sizes)
+  n, num_genuine = len(vectors), sum(int(s) * (int(s) - 1) // 2 for s in sizes)
   num_impostor = n * (n - 1) // 2 - num_genuine
   for what, number in (("of one identity", num_genuine), ("of two identities", num_impostor)):
     if not number:
       raise ValueError(f"no pair of the {n} embeddings is {what}: expected at least one")
-  extra = cosines.thresholds(thresholds, units.dtype)
+  extra = cosines.thresholds(thresholds, np.dtype(np.float64))
 
   # With the identities in order, genuine pairs lie in the tiles along the diagonal only.
   order = np.argsort(ids, kind="stable")
-  side = math.isqrt(block_size)
-  units, ids = (
-    cosines.padded(units[order], side, 0.0),
-    cosines.padded(ids[order].astype(np.int32), side, -1),
-  )
-  rows = len(units) // (-(-n // side))
-  starts = range(0, len(units), rows)
+  vectors, ids = vectors[order], ids[order]
+  rows = -(-n // -(-n // math.isqrt(block_size)))  # tiles of about one size
+  starts = range(0, n, rows)
   tiles = [(i, j) for i in starts for j in starts if i <= j]
   near = [(i, j) for i, j in tiles if i == j or ids[min(i + rows, n) - 1] == ids[j]]
 
   def scores(pairs: list[tuple[int, int]], *, genuine: bool) -> Iterator[np.ndarray]:
     for i, j in pairs:
       a, b = slice(i, i + rows), slice(j, j + rows)
-      with cosines.precision(units.dtype):
-        tile = _tile(units[a], units[b], ids[a], ids[b], diagonal=i == j, genuine=genuine)
-      yield np.asarray(tile)
+      yield _tile(vectors[a], vectors[b], ids[a], ids[b], diagonal=i == j, genuine=genuine)
 
-  # What a tile has of the other kind, or twice, is −inf.
-  kept = np.concatenate([tile[tile > -np.inf] for tile in scores(near, genuine=True)])
-  counts = _no_impostors(kept, extra)
+  counts = _no_impostors(np.concatenate(list(scores(near, genuine=True))), extra)
   above, at_or_above = counts.impostor_above, counts.impostor_at_or_above
   for done, tile in enumerate(scores(tiles, genuine=False), start=1):
-    ordered = np.sort(tile, axis=None)
-    more = _count(ordered[np.searchsorted(ordered, -np.inf, "right") :], counts.thresholds)
+    tile.sort()
+    more = _count(tile, counts.thresholds)
     above += more[0]
     at_or_above += more[1]
     if progress is not None:
@@ -206,40 +195,44 @@ def pair_scores(
     pairs: two row numbers each, in [0, n).
 
   Returns:
-    The cosine of each pair: float32, or float64 for numpy float64 embeddings.
+    The cosine of each pair, float64: the same for (a, b) and (b, a), and to the last bit the one
+    that `pair_counts` counts.
 
   Raises:
     ValueError: for wrong shapes or dtypes, values that are not finite, a row number out of range,
       or inside a trace.
 
   >>> pair_scores([[1.0, 0.0], [3.0, 4.0]], [[0, 1], [1, 1]])
-  array([0.6, 1. ], dtype=float32)
+  array([0.6, 1. ])
   """
-  units = cosines.unit_rows("embeddings", embeddings)
+  vectors = cosines.rows("embeddings", embeddings)
   rows = cosines.host("pairs", pairs, np.integer, (None, 2))
-  wrong = (rows < 0) | (rows >= len(units))
+  wrong = (rows < 0) | (rows >= len(vectors))
   if wrong.any():
-    raise ValueError(f"pairs must lie in [0, {len(units)}), got {rows[wrong].flat[0]}")
-  out = np.empty(len(rows), units.dtype)
-  step = max(1, cosines.BLOCK // units.shape[1])
+    raise ValueError(f"pairs must lie in [0, {len(vectors)}), got {rows[wrong].flat[0]}")
+  out = np.empty(len(rows), np.float64)
+  step = max(1, cosines.BLOCK // max(vectors.high.shape[1], 1))
   for i in range(0, len(rows), step):
     a, b = rows[i : i + step].T
-    out[i : i + step] = np.einsum("nd,nd->n", units[a], units[b], dtype=np.float64)
+    out[i : i + step] = cosines.of_pairs(vectors[a], vectors[b])
   return out
 
 
-@functools.partial(jax.jit, static_argnames=("diagonal", "genuine"))
 def _tile(
-  a: Array, b: Array, a_ids: Array, b_ids: Array, *, diagonal: bool, genuine: bool
-) -> Array:
-  """Cosines of the genuine pairs, or of the impostors; −inf elsewhere."""
-  # Accelerators would multiply float32 in fewer bits if not told.
-  scores = jnp.matmul(a, b.T, precision="highest")
+  a: cosines.Rows,
+  b: cosines.Rows,
+  a_ids: np.ndarray,
+  b_ids: np.ndarray,
+  *,
+  diagonal: bool,
+  genuine: bool,
+) -> Float[np.ndarray, "m"]:
+  """Cosines of the genuine pairs, or of the impostors; on the diagonal each pair once."""
   same = a_ids[:, None] == b_ids[None, :]
-  counted = (same if genuine else ~same) & (a_ids >= 0)[:, None] & (b_ids >= 0)[None, :]
+  counted = same if genuine else ~same
   if diagonal:
-    counted &= jnp.triu(jnp.ones_like(counted), 1)
-  return jnp.where(counted, scores, -jnp.inf)
+    counted = np.triu(counted, 1)
+  return cosines.of_all(a, b)[counted]
 
 
 def _no_impostors(genuine: np.ndarray, extra: np.ndarray) -> PairCounts:

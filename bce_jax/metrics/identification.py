@@ -6,11 +6,9 @@ Nearest is by cosine. The matrix of probes and gallery is walked in tiles.
 import math
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from bce_jax import checks
 from bce_jax.metrics import cosines
@@ -110,45 +108,26 @@ def open_set_identification(
   )
 
 
-@jax.jit
-def _best_of(probes: Array, gallery: Array, probe_ids: Array, ids: Array) -> tuple[Array, Array]:
-  """Each probe's best score of its own identity, and of the others; −inf where there is none."""
-  scores = jnp.matmul(probes, gallery.T, precision="highest")
-  same, there = probe_ids[:, None] == ids[None, :], (ids >= 0)[None, :]
-  own, other = (jnp.where(mask & there, scores, -jnp.inf) for mask in (same, ~same))
-  return jnp.max(own, -1), jnp.max(other, -1)
-
-
 def _own_and_other(
   gallery: Any, gallery_labels: Any, probes: Any, probe_labels: Any, block_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`_best_of` of all probes, by tiles."""
+  """Each probe's best score of its own identity, and of the others; −inf where there is none."""
   side = math.isqrt(checks.integer("block_size", block_size, low=1))
-  items, unknown = cosines.unit_rows("gallery", gallery), cosines.unit_rows("probes", probes)
-  if items.shape[1] != unknown.shape[1]:
+  items, unknown = cosines.rows("gallery", gallery), cosines.rows("probes", probes)
+  if items.high.shape[1] != unknown.high.shape[1]:
     raise ValueError(
-      f"probes must have the gallery's dimension {items.shape[1]}, got {unknown.shape}"
+      f"probes must have the gallery's dimension {items.high.shape[1]}, got {unknown.high.shape}"
     )
   if not len(items) or not len(unknown):
     raise ValueError(f"expected a gallery and probes, got {len(items)} and {len(unknown)}")
-  labels = cosines.host("gallery_labels", gallery_labels, np.integer, items.shape[:1])
-  wanted = cosines.host("probe_labels", probe_labels, np.integer, unknown.shape[:1])
-  _, ids = np.unique(
-    np.concatenate([labels.astype(np.int64), wanted.astype(np.int64)]), return_inverse=True
-  )
-  ids = ids.astype(np.int32)
-  m, dtype = len(unknown), np.result_type(items, unknown)
-  item_ids, probe_ids = (
-    cosines.padded(ids[: len(labels)], side, -1),
-    cosines.padded(ids[len(labels) :], side, -2),
-  )
-  items, unknown = (cosines.padded(x.astype(dtype), side, 0.0) for x in (items, unknown))
-  best = np.full((2, len(unknown)), -np.inf, dtype)
-  rows, columns = (len(x) // -(-size // side) for x, size in ((unknown, m), (items, len(labels))))
-  for i in range(0, len(unknown), rows):
-    for j in range(0, len(items), columns):
-      a, b = slice(i, i + rows), slice(j, j + columns)
-      with cosines.precision(dtype):
-        found = _best_of(unknown[a], items[b], probe_ids[a], item_ids[b])
-      best[:, a] = np.maximum(best[:, a], np.asarray(found))
-  return best[0, :m], best[1, :m]
+  labels = cosines.host("gallery_labels", gallery_labels, np.integer, (len(items),))
+  wanted = cosines.host("probe_labels", probe_labels, np.integer, (len(unknown),))
+  best = np.full((2, len(unknown)), -np.inf)
+  for i in range(0, len(unknown), side):
+    for j in range(0, len(items), side):
+      a, b = slice(i, i + side), slice(j, j + side)
+      scores = cosines.of_all(unknown[a], items[b])
+      same = wanted[a, None] == labels[None, b]
+      found = [np.where(mask, scores, -np.inf).max(1) for mask in (same, ~same)]
+      best[:, a] = np.maximum(best[:, a], found)
+  return best[0], best[1]

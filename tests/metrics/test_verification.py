@@ -1,3 +1,5 @@
+import fractions
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,12 +66,7 @@ class TestPairCounts:
     scores = (embeddings @ embeddings.T)[i, j] / 16
     thresholds = [0.3, 0.25, -2.0]
     actual = metrics.pair_counts(embeddings, labels, thresholds=thresholds, block_size=block_size)
-    expected = by_brute_force(scores, labels[i] == labels[j], np.float32(thresholds))
-    # 0.3 is no float32: counted at the next one below, for scores the same threshold.
-    at = np.searchsorted(expected.thresholds, np.float32(0.3))
-    expected.thresholds[at] = np.nextafter(np.float32(0.3), np.float32(-1))
-    assert_equal(actual, expected)
-    assert actual.thresholds.dtype == np.float32
+    assert_equal(actual, by_brute_force(scores, labels[i] == labels[j], np.array(thresholds)))
 
   def test_tiles_hold_no_more_than_the_block(self, monkeypatch):
     module = __import__("sys").modules["bce_jax.metrics.counting"]
@@ -78,7 +75,8 @@ class TestPairCounts:
     done = []
     labels = np.arange(50) // 5  # genuine pairs along the diagonal only
     metrics.pair_counts(signs(50), labels, block_size=121, progress=lambda *x: done.append(x))
-    assert {t.shape for t in seen} == {(10, 10)}
+    assert {t.size for t in seen[:5]} == {2 * 10}  # genuine pairs of two identities of 5
+    assert {t.size for t in seen[5:]} == {10 * 10, 5 * 5}  # impostors, each once
     assert done == [(k, 15) for k in range(1, 16)]
     assert len(seen) == 15 + 5
 
@@ -88,12 +86,11 @@ class TestPairCounts:
     i, j = np.triu_indices(12, 1)
     units = x / np.linalg.norm(x, axis=1, keepdims=True)
     same = labels[i] == labels[j]
-    assert wide.thresholds.dtype == np.float64
     cosines = (units @ units.T)[i, j]
     np.testing.assert_allclose(wide.thresholds, np.sort(cosines[same]), rtol=1e-14, atol=1e-15)
     for narrow in (x.astype(np.float32), jnp.asarray(x, jnp.bfloat16)):
       thresholds = metrics.pair_counts(narrow, labels).thresholds
-      assert thresholds.dtype == np.float32
+      assert thresholds.dtype == wide.thresholds.dtype == np.float64
       np.testing.assert_allclose(thresholds, wide.thresholds, atol=1e-2)
 
   def test_zero_vectors_score_zero(self):
@@ -206,6 +203,81 @@ class TestAgainstScikitLearn:
     assert figures.best_accuracy == pytest.approx(
       (same.mean() * tar + (1 - same.mean()) * (1 - far)).max(), abs=1e-14
     )
+
+
+def exact_order(x, i, j):
+  """Places of cosines among each other, by fractions: sign and square, nothing rounded."""
+  whole = [[int(v) for v in row] for row in x]
+  dot = lambda a, b: sum(u * v for u, v in zip(whole[a], whole[b], strict=True))  # noqa: E731
+  values = []
+  for a, b in zip(i, j, strict=True):
+    product = dot(a, b)
+    square = fractions.Fraction(product * abs(product), max(dot(a, a) * dot(b, b), 1))
+    values.append(square)
+  places = {value: place for place, value in enumerate(sorted(set(values)))}
+  return np.array([float(places[value]) for value in values])
+
+
+class TestTies:
+  @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+  def test_cosines_that_are_equal_are_tied_and_no_others(self, dtype):
+    rng = np.random.default_rng(5)
+    base = rng.integers(-3, 4, (30, 3))
+    x = (base[rng.integers(0, 30, 90)] * rng.choice([1, 2, 3, 7], (90, 1))).astype(dtype)
+    labels = rng.integers(0, 12, 90)
+    i, j = np.triu_indices(90, 1)
+    places, same = exact_order(x, i, j), labels[i] == labels[j]
+    for block_size in (300, 2**22):
+      counts = metrics.pair_counts(x, labels, block_size=block_size)
+      assert_equal(
+        counts._replace(thresholds=np.unique(places[same])), by_brute_force(places, same, [])
+      )
+    scores = metrics.pair_scores(x, np.stack([i, j], 1))
+    _, ours = np.unique(scores, return_inverse=True)
+    np.testing.assert_array_equal(ours, places)
+    np.testing.assert_array_equal(metrics.pair_scores(x, np.stack([j, i], 1)), scores)
+    figures = metrics.verification(counts)
+    assert figures.auc == pytest.approx(roc_auc_score(same, places), rel=1e-13)
+
+  @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+  def test_copies_wherever_they_stand(self, dtype):
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(23, 37)).astype(dtype)
+    rows = rng.permutation(np.repeat(np.arange(23), 5))
+    i, j = np.triu_indices(len(rows), 1)
+    once = metrics.pair_scores(base, np.stack([rows[i], rows[j]], 1))
+    same = rows[i] // 2 == rows[j] // 2
+    expected = by_brute_force(once, same, [])
+    for block_size in (400, 3000, 2**22):
+      assert_equal(metrics.pair_counts(base[rows], rows // 2, block_size=block_size), expected)
+    assert (once[rows[i] == rows[j]] == 1.0).all()
+    # A copy in the gallery under another name is a tie, which is wrong.
+    gallery = np.concatenate([base, base[:1]])
+    names = np.append(np.arange(23), 99)
+    assert metrics.rank_one(gallery, names, base, names[:23], block_size=60) == 22 / 23
+
+  def test_embeddings_that_float32_cosines_would_tie(self):
+    # All of them point almost the same way, as when a network has nearly collapsed.
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) // 4
+    centers = rng.normal(size=(15, 8))[labels]
+    x = (1 + 1e-4 * (centers + rng.normal(size=(60, 8)))).astype(np.float32)
+    i, j = np.triu_indices(60, 1)
+    unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    scores, same = (unit @ unit.T)[i, j], labels[i] == labels[j]
+    assert len(np.unique(scores.astype(np.float32))) < 10
+    figures = metrics.verification(metrics.pair_counts(x, labels))
+    assert figures.auc == pytest.approx(roc_auc_score(same, scores), rel=1e-12)
+
+  @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+  def test_lengths_do_not_matter(self, scale):
+    x, labels = np.random.default_rng(2).normal(size=(12, 5)), np.arange(12) % 3
+    plain = metrics.pair_counts(x, labels)
+    if scale < 1e-5:  # shorter than 1e-5: no direction to speak of
+      assert (np.abs(metrics.pair_counts(x * scale, labels).thresholds) < 1e-40).all()
+      return
+    scaled = metrics.pair_counts(x * scale, labels)
+    np.testing.assert_allclose(scaled.thresholds, plain.thresholds, rtol=1e-13, atol=1e-15)
 
 
 def test_float32_scores_have_float32_thresholds():
