@@ -193,7 +193,8 @@ def verify_at(counts: PairCounts, threshold: float | Float[ArrayLike, ""]) -> Ve
   Args:
     counts: as of `pair_counts`, best with this threshold among its `thresholds`. Another one is
       judged where the counts leave no doubt: no impostor between it and the tracked ones around it.
-    threshold: t; a pair is accepted when its score is > t.
+    threshold: t; a pair is accepted when its score is > t. Those that `verification` and `roc` give
+      are always judged.
 
   Returns:
     `VerificationAt`, exact.
@@ -210,8 +211,12 @@ def verify_at(counts: PairCounts, threshold: float | Float[ArrayLike, ""]) -> Ve
   """
   _check_both(counts)
   t = cosines.threshold(threshold, counts.thresholds.dtype)
-  # Between tracked thresholds nothing is known but that the counts do not rise.
+  # Between tracked thresholds nothing is known but that the counts do not rise; no score lies
+  # between one and the next number below it, which `verification` and `roc` give.
   k = int(np.searchsorted(counts.thresholds, t, "right"))
+  if k < len(counts.thresholds) and t == cosines.just_below(counts.thresholds[k]):
+    accepted, above = counts.genuine_at_or_above[k], counts.impostor_at_or_above[k]
+    return _at(counts, int(accepted), int(above))
   above = counts.impostor_above[k - 1] if k else counts.num_impostor
   least = counts.impostor_at_or_above[k] if k < len(counts.thresholds) else 0
   if above != least and not (k and counts.thresholds[k - 1] == t):
@@ -219,10 +224,14 @@ def verify_at(counts: PairCounts, threshold: float | Float[ArrayLike, ""]) -> Ve
       f"threshold {threshold} was not counted at, and {above - least} impostors lie around it:"
       f" expected it among the thresholds given to pair_counts"
     )
-  accepted = int(counts.genuine_above[k - 1] if k else counts.num_genuine)
+  return _at(counts, int(counts.genuine_above[k - 1] if k else counts.num_genuine), int(above))
+
+
+def _at(counts: PairCounts, genuine: int, impostors: int) -> VerificationAt:
+  """What a threshold makes of the pairs that accepts so many of them."""
   G, I = counts.num_genuine, counts.num_impostor  # noqa: E741
-  tar, far = accepted / G, int(above) / I
-  return VerificationAt(tar, far, (accepted + I - int(above)) / (G + I), (tar + 1.0 - far) / 2)
+  tar, far = genuine / G, impostors / I
+  return VerificationAt(tar, far, (genuine + I - impostors) / (G + I), (tar + 1.0 - far) / 2)
 
 
 def ten_fold_accuracy(

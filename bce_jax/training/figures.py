@@ -197,6 +197,20 @@ def at_validation_threshold(
   return float(at.accepted_right)
 
 
+def between(threshold: float, low: float | None, high: float | None) -> str:
+  """A best threshold in as many digits, 6 or more, as keep it inside its open interval.
+
+  >>> between(0.123456789, 0.12345678, 0.1234568)
+  '0.12345679'
+  """
+  low, high = -math.inf if low is None else low, math.inf if high is None else high
+  for digits in range(6, 17):
+    text = f"{threshold:.{digits}g}"
+    if low < float(text) < high:
+      return text
+  return repr(threshold)
+
+
 def table(split: str, values: Figures, *, unit: str = "images") -> str:
   """Lays the figures of a split out for reading.
 
@@ -263,6 +277,8 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
     rows.append(("b      learned bias", number("bias")))
   interval = number("threshold")
   if interval != "none":
+    ends = [values[f"threshold_{end}"] for end in ("low", "high")]
+    interval = between(values["threshold"], *ends)
     interval += f"  ({number('threshold_low')} … {number('threshold_high')})"
   if "threshold_on_decision" in values:  # a run of an older version lacks it
     rows.append(("t*     best threshold on scale · c − b", number("threshold_on_decision")))

@@ -87,7 +87,7 @@ def _figures(counts: metrics.PairCounts, threshold: float | None) -> Figures:
     "verification_genuine_pairs": counts.num_genuine,
     "verification_impostor_pairs": counts.num_impostor,
     "verification_equal_error_rate": measured.equal_error_rate,
-    "verification_equal_error_threshold": measured.eer_threshold,
+    "verification_equal_error_threshold": shortest(counts, measured.eer_threshold),
     "verification_auc": measured.auc,
   }
   for rate, share in zip(far, measured.tar_at_far, strict=True):
@@ -102,6 +102,28 @@ def _figures(counts: metrics.PairCounts, threshold: float | None) -> Figures:
       "verification_balanced_accuracy_at_threshold": at.balanced_accuracy,
     }
   return out
+
+
+def shortest(counts: metrics.PairCounts, threshold: float) -> float:
+  """The threshold of fewest digits (3 or more) that is known to accept the same pairs.
+
+  What a table shows can then be typed, and gives the figures beside it.
+
+  Args:
+    counts: of the pairs.
+    threshold: as `metrics.verification` gives it; one that is infinite stays so.
+  """
+  if not math.isfinite(threshold):
+    return threshold
+  expected = metrics.verify_at(counts, threshold)
+  for digits in range(3, 17):
+    rounded = float(f"{threshold:.{digits}g}")
+    try:
+      if metrics.verify_at(counts, rounded) == expected:
+        return rounded
+    except ValueError:  # so far away that the counts do not say
+      continue
+  return threshold
 
 
 def _points(counts: metrics.PairCounts) -> RocPoints:
@@ -137,7 +159,7 @@ def table(values: Figures) -> str:
   if values.get("verification_threshold") is not None:
     t = values["verification_threshold"]
     rows += [
-      (f"one threshold, t = {t:.4g}: TAR", percent("true_accept_at_threshold")),
+      (f"one threshold, t = {t!r}: TAR", percent("true_accept_at_threshold")),
       ("                 FAR", percent("false_accept_at_threshold")),
       ("                 accuracy of all pairs", percent("accuracy_at_threshold")),
       ("                 … both kinds weighing alike", percent("balanced_accuracy_at_threshold")),
@@ -145,7 +167,7 @@ def table(values: Figures) -> str:
   best = values["verification_equal_error_threshold"]
   # Where all scores are tied no threshold has equal errors; JSON has no infinity and says null.
   known = best is not None and math.isfinite(best)
-  rows.append(("threshold of the equal error rate", f"{best:.4g}" if known else "none"))
+  rows.append(("threshold of the equal error rate", repr(best) if known else "none"))
   width = max(len(name) for name, _ in rows)
   genuine, impostor = (values[f"verification_{n}_pairs"] for n in ("genuine", "impostor"))
   title = (

@@ -1,6 +1,7 @@
 """bce-eval of embeddings: verification of anybody's."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def figures(capsys, *argv):
   return json.loads(capsys.readouterr().out)
 
 
-def all_pairs():
-  unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
+def all_pairs(features=FEATURES):
+  unit = features / np.linalg.norm(features, axis=1, keepdims=True)
   rows, columns = np.triu_indices(40, 1)
   return (unit @ unit.T)[rows, columns], LABELS[rows] == LABELS[columns]
 
@@ -118,6 +119,26 @@ def test_a_listed_path_of_two_rows(file, capsys, tmp_path, twice):
   assert err.count("\n") == 1
   option = listed(tmp_path, ("c", "b", 1), ("b", "c", 0))  # two rows that nobody asks for
   assert evaluate.main([path, option]) == 0
+
+
+def test_what_is_printed_can_be_given_back(file, capsys):
+  """A threshold copied from the table gives the shares beside it, however close the scores lie."""
+  close = np.ones_like(FEATURES) + 1e-4 * FEATURES
+  for features in (FEATURES, close, close.astype(np.float64)):
+    path = file(features=features, labels=LABELS, bias=np.float32(0.7), scale=0.9)
+    assert evaluate.main([path]) == 0
+    printed = capsys.readouterr().out
+    learned = re.search(r"t = (\S+): TAR", printed)[1]
+    first = figures(capsys, path)
+    assert figures(capsys, path, f"--threshold={learned}") == first
+    equal = re.search(r"equal error rate +(0\S+)\n", printed)[1]
+    at = figures(capsys, path, f"--threshold={equal}")
+    gap = abs(at["verification_false_accept_at_threshold"] - 1) - (
+      at["verification_true_accept_at_threshold"]
+    )
+    scores, same = all_pairs(features.astype(np.float64))
+    gaps = [abs((scores > t)[~same].mean() - (scores <= t)[same].mean()) for t in scores - 1e-14]
+    assert abs(gap) == pytest.approx(min(gaps), abs=1e-12)
 
 
 def test_table_and_picture(file, capsys, tmp_path):

@@ -326,6 +326,16 @@ class TestVerifyAt:
         assert result.accuracy == (accepted == same).mean()
         assert result.balanced_accuracy == (tar + 1 - far) / 2
 
+  @SETS
+  def test_thresholds_that_are_given_are_judged(self, digits, genuine, seed):
+    scores, same = listed(digits=digits, genuine=genuine, seed=seed)
+    counts = metrics.pair_counts_from_scores(scores, same)
+    curve, figures = metrics.roc(counts), metrics.verification(counts, far=FARS)
+    for t, far, tar in zip(curve.thresholds[1:-1], curve.far[1:-1], curve.tar[1:-1], strict=True):
+      assert metrics.verify_at(counts, t)[:2] == (tar, far)
+    for t, tar in zip(figures.thresholds_at_far, figures.tar_at_far, strict=True):
+      assert np.isinf(t) or metrics.verify_at(counts, t).true_accept == tar
+
   def test_others_only_where_the_counts_determine_them(self):
     scores, same = np.array([0.2, 0.4, 0.6, 0.8, 0.3]), np.array([True, True, True, True, False])
     counts = metrics.pair_counts_from_scores(scores, same)
