@@ -119,8 +119,11 @@ def int_labels(
 def float_targets(targets: Any, logits: jax.Array) -> jax.Array:
   """Checks soft targets, whose shape must be the logits' own; in the logits' dtype.
 
+  Known targets that lie outside [0, 1] by a rounding only, as sums of float32 shares do, are
+  clipped.
+
   Raises:
-    ValueError: for another shape, or a known target outside [0, 1].
+    ValueError: for another shape, or a known target farther outside [0, 1].
   """
   if np.shape(targets) != logits.shape:
     raise ValueError(
@@ -128,9 +131,22 @@ def float_targets(targets: Any, logits: jax.Array) -> jax.Array:
       " only integer labels name one class an example"
     )
   value = known(targets)
+  array = jnp.asarray(targets)
   if value is not None and value.size and not (value.min() >= 0 and value.max() <= 1):
-    raise ValueError(f"float targets must lie in [0, 1], got [{value.min()}, {value.max()}]")
-  return jnp.asarray(targets).astype(logits.dtype)
+    slack = rounding(value.dtype)
+    if not (value.min() >= -slack and value.max() <= 1 + slack):
+      low, high = float(value.min()), float(value.max())
+      raise ValueError(f"float targets must lie in [0, 1], got [{low:.8g}, {high:.8g}]")
+    array = jnp.clip(array, 0, 1)
+  return array.astype(logits.dtype)
+
+
+def rounding(dtype: Any) -> float:
+  """How far a share may lie outside [0, 1] by roundings alone: 2 ulp, in float32 or less 4.
+
+  Shares in float64 may have been float32 before.
+  """
+  return max(2.0 * float(jnp.finfo(dtype).eps), 4.0 * float(jnp.finfo(jnp.float32).eps))
 
 
 def example_mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
