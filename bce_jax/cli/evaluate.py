@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bce_jax
-from bce_jax.cli import console, given, verify
+from bce_jax.cli import binary, console, given, verify
 
 if TYPE_CHECKING:
   import numpy as np
@@ -87,10 +87,12 @@ def _run(args: argparse.Namespace) -> int:
     outcome = _run_folder(paths[0], args)
   else:
     _stay_on_the_host()
-    embedded = _embeddings(paths)
-    if embedded is not None:
-      return _verified(paths[0], embedded, args)
-    outcome = _judge(given.read(paths, args), args)
+    found = given.open_files(paths)
+    if verify.wanted(found):
+      return _verified(paths[0], found, args)
+    if binary.wanted(found):
+      return _two_kinds(paths[0], found, args)
+    outcome = _judge(given.read(paths[0], found, args), args)
   if args.plot is not None:
     _plot(outcome, args.plot, args.threshold)
   if args.json:
@@ -106,16 +108,6 @@ def _run(args: argparse.Namespace) -> int:
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
-
-
-def _embeddings(paths: Sequence[pathlib.Path]) -> "Mapping[str, StoredArray] | None":
-  """What a file of features without logits holds; None for any other."""
-  from bce_jax.data import arrays
-
-  if len(paths) > 1 or arrays.is_npy(paths[0]):
-    return None
-  held = arrays.open_arrays(paths[0])
-  return held if verify.wanted(held) else None
 
 
 def _verified(
@@ -134,6 +126,28 @@ def _verified(
     _print_json(figures)
     return 0
   print(verifying.table(figures))
+  if args.plot is not None:
+    print(f"picture in {args.plot}")
+  return 0
+
+
+def _two_kinds(
+  path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.Namespace
+) -> int:
+  """Judges one score a sample and tells of it."""
+  from bce_jax.training import binary as binary_lib
+
+  figures, scores, positive = binary.judge(path, found, args)
+  if args.plot is not None:
+    from bce_jax.report import binary as picture
+
+    title = f"{path}: AUC {100 * figures['auc']:.2f} %, best accuracy"
+    title += f" {100 * figures['best_accuracy']:.2f} %"
+    picture.picture(scores, positive, figures, title=title).savefig(args.plot, dpi=150)
+  if args.json:
+    _print_json(figures)
+    return 0
+  print(binary_lib.table(str(path), figures))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -210,9 +224,11 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   unified = None if model.bias is None or model.bias.ndim else float(model.bias)
   bias = None if unified is not None else model.bias
   with _bar(logits, "scores") as bar:
-    judged, distributions = stored.scores(
+    judged, distributions, extremes = stored.scores(
       logits, model.labels, bias, distributions=args.plot is not None, progress=bar.update
     )
+  for line in extremes.lines(logits):
+    print(f"bce-eval: {line}", file=sys.stderr)
   moments = None
   if features is not None:
     with _bar(features, "features") as bar:
@@ -231,6 +247,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   )
   if unified is not None:
     figures |= stored.at_unified_bias(judged, unified)
+  figures |= extremes.figures()
   return Outcome(model.name, "samples", figures, judged, distributions, model.bias)
 
 

@@ -1,5 +1,6 @@
 """Measures of a classifier, each with a streaming half and a final half."""
 
+from bce_jax.metrics.binary import BinaryAccuracy, Confusion, binary_accuracy, confusion_at
 from bce_jax.metrics.counting import (
   PairCounts,
   merge_pair_counts,
@@ -49,7 +50,9 @@ __all__ = [
   "FEW",
   "MANY",
   "AccuracyAt",
+  "BinaryAccuracy",
   "ClassMoments",
+  "Confusion",
   "FoldAccuracy",
   "Geometry",
   "Histogram",
@@ -64,7 +67,9 @@ __all__ = [
   "VerificationAt",
   "accuracy_at",
   "accuracy_at_from_pairs",
+  "binary_accuracy",
   "class_moments",
+  "confusion_at",
   "geometry",
   "mean_and_std",
   "merge_distributions",

@@ -1,7 +1,7 @@
 """Judging scores that lie in a file, a few rows at a time: anybody's model, no network needed."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,68 @@ Progress = Callable[[int], Any]
 """Is called with the number of rows that were looked at."""
 
 
+class Extremes(NamedTuple):
+  """How many scores have left the range of their dtype, which happens without a word.
+
+  −infinity is none of them: it is what a class has that was masked, or whose probability is 0.
+
+  Attributes:
+    plus_infinity: scores that are +infinity.
+    plus_infinity_samples: samples with such a score.
+    largest: scores that are the largest finite number of the dtype, as of a cast that saturates.
+    largest_samples: samples with such a score.
+    nothing: samples without a finite score or +infinity.
+  """
+
+  plus_infinity: int = 0
+  plus_infinity_samples: int = 0
+  largest: int = 0
+  largest_samples: int = 0
+  nothing: int = 0
+
+  def plus(self, rows: np.ndarray, top: np.ndarray, largest: float) -> "Extremes":
+    """The counts with those of more rows, whose maxima are `top`."""
+    infinite, saturated = np.isposinf(top), top >= largest
+    at_end = rows[saturated]
+    counts = (
+      int(np.isposinf(at_end).sum()),
+      int(infinite.sum()),
+      int((at_end == largest).sum()),
+      int((at_end == largest).any(1).sum()),
+      int(np.isneginf(top).sum()),
+    )
+    return Extremes(*(a + b for a, b in zip(self, counts, strict=True)))
+
+  def figures(self) -> figures.Figures:
+    """The counts that are not 0, named as in the JSON of bce-eval."""
+    names = (
+      *("plus_infinity_scores", "plus_infinity_samples"),
+      *("largest_number_scores", "largest_number_samples", "samples_without_finite_score"),
+    )
+    return {name: count for name, count in zip(names, self, strict=True) if count}
+
+  def lines(self, array: StoredArray) -> list[str]:
+    """What is to be said of them, a line each."""
+    size, told = array.shape[0], []
+    if self.plus_infinity:
+      told.append(
+        f"{array.name}: {self.plus_infinity:,} scores, of {self.plus_infinity_samples:,} of"
+        f" {size:,} samples, are +infinity{_overflow(array.dtype)}; each lies above every threshold"
+      )
+    if self.largest:
+      told.append(
+        f"{array.name}: {self.largest:,} scores, of {self.largest_samples:,} of {size:,} samples,"
+        f" are {_largest(array.dtype):g}, the largest number of {array.dtype}, and so tied: they"
+        " seem to have been cut off there"
+      )
+    if self.nothing:
+      told.append(
+        f"{array.name}: {self.nothing:,} of {size:,} samples have no score but -infinity: no"
+        " threshold judges them right"
+      )
+    return told
+
+
 def scores(
   logits: StoredArray,
   labels: np.ndarray,
@@ -25,7 +87,7 @@ def scores(
   *,
   distributions: bool = False,
   progress: Progress = lambda rows: None,
-) -> tuple[Judged, metrics.ScoreDistributions | None]:
+) -> tuple[Judged, metrics.ScoreDistributions | None, Extremes]:
   """Looks at scores once, holding only some rows of them.
 
     z = logits − bias
@@ -42,7 +104,8 @@ def scores(
     progress: is told how far it is.
 
   Returns:
-    (what is kept of each sample; the distributions of the logits, or None).
+    (what is kept of each sample; the distributions of the logits, or None; how many scores are at
+    the end of their dtype).
 
   Raises:
     ValueError: for a dtype that is no real number, or scores that are nan.
@@ -51,14 +114,15 @@ def scores(
   given = bias
   if bias is not None:
     given = bias.astype(computed_in(logits) if np.abs(bias).max() < _LARGE else np.float64)
-  parts, raw_parts, broken = [], [], 0
+  parts, raw_parts, broken, extremes = [], [], 0, Extremes()
   seen: metrics.ScoreDistributions | None = None
   for start, chunk, rows in _chunks(logits, num_classes, progress):
     ids = labels[start : start + rows]
-    nan = int(np.isnan(chunk[:rows]).any(1).sum())
-    broken += nan
+    top = chunk[:rows].max(1)  # nan where any score is
+    broken += int(np.isnan(top).sum())
     if broken:  # how many there are is all that will be told
       continue
+    extremes = extremes.plus(chunk[:rows], top, _largest(logits.dtype))
     padded = np.pad(ids, (0, len(chunk) - rows))
 
     def pairs(x: np.ndarray, ids: np.ndarray = padded, rows: int = rows) -> tuple[np.ndarray, ...]:
@@ -75,7 +139,31 @@ def scores(
     raise ValueError(f"{logits.name}: {broken:,} of {size:,} samples have a score that is nan")
   p, n = (np.concatenate(x) for x in zip(*raw_parts, strict=True))
   on_z = tuple(np.concatenate(x) for x in zip(*parts, strict=True)) if parts else (p, n)
-  return Judged(on_z[0], on_z[1], p, n), seen
+  return Judged(on_z[0], on_z[1], p, n), seen, extremes
+
+
+def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
+  """Reads one score a sample.
+
+  Args:
+    logits: [n] or [n, 1].
+
+  Returns:
+    (the scores as floats, [n]; how many are at the end of their dtype).
+
+  Raises:
+    ValueError: for a dtype that is no real number, or scores that are nan.
+  """
+  dtype, values = computed_in(logits), logits.load().reshape(-1, 1)
+  if logits.dtype.kind in "iu" and logits.dtype.itemsize == 8 and _inexact(values):
+    raise ValueError(f"{logits.name} holds integers beyond 2^53, which float64 would round")
+  scores = values.astype(dtype)
+  broken = int(np.isnan(scores).sum())
+  if broken:
+    raise ValueError(f"{logits.name}: {broken:,} of {len(scores):,} scores are nan")
+  extremes = Extremes().plus(scores, scores[:, 0], _largest(logits.dtype))
+  # A score of −infinity is one below every threshold, and nothing is amiss.
+  return scores[:, 0], extremes._replace(nothing=0)
 
 
 def at_unified_bias(judged: Judged, bias: float) -> figures.Figures:
@@ -146,6 +234,15 @@ def computed_in(array: StoredArray) -> np.dtype:
     f"{array.name} has dtype {array.dtype}{hint}: expected float16, float32, float64 or integers;"
     " save array.astype('float32')"
   )
+
+
+def _largest(dtype: np.dtype) -> float:
+  """The largest finite number; +infinity of integers, which are cut off on purpose."""
+  return float(np.finfo(dtype).max) if dtype.kind == "f" else np.inf
+
+
+def _overflow(dtype: np.dtype) -> str:
+  return f", as in {dtype} is all above {_largest(dtype):g}" if dtype.kind == "f" else ""
 
 
 def _chunks(

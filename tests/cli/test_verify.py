@@ -133,8 +133,9 @@ def test_what_is_printed_can_be_given_back(file, capsys):
     assert figures(capsys, path, f"--threshold={learned}") == first
     equal = re.search(r"equal error rate +(0\S+)\n", printed)[1]
     at = figures(capsys, path, f"--threshold={equal}")
-    gap = abs(at["verification_false_accept_at_threshold"] - 1) - (
-      at["verification_true_accept_at_threshold"]
+    gap = (
+      abs(at["verification_false_accept_at_threshold"] - 1)
+      - (at["verification_true_accept_at_threshold"])
     )
     scores, same = all_pairs(features.astype(np.float64))
     gaps = [abs((scores > t)[~same].mean() - (scores <= t)[same].mean()) for t in scores - 1e-14]
