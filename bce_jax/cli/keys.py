@@ -57,6 +57,9 @@ class Named(Mapping[str, "StoredArray"]):
     """
     return self.held[self.keys_of[name]]
 
+  def __contains__(self, name: object) -> bool:
+    return name in self.keys_of  # without opening it
+
   def __iter__(self) -> Iterator[str]:
     return iter(self.keys_of)
 
@@ -136,8 +139,9 @@ def lacking(found: Named, name: str) -> str:
 def _print_assumed(found: Named) -> None:
   """Tells what was taken for what, and which arrays are not looked at."""
   said = [f"taking {key!r} as {name}" for name, key in found.keys_of.items() if key != name]
+  complete = "labels" in found or "paths" in found
   for key in found.held:
-    if key not in found.keys_of.values() and key not in _QUIET:
+    if complete and key not in found.keys_of.values() and key not in _QUIET:
       free = [name for name in USED if name not in found]
       near = difflib.get_close_matches(key.lower(), free, n=1, cutoff=0.75)
       said.append(f"{key!r} is not used{f' (did you mean {near[0]!r}?)' if near else ''}")
@@ -150,7 +154,8 @@ def _meant(name: str, held: Iterable[str]) -> list[str]:
   return [
     key
     for key in held
-    if key not in USED and key.lower().replace("-", "_").replace(" ", "_") in SYNONYMS[name]
+    if key not in USED
+    and key.lower().replace("-", "_").replace(" ", "_") in (name, *SYNONYMS[name])
   ]
 
 
@@ -160,8 +165,8 @@ def _fits(name: str, held: Mapping[str, "StoredArray"], key: str, found: Named) 
   'preds' are often the predicted classes, not scores, and 'classes' those of the samples.
   """
   array = _opened(held, key)
-  if array is None:
-    return False
+  if array is None:  # where it is needed, reading it says what is wrong
+    return name in ("logits", "labels", "features")
   kind, dimensions = array.dtype.kind, len(array.shape)
   if name == "logits":
     if dimensions == 1 and "features" in found:

@@ -105,8 +105,8 @@ def two_kinds(
       bad = [x for x in words if x not in _TRUE + _FALSE]
       if bad or {"0", "-1"} <= set(words):
         raise ValueError(
-          f"{stored.name}: expected 0 and 1, -1 and 1, or true and false for one score a sample,"
-          f" got {bad[0] if bad else '0 and -1'!r}"
+          f"{stored.name}: expected 0 and 1, -1 and 1, true and false or two class_names (the"
+          f" second one positive) for one score a sample, got {bad[0] if bad else '0 and -1'!r}"
         )
       positive = np.array([x in _TRUE for x in words], bool)
   elif values.dtype.kind == "b":

@@ -4,18 +4,17 @@ import argparse
 import math
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bce_jax.names import did_you_mean
+from bce_jax.cli import keys
+from bce_jax.cli import labels as labels_lib
 
 if TYPE_CHECKING:
   import numpy as np
 
   from bce_jax.data.arrays import StoredArray
   from bce_jax.report.evidence import RocPoints
-
-KEYS = ("features", "labels", "paths", "bias", "scale")
 
 
 def wanted(held: Mapping[str, Any]) -> bool:
@@ -53,8 +52,9 @@ def judge(
     listed = _listed(path, held, args.pairs, len(features))
     return verifying.verify_listed_pairs(features, listed, threshold=threshold)
   if "labels" not in held:
-    hint = " (or give --pairs)" if "paths" in held else ""
-    raise ValueError(f"{path} has no 'labels'{hint}; {did_you_mean('labels', held, used=KEYS)}")
+    assert isinstance(held, keys.Named)
+    hint = "; --pairs FILE asks for pairs of its paths" if "paths" in held else ""
+    raise ValueError(keys.lacking(held, "labels") + hint)
   labels = _identities(held["labels"], len(features))
   try:
     with _bar(len(features)) as bar:
@@ -80,8 +80,17 @@ def _features(stored: "StoredArray") -> "np.ndarray":
     )
   features = stored.load().astype(computed_in(stored))
   bad = int(np.sum(~np.isfinite(features).all(axis=1)))
+  largest = float(np.finfo(stored.dtype).max) if stored.dtype.kind == "f" else math.inf
   if bad:
-    raise ValueError(f"{stored.name}: {bad:,} of {len(features):,} rows hold nan or infinity")
+    hint = f", as in {stored.dtype} is all beyond ±{largest:g}" if np.isinf(features).any() else ""
+    raise ValueError(f"{stored.name}: {bad:,} of {len(features):,} rows hold nan or infinity{hint}")
+  cut = int(np.sum((np.abs(features) == largest).any(axis=1)))
+  if cut:
+    print(
+      f"bce-eval: {stored.name}: {cut:,} of {len(features):,} rows hold ±{largest:g}, the largest"
+      f" number of {stored.dtype}: they seem to have been cut off there",
+      file=sys.stderr,
+    )
   short = int(np.sum(np.linalg.norm(features, axis=1) < MIN_NORM))
   if short:
     print(
@@ -126,59 +135,42 @@ def _learned(held: Mapping[str, "StoredArray"]) -> float | None:
 
 
 def _listed(
-  path: pathlib.Path, held: Mapping[str, "StoredArray"], file: pathlib.Path, size: int
+  path: pathlib.Path, found: Mapping[str, "StoredArray"], file: pathlib.Path, size: int
 ) -> Any:
-  """The list's pairs as rows of the features, found by path, or by path without its ending."""
+  """The list's pairs as rows of the features, found by path, or by row number where it says so."""
   import numpy as np
 
-  from bce_jax.data import pairs
+  from bce_jax.data import matching, pairs
 
-  if "paths" not in held:
-    raise ValueError(
-      f"--pairs {file} names images: expected 'paths' in {path}, one a row of its features; it"
-      f" holds {', '.join(held)}"
-    )
-  stored = held["paths"]
-  if stored.shape != (size,) or stored.dtype.kind != "U":
-    raise ValueError(f"{stored.name} is {stored.dtype} {stored.shape}: expected text, ({size},)")
   listed = pairs.read(file)
-  names = [str(name) for name in stored.load()]
-  exact, bare = _rows(names), _rows(map(_bare, names))
-  found = [exact.get(name) or bare.get(_bare(name)) or [] for name in listed.paths]
-  missing = [name for name, rows in zip(listed.paths, found, strict=True) if not rows]
-  if missing:
-    raise ValueError(
-      f"--pairs {file} names {missing[0]}, which is not among the {size:,} paths of {path}"
-      f" ({len(missing):,} are missing)"
-    )
-  for name, rows in zip(listed.paths, found, strict=True):
-    if len(rows) > 1:
-      first, second = rows[:2]
+  if listed.rows:
+    at = np.array([int(name) for name in listed.paths])
+    if (at >= size).any():
       raise ValueError(
-        f"--pairs {file} names {name}, which may be row {first} ({names[first]}) or row {second}"
-        f" ({names[second]}) of {path}: expected one"
+        f"--pairs {file} names row {at.max()}, but {path} has {size:,} rows: expected 0 …"
+        f" {size - 1}"
       )
-  at = np.array([rows[0] for rows in found])
-  return listed._replace(paths=tuple(names), pairs=at[listed.pairs])
-
-
-def _rows(names: Iterable[str]) -> dict[str, list[int]]:
-  """The rows of each name."""
-  rows: dict[str, list[int]] = {}
-  for row, name in enumerate(names):
-    rows.setdefault(name, []).append(row)
-  return rows
-
-
-def _bare(name: str) -> str:
-  """A path without its ending: it is the same image as .jpg or .png.
-
-  Not all that follows a dot is one: subject01.happy and subject01.sad are two images.
-  """
-  from bce_jax.data import folders
-
-  ending = next((x for x in folders.ENDINGS if name.lower().endswith(x)), "")
-  return name[: len(name) - len(ending)]
+    return listed._replace(paths=tuple(map(str, range(size))), pairs=at[listed.pairs])
+  if "paths" not in found:
+    raise ValueError(
+      f"--pairs {file} names images, such as {listed.paths[0]}: expected 'paths' in {path}, one a"
+      f" row of its features (or row numbers, with the header row1,row2,same); it holds"
+      f" {', '.join(found)}"
+    )
+  stored = found["paths"]
+  if stored.shape not in ((size,), (size, 1)):
+    raise ValueError(f"{stored.name} has shape {stored.shape}: expected text, ({size},)")
+  values = stored.load().reshape(-1)
+  if values.dtype.kind in "iu":  # of images that have numbers for names
+    values = values.astype(str)
+  names = [str(name) for name in labels_lib.as_text(stored.name, values)]
+  try:
+    match = matching.find(listed.paths, names)
+  except ValueError as error:
+    raise ValueError(f"--pairs {file} names {error}, of {path}") from None
+  if match.how:
+    print(f"bce-eval: --pairs {file}: {match.how}", file=sys.stderr)
+  return listed._replace(paths=tuple(names), pairs=match.rows[listed.pairs])
 
 
 def _bar(size: int) -> Any:

@@ -198,6 +198,9 @@ class ArrayFile(Mapping[str, StoredArray]):
     """
     return _open(f"{self.path}: {name!r}", _source(self.path, self._members[name]))
 
+  def __contains__(self, name: object) -> bool:
+    return name in self._members  # without opening it
+
   def __iter__(self) -> Iterator[str]:
     return iter(self._members)
 
@@ -275,7 +278,9 @@ def _open(name: str, source: _InPlace | _Packed) -> StoredArray:
   with source.reading(0) as file, _told(name):
     layout = _layout(file)
   if layout.dtype.hasobject:
-    raise ValueError(f"{name} holds Python objects (a pickle), which are never loaded")
+    raise ValueError(
+      f"{name} holds Python objects (a pickle), which are never loaded: save numbers or text"
+    )
   if not layout.dtype.itemsize:
     raise ValueError(f"{name} has dtype {layout.dtype.str}, whose values take no place")
   if source.size < layout.offset + layout.nbytes:

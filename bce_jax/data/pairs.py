@@ -10,14 +10,27 @@ Source: Huang et al., Labeled Faces in the Wild, University of Massachusetts tec
 import csv
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
-_HEADERS = (["path1", "path2", "same"], ["path1", "path2", "same", "fold"])
+from bce_jax.data import matching
+
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # looked for in this order
-_SAME = {"1": True, "true": True, "0": False, "false": False}
+
+# What the two columns of names may be called, before 1 and 2 (or a and b), in order of preference.
+_NAMES = ("path", "filepath", "file", "filename", "imagepath", "image", "imgpath", "img", "im")
+_NAMES += ("photo", "picture", "pic", "face", "sample", "name", "id", "p", "x")
+_ROWS = ("row", "idx", "index")  # of an array: numbers from 0
+_ENDS = (("1", "2"), ("a", "b"), ("0", "1"), ("left", "right"), ("first", "second"))
+_SAME = ("same", "issame", "sameperson", "sameidentity", "label", "target", "y", "match", "ismatch")
+_SAME += ("genuine", "actualissame", "identical", "issameperson")
+_FOLD = ("fold", "folds", "split", "set")
+_TRUE = {"1", "true", "t", "yes", "y", "same", "genuine", "match", "matched", "positive", "pos"}
+_FALSE = {"0", "-1", "false", "f", "no", "n", "different", "diff", "impostor", "imposter"}
+_FALSE |= {"mismatch", "mismatched", "nonmatch", "negative", "neg"}
 
 
 class PairList(NamedTuple):
@@ -28,12 +41,26 @@ class PairList(NamedTuple):
     pairs: two indices into `paths` for each pair.
     same: whether the pair shows one identity.
     folds: the fold each pair belongs to, from 0.
+    rows: whether the names are numbers of rows, from 0, and no images.
   """
 
   paths: tuple[str, ...]
   pairs: Int64[np.ndarray, "n 2"]
   same: Bool[np.ndarray, "n"]
   folds: Int64[np.ndarray, "n"]
+  rows: bool = False
+
+
+class _Columns(NamedTuple):
+  """Where a line holds what."""
+
+  first: int
+  second: int
+  same: int
+  fold: int | None
+  width: int
+  delimiter: str | None  # None: any white space
+  rows: bool = False
 
 
 def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None) -> PairList:
@@ -44,12 +71,17 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
   follow, n of one identity, "name i j", and n of two, "name1 i name2 j". Image i of a name is
   name/name_000i.jpg, or with another ending where `folder` has that: .png, .jpeg, .bmp, .webp.
 
-  The CSV form has the header "path1,path2,same" or "path1,path2,same,fold"; same is 1, 0, true or
-  false, fold an integer ≥ 0. Without folds all pairs are in fold 0.
+  A table has a header such as "path1,path2,same" or "path1,path2,same,fold", in any order, with
+  commas, tabs, semicolons or spaces; img1, image_a, id1, issame, label, … are known too, and other
+  columns are not looked at. same is 1 or 0 (or −1), true or false, same or different; fold an
+  integer ≥ 0. Without folds all pairs are in fold 0. row1,row2,same names rows of an array, from 0.
+  Of a table without a header every line holds two names and, as the last or the first field, same;
+  a fold may follow.
 
   Args:
     file: the list, UTF-8.
-    folder: where the images are: every one must be there. None: nothing is looked for.
+    folder: where the images are: every one must be there. Names may be written with \\ for /, with
+      another ending, or with folders before them that are not there. None: nothing is looked for.
 
   Returns:
     `PairList`.
@@ -65,22 +97,28 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
   ...   file.flush()
   ...   read(file.name)
   PairList(paths=('Ada/Ada_0001.jpg', 'Ada/Ada_0002.jpg', 'Bob/Bob_0001.jpg'),
-  pairs=array([[0, 1], [1, 2]]), same=array([ True, False]), folds=array([0, 0]))
+  pairs=array([[0, 1], [1, 2]]), same=array([ True, False]), folds=array([0, 0]), rows=False)
   """
   lines = _lines(file)
   root = None if folder is None else pathlib.Path(folder)
-  header = _csv_fields(lines[0]) if lines else []
-  is_csv = header[:1] == ["path1"]
-  if is_csv and header not in _HEADERS:
-    wanted = " or ".join(",".join(names) for names in _HEADERS)
-    raise ValueError(f"{file}, line 1: expected {wanted}, got {lines[0]!r}")
-  sizes = None if is_csv else _fold_sizes(file, lines)
+  columns, headed = _header(file, lines), True
+  if columns is None and not _is_lfw(lines):
+    columns, headed = _without_header(file, lines), False
+  if columns is not None and columns.rows and root is not None:
+    raise ValueError(f"{file}, line 1: expected names of images in {root}, got {lines[0]!r}")
+  sizes = _fold_sizes(file, lines) if columns is None else None
   index: dict[str, int] = {}
-  rows, same, folds = [], [], []
-  for number, line in enumerate(lines[1:], start=2):
+  rows, same, folds, negative = [], [], [], set()
+  for number, line in enumerate(lines[headed:], start=1 + headed):
+    if columns is not None and not line.strip():
+      continue
     try:
-      if is_csv:
-        first, second, is_same, fold = _csv_pair(line, len(header), root)
+      if columns is not None:
+        first, second, word, fold = _table_pair(line, columns, root)
+        is_same = word in _TRUE
+        negative |= {word} - _TRUE
+        if {"0", "-1"} <= negative:
+          raise ValueError("same is 0 in one line and -1 in another: expected one of them")
       else:
         first, second, is_same = _lfw_pair(line, root)
         fold = (number - 2) // (2 * sizes[1]) if sizes else 0
@@ -93,25 +131,115 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
     _check_folds(file, np.array(same), *sizes)
   elif not rows:
     raise ValueError(f"{file} holds no pair: expected some after its first line")
-  return PairList(tuple(index), np.array(rows, np.int64), np.array(same), np.array(folds, np.int64))
+  return PairList(
+    tuple(index),
+    np.array(rows, np.int64),
+    np.array(same),
+    np.array(folds, np.int64),
+    columns is not None and columns.rows,
+  )
 
 
 def _lines(file: str | os.PathLike[str]) -> list[str]:
   try:
-    text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+    data = pathlib.Path(file).read_bytes()
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as spreadsheets save "Unicode text"
+    text = data.decode("utf-16" if wide else "utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
     raise ValueError(f"{file} cannot be read as a list of pairs: {reason}") from error
-  return text.rstrip().split("\n")
+  return text.rstrip().replace("\r\n", "\n").split("\n")
+
+
+def _is_lfw(lines: list[str]) -> bool:
+  fields = lines[0].split()
+  return len(fields) in (1, 2) and all(x.isdecimal() for x in fields)
+
+
+def _header(file: str | os.PathLike[str], lines: list[str]) -> _Columns | None:
+  """The columns that the first line names; None where it names none.
+
+  Raises:
+    ValueError: for a header without a column that says same.
+  """
+  for delimiter in (",", "\t", ";", None):
+    fields = [_key(field) for field in _fields(lines[0], delimiter)]
+    stems = [(stem, ends) for stem in (*_NAMES, *_ROWS) for ends in _ENDS]
+    pair = next(
+      (
+        (fields.index(stem + a), fields.index(stem + b), stem in _ROWS)
+        for stem, (a, b) in stems
+        if stem + a in fields and stem + b in fields
+      ),
+      None,
+    )
+    if pair is None:
+      continue
+    same = next((k for k, field in enumerate(fields) if field in _SAME), None)
+    if same is None:
+      spare = [f for k, f in enumerate(fields) if k not in pair[:2] and f and f not in _FOLD]
+      hint = f"; {spare[0]!r} says nothing known" if spare else ""
+      raise ValueError(
+        f"{file}, line 1: expected path1,path2,same or path1,path2,same,fold, got"
+        f" {lines[0].strip()!r}{hint} (same may also be called issame, label, match or target)"
+      )
+    fold = next((k for k, field in enumerate(fields) if field in _FOLD), None)
+    return _Columns(pair[0], pair[1], same, fold, len(fields), delimiter, pair[2])
+  return None
+
+
+def _key(field: str) -> str:
+  """A heading without what tells nothing: Image_1 and image1 are one."""
+  return re.sub(r"[\s_.\-]", "", field.lower())
+
+
+def _without_header(file: str | os.PathLike[str], lines: list[str]) -> _Columns:
+  """The columns of a table by what stands in them.
+
+  Raises:
+    ValueError: where nothing, or more than one thing, can be meant.
+  """
+  layouts = {3: [(0, 1, 2, None), (1, 2, 0, None)], 4: [(0, 1, 2, 3)]}
+  for delimiter in (",", "\t", ";", None):
+    table = [_fields(line, delimiter) for line in lines if line.strip()]
+    widths = {len(fields) for fields in table}
+    if len(widths) != 1 or not widths <= set(layouts):
+      continue
+    width = widths.pop()
+    fitting = [
+      _Columns(*layout, width, delimiter) for layout in layouts[width] if _fits(table, layout)
+    ]
+    if len(fitting) == 1:
+      return fitting[0]
+    if fitting:
+      raise ValueError(
+        f"{file}, line 1: the first or the last field may say same: expected a header such as"
+        f" path1,path2,same, got {lines[0]!r}"
+      )
+  raise ValueError(
+    f"{file}, line 1: expected the number of folds and of pairs, such as '10 300', or the header"
+    f" path1,path2,same, got {lines[0]!r}"
+  )
+
+
+def _fits(table: list[list[str]], layout: tuple[int, int, int, int | None]) -> bool:
+  first, second, same, fold = layout
+  return all(
+    _word(row[same]) in _TRUE | _FALSE
+    # "Ada 1 1" would be images 1 and 1 of Ada, in the form of LFW.
+    and row[first].isdecimal() == row[second].isdecimal()
+    and (fold is None or row[fold].isdecimal())
+    for row in table
+  )
 
 
 def _fold_sizes(file: str | os.PathLike[str], lines: list[str]) -> tuple[int, int]:
   """(folds, pairs of one identity in each), from the first line; the others must agree with it."""
   fields = lines[0].split()
-  if len(fields) not in (1, 2) or not all(x.isdecimal() and int(x) for x in fields):
+  if not all(int(x) for x in fields):
     raise ValueError(
-      f"{file}, line 1: expected the number of folds and of pairs, such as '10 300', or the header"
-      f" {','.join(_HEADERS[0])}, got {lines[0]!r}"
+      f"{file}, line 1: expected the number of folds and of pairs, such as '10 300', got"
+      f" {lines[0]!r}"
     )
   folds, size = (1, int(fields[0])) if len(fields) == 1 else (int(fields[0]), int(fields[1]))
   if len(lines) - 1 != 2 * folds * size:
@@ -156,20 +284,54 @@ def _lfw_path(name: str, number: str, root: pathlib.Path | None) -> str:
   raise ValueError(f"no image {stem} in {root}, with any of the endings {', '.join(_ENDINGS)}")
 
 
-def _csv_fields(line: str) -> list[str]:
-  return [field.strip() for field in next(csv.reader([line.rstrip("\r")]), [])]
+def _fields(line: str, delimiter: str | None) -> list[str]:
+  if delimiter is None:
+    return line.split()
+  return [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
 
 
-def _csv_pair(line: str, width: int, root: pathlib.Path | None) -> tuple[str, str, bool, int]:
-  fields = _csv_fields(line)
-  if len(fields) != width:
-    raise ValueError(f"expected {width} fields, got {len(fields)}: {line!r}")
-  first, second, same, fold = (*fields, "0")[:4]
-  if same.lower() not in _SAME:
-    raise ValueError(f"same is {same!r}; expected one of {', '.join(_SAME)}")
+def _word(same: str) -> str:
+  """A word of the two sets, where it is one: 1.0 is 1."""
+  return re.sub(r"^([+-]?\d+)\.0*$", r"\1", same.lower())
+
+
+def _table_pair(
+  line: str, columns: _Columns, root: pathlib.Path | None
+) -> tuple[str, str, str, int]:
+  fields = _fields(line, columns.delimiter)
+  if len(fields) != columns.width:
+    raise ValueError(f"expected {columns.width} fields, got {len(fields)}: {line!r}")
+  names = [fields[columns.first], fields[columns.second]]
+  word = _word(fields[columns.same])
+  if word not in _TRUE | _FALSE:
+    raise ValueError(
+      f"same is {fields[columns.same]!r}; expected 1 or 0, true or false, same or different"
+    )
+  fold = "0" if columns.fold is None else fields[columns.fold]
   if not fold.isdecimal():
     raise ValueError(f"fold is {fold!r}; expected an integer of at least 0")
-  for path in (first, second):
-    if root is not None and not (root / path).is_file():
-      raise ValueError(f"no image {path!r} in {root}")
-  return first, second, _SAME[same.lower()], int(fold)
+  for name in names:
+    if not name:
+      raise ValueError(f"expected two names, got an empty one: {line!r}")
+    if columns.rows and not name.isdecimal():
+      raise ValueError(f"expected the number of a row, from 0, got {name!r}")
+  if root is not None:
+    names = [_in_folder(name, root) for name in names]
+  return names[0], names[1], word, int(fold)
+
+
+def _in_folder(name: str, root: pathlib.Path) -> str:
+  """The path of an image as the folder has it."""
+  clean = matching.plain(name)
+  parts = clean.split("/")
+  # Folders of another machine may stand before it.
+  tails = ["/".join(parts[k:]) for k in range(1, len(parts))] if _is_absolute(clean) else []
+  for path in (name, clean, *tails):
+    for choice in (path, *(matching.bare(path) + ending for ending in _ENDINGS)):
+      if (root / choice).is_file():
+        return choice
+  raise ValueError(f"no image {name!r} in {root}")
+
+
+def _is_absolute(path: str) -> bool:
+  return path.startswith(("/", "../", "~")) or path[1:2] == ":"

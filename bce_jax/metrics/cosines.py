@@ -146,4 +146,5 @@ def threshold(value: Any, dtype: np.dtype) -> np.floating:
 
 def just_below(values: np.ndarray) -> np.ndarray:
   """The next numbers towards −∞ of the same dtype."""
-  return np.nextafter(values, np.array(-np.inf, values.dtype))
+  with np.errstate(over="ignore"):  # below the least number lies −infinity
+    return np.nextafter(values, np.array(-np.inf, values.dtype))

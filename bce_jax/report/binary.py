@@ -1,4 +1,4 @@
-"""One score a sample: where positive and negative ones lie, and what each threshold makes of them."""
+"""One score a sample: where both kinds of samples lie, and what each threshold makes of them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -31,7 +31,9 @@ def summarize(
   Raises:
     ValueError: for a nan, or where all samples are of one kind.
   """
-  counts = metrics.pair_counts_from_scores(_finite(scores), positive)
+  finite = _finite(scores)
+  # Counted at every score, so that what any threshold makes of them is known.
+  counts = metrics.pair_counts_from_scores(finite, positive, thresholds=np.unique(finite))
   curve = metrics.verification(counts, far=())
   best = metrics.binary_accuracy(scores, positive)
   equal = shortest(counts, curve.eer_threshold)

@@ -1,0 +1,166 @@
+"""Finding the images that a list names among those of a file, whose paths are written otherwise."""
+
+import difflib
+from collections.abc import Hashable, Iterable, Sequence, Set
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from bce_jax.data import folders
+
+Parts = tuple[str, ...]  # folders and the bare name of an image
+Name = TypeVar("Name", bound=Hashable)
+_LOOKED_AT = 5000  # names that are compared letter by letter
+
+
+class Match(NamedTuple):
+  """Where the images of a list are.
+
+  Attributes:
+    rows: of each name of the list.
+    how: what had to be assumed, for people; "" where every name, perhaps with another ending, is
+      held as it is.
+  """
+
+  rows: Int[np.ndarray, "m"]
+  how: str
+
+
+def find(listed: Sequence[str], held: Sequence[str]) -> Match:
+  r"""Finds every name of a list among those that are held.
+
+  A name may be held as it is; with \ for /, or ./ before it; with another ending of images; or with
+  folders before it that the other side does not have. Where both have folders before it, what
+  stands there must be the same for the whole list: /mnt/lfw on one side, and D:/faces on the other.
+  Each way is tried for what the one before has not found.
+
+  Args:
+    listed: names of a list.
+    held: the names to find them in.
+
+  Returns:
+    `Match`.
+
+  Raises:
+    ValueError: naming one that is not there and one that is, or two that may both be meant; it
+      begins with the name.
+
+  >>> find(["lfw\\Ada\\1.jpg"], ["Bob/1.png", "Ada/1.png"]).rows
+  array([1])
+  """
+  clean = [plain(name) for name in held]
+  exact, slashed, without_ending = (_places(names) for names in (held, clean, map(bare, clean)))
+  rows: list[list[int]] = []
+  for name in listed:
+    wanted = plain(name)
+    these = exact.get(name) or slashed.get(wanted) or without_ending.get(bare(wanted))
+    rows.append(these or [])
+  how = ""
+  missing = [k for k, found in enumerate(rows) if not found]
+  if missing:
+    names = [_parts(listed[k]) for k in missing]
+    parts = [_parts(name) for name in held]
+    taken = {row for these in rows for row in these}
+    for way in (_within, _by_prefix):
+      found, said = way(names, parts, taken)
+      if all(found):
+        how = said
+        for k, these in zip(missing, found, strict=True):
+          rows[k] = these
+        break
+    else:
+      raise ValueError(_absent(listed, missing, held))
+  for name, found in zip(listed, rows, strict=True):
+    if len(found) > 1:
+      first, second = found[:2]
+      raise ValueError(
+        f"{name}, which may be row {first} ({held[first]}) or row {second} ({held[second]})"
+      )
+  return Match(np.array([found[0] for found in rows], np.int64), how)
+
+
+def _within(
+  names: Sequence[Parts], held: Sequence[Parts], taken: Set[int]
+) -> tuple[list[list[int]], str]:
+  """One side has folders before a name that the other side lacks."""
+  whole, by_tail = _places(held), _places(parts[k:] for parts in held for k in range(1, len(parts)))
+  owner = [row for row, parts in enumerate(held) for _ in range(1, len(parts))]
+  found: list[list[int]] = []
+  sides = set()
+  for parts in names:
+    longer = [owner[place] for place in by_tail.get(parts, [])]
+    shorter = next((whole[parts[k:]] for k in range(1, len(parts)) if parts[k:] in whole), [])
+    found.append(longer or shorter)
+    sides.add("the file" if longer else "the list")
+  # Two names of one row: what their folders say is not known to the file.
+  rows = {parts: tuple(these) for parts, these in zip(names, found, strict=True)}
+  if len(set(rows.values())) < len(rows) or taken & {x for these in found for x in these}:
+    return [[] for _ in names], ""
+  return (
+    found,
+    f"paths were found by their ends, with more folders in {' and '.join(sorted(sides))}",
+  )
+
+
+def _by_prefix(
+  names: Sequence[Parts], held: Sequence[Parts], taken: Set[int]
+) -> tuple[list[list[int]], str]:
+  """Both sides have folders before the names, of which each side has the same everywhere."""
+  rows = _places(held)
+  first = names[0]
+  for k in range(1, len(first)):  # as few folders as can be
+    before, rest = first[:k], first[k:]
+    working = []
+    for prefix in sorted({parts[: -len(rest)] for parts in held if parts[-len(rest) :] == rest}):
+      found = [rows.get((*prefix, *name[k:]), []) if name[:k] == before else [] for name in names]
+      if all(found) and not taken & {row for these in found for row in these}:
+        working.append((prefix, found))
+    if len(working) == 1:
+      prefix, found = working[0]
+      theirs = "/".join(prefix) or "."
+      return found, f"paths were found with {'/'.join(before)} of the list taken as {theirs}"
+    if working:
+      break
+  return [[] for _ in names], ""
+
+
+def _absent(listed: Sequence[str], missing: Sequence[int], held: Sequence[str]) -> str:
+  name = listed[missing[0]]
+  last = _parts(name)[-1]
+  alike = [other for other in held if _parts(other)[-1] == last] or list(held)
+  near = difflib.get_close_matches(name, alike[:_LOOKED_AT], n=1, cutoff=0.0)
+  such = f", such as {near[0]}" if near else ""
+  return (
+    f"{name}, which is not among the {len(held):,} paths{such} ({len(missing):,} of"
+    f" {len(listed):,} are missing)"
+  )
+
+
+def _places(names: Iterable[Name]) -> dict[Name, list[int]]:
+  """At which places each name stands."""
+  places: dict[Name, list[int]] = {}
+  for place, name in enumerate(names):
+    places.setdefault(name, []).append(place)
+  return places
+
+
+def plain(name: str) -> str:
+  """A path with / alone, and without what says "here"."""
+  parts = name.strip().replace("\\", "/").split("/")
+  kept = [part for k, part in enumerate(parts) if part != "." and (part or not k)]
+  return "/".join(kept)
+
+
+def _parts(name: str) -> Parts:
+  """Folders and the name without the ending of an image."""
+  return tuple(part for part in bare(plain(name)).split("/") if part)
+
+
+def bare(name: str) -> str:
+  """A path without its ending: it is the same image as .jpg or .png.
+
+  Not all that follows a dot is one: subject01.happy and subject01.sad are two images.
+  """
+  ending = next((x for x in folders.ENDINGS if name.lower().endswith(x)), "")
+  return name[: len(name) - len(ending)]
