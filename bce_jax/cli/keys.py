@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from bce_jax.data.arrays import StoredArray
 
-USED = ("logits", "labels", "bias", "train_counts", "class_names", "features", "weights", "paths")
+USED: tuple[str, ...] = (
+  "logits",
+  "labels",
+  "bias",
+  "train_counts",
+  "class_names",
+  "features",
+  "weights",
+  "paths",
+)
 USED += ("scale",)
 _QUIET = ("names",)  # of identities, in the embeddings.npz of a run
 _PREDICTED = ("predictions", "prediction", "preds", "pred", "y_pred", "y_hat")

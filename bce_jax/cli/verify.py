@@ -165,9 +165,9 @@ def _listed(
     values = values.astype(str)
   names = [str(name) for name in labels_lib.as_text(stored.name, values)]
   try:
-    match = matching.find(listed.paths, names)
+    match = matching.find(listed.paths, names, str(path))
   except ValueError as error:
-    raise ValueError(f"--pairs {file} names {error}, of {path}") from None
+    raise ValueError(f"--pairs {file} names {error}") from None
   if match.how:
     print(f"bce-eval: --pairs {file}: {match.how}", file=sys.stderr)
   return listed._replace(paths=tuple(names), pairs=match.rows[listed.pairs])

@@ -27,17 +27,18 @@ class Match(NamedTuple):
   how: str
 
 
-def find(listed: Sequence[str], held: Sequence[str]) -> Match:
+def find(listed: Sequence[str], held: Sequence[str], where: str) -> Match:
   r"""Finds every name of a list among those that are held.
 
   A name may be held as it is; with \ for /, or ./ before it; with another ending of images; or with
-  folders before it that the other side does not have. Where both have folders before it, what
-  stands there must be the same for the whole list: /mnt/lfw on one side, and D:/faces on the other.
+  folders before it that the other side does not have. Where both are full paths, what stands before
+  must be one thing for the whole list: /mnt/lfw on one side, and D:/faces on the other.
   Each way is tried for what the one before has not found.
 
   Args:
     listed: names of a list.
     held: the names to find them in.
+    where: what holds these, for messages.
 
   Returns:
     `Match`.
@@ -46,16 +47,18 @@ def find(listed: Sequence[str], held: Sequence[str]) -> Match:
     ValueError: naming one that is not there and one that is, or two that may both be meant; it
       begins with the name.
 
-  >>> find(["lfw\\Ada\\1.jpg"], ["Bob/1.png", "Ada/1.png"]).rows
+  >>> find(["lfw\\Ada\\1.jpg"], ["Bob/1.png", "Ada/1.png"], "a file").rows
   array([1])
   """
   clean = [plain(name) for name in held]
-  exact, slashed, without_ending = (_places(names) for names in (held, clean, map(bare, clean)))
+  ends = [bare(name) for name in clean]
+  ways = [_places(names) for names in (held, clean, ends, [name.casefold() for name in ends])]
   rows: list[list[int]] = []
   for name in listed:
     wanted = plain(name)
-    these = exact.get(name) or slashed.get(wanted) or without_ending.get(bare(wanted))
-    rows.append(these or [])
+    spellings = (name, wanted, bare(wanted), bare(wanted).casefold())
+    found = (way.get(spelling) for way, spelling in zip(ways, spellings, strict=True))
+    rows.append(next((these for these in found if these), []))
   how = ""
   missing = [k for k, found in enumerate(rows) if not found]
   if missing:
@@ -63,21 +66,22 @@ def find(listed: Sequence[str], held: Sequence[str]) -> Match:
     parts = [_parts(name) for name in held]
     taken = {row for these in rows for row in these}
     for way in (_within, _by_prefix):
-      found, said = way(names, parts, taken)
-      if all(found):
+      places, said = way(names, parts, taken)
+      if all(places):
         how = said
-        for k, these in zip(missing, found, strict=True):
+        for k, these in zip(missing, places, strict=True):
           rows[k] = these
         break
     else:
-      raise ValueError(_absent(listed, missing, held))
-  for name, found in zip(listed, rows, strict=True):
-    if len(found) > 1:
-      first, second = found[:2]
+      raise ValueError(_absent(listed, missing, held, where))
+  for name, these in zip(listed, rows, strict=True):
+    if len(these) > 1:
+      first, second = these[:2]
       raise ValueError(
-        f"{name}, which may be row {first} ({held[first]}) or row {second} ({held[second]})"
+        f"{name}, which may be row {first} ({held[first]}) or row {second} ({held[second]}) of"
+        f" {where}: expected one"
       )
-  return Match(np.array([found[0] for found in rows], np.int64), how)
+  return Match(np.array([these[0] for these in rows], np.int64), how)
 
 
 def _within(
@@ -106,9 +110,11 @@ def _within(
 def _by_prefix(
   names: Sequence[Parts], held: Sequence[Parts], taken: Set[int]
 ) -> tuple[list[list[int]], str]:
-  """Both sides have folders before the names, of which each side has the same everywhere."""
+  """Full paths of two machines, or of two places: what stands before is one thing on each side."""
   rows = _places(held)
   first = names[0]
+  if len(set(names)) < 2 or not is_absolute(first) or not all(map(is_absolute, held)):
+    return [[] for _ in names], ""  # p0/1 and p1/1 are two images
   for k in range(1, len(first)):  # as few folders as can be
     before, rest = first[:k], first[k:]
     working = []
@@ -125,15 +131,14 @@ def _by_prefix(
   return [[] for _ in names], ""
 
 
-def _absent(listed: Sequence[str], missing: Sequence[int], held: Sequence[str]) -> str:
+def _absent(listed: Sequence[str], missing: Sequence[int], held: Sequence[str], where: str) -> str:
   name = listed[missing[0]]
   last = _parts(name)[-1]
   alike = [other for other in held if _parts(other)[-1] == last] or list(held)
   near = difflib.get_close_matches(name, alike[:_LOOKED_AT], n=1, cutoff=0.0)
-  such = f", such as {near[0]}" if near else ""
   return (
-    f"{name}, which is not among the {len(held):,} paths{such} ({len(missing):,} of"
-    f" {len(listed):,} are missing)"
+    f"{name}, which is not among the {len(held):,} paths of {where} ({len(missing):,} of"
+    f" {len(listed):,} are missing); it holds {near[0]}"
   )
 
 
@@ -154,7 +159,12 @@ def plain(name: str) -> str:
 
 def _parts(name: str) -> Parts:
   """Folders and the name without the ending of an image."""
-  return tuple(part for part in bare(plain(name)).split("/") if part)
+  return tuple(bare(plain(name)).split("/"))
+
+
+def is_absolute(parts: Sequence[str]) -> bool:
+  """Whether folders begin at the root, at a drive or at home."""
+  return parts[0] in ("", "~") or parts[0][1:] == ":"
 
 
 def bare(name: str) -> str:

@@ -21,11 +21,31 @@ from bce_jax.data import matching
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # looked for in this order
 
 # What the two columns of names may be called, before 1 and 2 (or a and b), in order of preference.
-_NAMES = ("path", "filepath", "file", "filename", "imagepath", "image", "imgpath", "img", "im")
+_NAMES: tuple[str, ...] = (
+  "path",
+  "filepath",
+  "file",
+  "filename",
+  "imagepath",
+  "image",
+  "imgpath",
+  "img",
+  "im",
+)
 _NAMES += ("photo", "picture", "pic", "face", "sample", "name", "id", "p", "x")
 _ROWS = ("row", "idx", "index")  # of an array: numbers from 0
 _ENDS = (("1", "2"), ("a", "b"), ("0", "1"), ("left", "right"), ("first", "second"))
-_SAME = ("same", "issame", "sameperson", "sameidentity", "label", "target", "y", "match", "ismatch")
+_SAME: tuple[str, ...] = (
+  "same",
+  "issame",
+  "sameperson",
+  "sameidentity",
+  "label",
+  "target",
+  "y",
+  "match",
+  "ismatch",
+)
 _SAME += ("genuine", "actualissame", "identical", "issameperson")
 _FOLD = ("fold", "folds", "split", "set")
 _TRUE = {"1", "true", "t", "yes", "y", "same", "genuine", "match", "matched", "positive", "pos"}
@@ -49,6 +69,9 @@ class PairList(NamedTuple):
   same: Bool[np.ndarray, "n"]
   folds: Int64[np.ndarray, "n"]
   rows: bool = False
+
+
+_Layout = tuple[int, int, int, int | None]  # where first, second, same and fold stand
 
 
 class _Columns(NamedTuple):
@@ -199,7 +222,7 @@ def _without_header(file: str | os.PathLike[str], lines: list[str]) -> _Columns:
   Raises:
     ValueError: where nothing, or more than one thing, can be meant.
   """
-  layouts = {3: [(0, 1, 2, None), (1, 2, 0, None)], 4: [(0, 1, 2, 3)]}
+  layouts: dict[int, list[_Layout]] = {3: [(0, 1, 2, None), (1, 2, 0, None)], 4: [(0, 1, 2, 3)]}
   for delimiter in (",", "\t", ";", None):
     table = [_fields(line, delimiter) for line in lines if line.strip()]
     widths = {len(fields) for fields in table}
@@ -222,7 +245,7 @@ def _without_header(file: str | os.PathLike[str], lines: list[str]) -> _Columns:
   )
 
 
-def _fits(table: list[list[str]], layout: tuple[int, int, int, int | None]) -> bool:
+def _fits(table: list[list[str]], layout: _Layout) -> bool:
   first, second, same, fold = layout
   return all(
     _word(row[same]) in _TRUE | _FALSE
@@ -325,13 +348,11 @@ def _in_folder(name: str, root: pathlib.Path) -> str:
   clean = matching.plain(name)
   parts = clean.split("/")
   # Folders of another machine may stand before it.
-  tails = ["/".join(parts[k:]) for k in range(1, len(parts))] if _is_absolute(clean) else []
-  for path in (name, clean, *tails):
+  absolute = matching.is_absolute(parts) or parts[0] == ".."
+  tails = ["/".join(parts[k:]) for k in range(1, len(parts))] if absolute else []
+  spellings = (name, clean) if "\\" in name else (clean, name)  # a name may hold a \ on Linux
+  for path in (*spellings, *tails):
     for choice in (path, *(matching.bare(path) + ending for ending in _ENDINGS)):
       if (root / choice).is_file():
         return choice
   raise ValueError(f"no image {name!r} in {root}")
-
-
-def _is_absolute(path: str) -> bool:
-  return path.startswith(("/", "../", "~")) or path[1:2] == ":"

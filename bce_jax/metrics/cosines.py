@@ -54,11 +54,13 @@ class Rows(NamedTuple):
   low: Float[np.ndarray, "n D"]
   squares: Float[np.ndarray, "n"]
 
-  def __getitem__(self, chosen: Any) -> "Rows":  # type: ignore[override]
-    """Some of the vectors, in this order."""
+  def take(self, chosen: Any) -> "Rows":
+    """Some of the vectors, by a slice or by their numbers."""
     return Rows(self.high[chosen], self.low[chosen], self.squares[chosen])
 
-  def __len__(self) -> int:
+  @property
+  def size(self) -> int:
+    """How many there are."""
     return len(self.squares)
 
 

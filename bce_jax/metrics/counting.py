@@ -80,9 +80,9 @@ def pair_counts(
   """
   block_size = checks.integer("block_size", block_size, low=1)
   vectors = cosines.rows("embeddings", embeddings)
-  identities = cosines.host("labels", labels, np.integer, (len(vectors),))
+  identities = cosines.host("labels", labels, np.integer, (vectors.size,))
   _, ids, sizes = np.unique(identities, return_inverse=True, return_counts=True)
-  n, num_genuine = len(vectors), sum(int(s) * (int(s) - 1) // 2 for s in sizes)
+  n, num_genuine = vectors.size, sum(int(s) * (int(s) - 1) // 2 for s in sizes)
   num_impostor = n * (n - 1) // 2 - num_genuine
   for what, number in (("of one identity", num_genuine), ("of two identities", num_impostor)):
     if not number:
@@ -91,7 +91,7 @@ def pair_counts(
 
   # With the identities in order, genuine pairs lie in the tiles along the diagonal only.
   order = np.argsort(ids, kind="stable")
-  vectors, ids = vectors[order], ids[order]
+  vectors, ids = vectors.take(order), ids[order]
   rows = -(-n // -(-n // math.isqrt(block_size)))  # tiles of about one size
   starts = range(0, n, rows)
   tiles = [(i, j) for i in starts for j in starts if i <= j]
@@ -100,7 +100,9 @@ def pair_counts(
   def scores(pairs: list[tuple[int, int]], *, genuine: bool) -> Iterator[np.ndarray]:
     for i, j in pairs:
       a, b = slice(i, i + rows), slice(j, j + rows)
-      yield _tile(vectors[a], vectors[b], ids[a], ids[b], diagonal=i == j, genuine=genuine)
+      yield _tile(
+        vectors.take(a), vectors.take(b), ids[a], ids[b], diagonal=i == j, genuine=genuine
+      )
 
   counts = _no_impostors(np.concatenate(list(scores(near, genuine=True))), extra)
   above, at_or_above = counts.impostor_above, counts.impostor_at_or_above
@@ -207,14 +209,14 @@ def pair_scores(
   """
   vectors = cosines.rows("embeddings", embeddings)
   rows = cosines.host("pairs", pairs, np.integer, (None, 2))
-  wrong = (rows < 0) | (rows >= len(vectors))
+  wrong = (rows < 0) | (rows >= vectors.size)
   if wrong.any():
-    raise ValueError(f"pairs must lie in [0, {len(vectors)}), got {rows[wrong].flat[0]}")
+    raise ValueError(f"pairs must lie in [0, {vectors.size}), got {rows[wrong].flat[0]}")
   out = np.empty(len(rows), np.float64)
   step = max(1, cosines.BLOCK // max(vectors.high.shape[1], 1))
   for i in range(0, len(rows), step):
     a, b = rows[i : i + step].T
-    out[i : i + step] = cosines.of_pairs(vectors[a], vectors[b])
+    out[i : i + step] = cosines.of_pairs(vectors.take(a), vectors.take(b))
   return out
 
 

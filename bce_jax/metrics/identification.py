@@ -118,15 +118,15 @@ def _own_and_other(
     raise ValueError(
       f"probes must have the gallery's dimension {items.high.shape[1]}, got {unknown.high.shape}"
     )
-  if not len(items) or not len(unknown):
-    raise ValueError(f"expected a gallery and probes, got {len(items)} and {len(unknown)}")
-  labels = cosines.host("gallery_labels", gallery_labels, np.integer, (len(items),))
-  wanted = cosines.host("probe_labels", probe_labels, np.integer, (len(unknown),))
-  best = np.full((2, len(unknown)), -np.inf)
-  for i in range(0, len(unknown), side):
-    for j in range(0, len(items), side):
+  if not items.size or not unknown.size:
+    raise ValueError(f"expected a gallery and probes, got {items.size} and {unknown.size}")
+  labels = cosines.host("gallery_labels", gallery_labels, np.integer, (items.size,))
+  wanted = cosines.host("probe_labels", probe_labels, np.integer, (unknown.size,))
+  best = np.full((2, unknown.size), -np.inf)
+  for i in range(0, unknown.size, side):
+    for j in range(0, items.size, side):
       a, b = slice(i, i + side), slice(j, j + side)
-      scores = cosines.of_all(unknown[a], items[b])
+      scores = cosines.of_all(unknown.take(a), items.take(b))
       same = wanted[a, None] == labels[None, b]
       found = [np.where(mask, scores, -np.inf).max(1) for mask in (same, ~same)]
       best[:, a] = np.maximum(best[:, a], found)

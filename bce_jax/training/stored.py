@@ -63,14 +63,14 @@ class Extremes(NamedTuple):
     size, told = array.shape[0], []
     if self.plus_infinity:
       told.append(
-        f"{array.name}: {self.plus_infinity:,} scores, of {self.plus_infinity_samples:,} of"
-        f" {size:,} samples, are +infinity{_overflow(array.dtype)}; each lies above every threshold"
+        f"{array.name}: {self.plus_infinity:,} of its scores, in {self.plus_infinity_samples:,} of"
+        f" {size:,} samples, are +infinity{_overflow(array.dtype)}; they lie above every threshold"
       )
     if self.largest:
       told.append(
-        f"{array.name}: {self.largest:,} scores, of {self.largest_samples:,} of {size:,} samples,"
-        f" are {_largest(array.dtype):g}, the largest number of {array.dtype}, and so tied: they"
-        " seem to have been cut off there"
+        f"{array.name}: {self.largest:,} of its scores, in {self.largest_samples:,} of {size:,}"
+        f" samples, are {_largest(array.dtype):g}, the largest number of {array.dtype}: they seem"
+        " to have been cut off there, and are tied"
       )
     if self.nothing:
       told.append(

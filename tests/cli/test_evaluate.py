@@ -183,7 +183,7 @@ def test_one_bias_changes_nothing_but_what_is_told_of_it(tmp_path, capsys, model
   np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"])
   without = judge(capsys, tmp_path / "a.npz")[1]
   code, figures, err = judge(capsys, tmp_path / "a.npz", "--bias", bias, "--threshold", bias)
-  assert (code, err) == (0, "")
+  assert (code, err.count("+infinity"), err.count("\n")) == (0, 1, 1)
   assert {name: figures[name] for name in without} == without
   assert figures["bias"] == float(bias)
   for kind in ("uniform_accuracy_at", "none_above", "several_or_wrong_above"):
@@ -197,7 +197,7 @@ def test_a_diverse_bias_that_float32_cannot_hold(tmp_path, capsys, model):
   bias = np.where(np.arange(10) == 1, 1e39, 0.0)
   np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"], bias=bias)
   code, figures, err = judge(capsys, tmp_path / "a.npz")
-  assert (code, err) == (0, "")
+  assert (code, err.count("+infinity"), err.count("\n")) == (0, 1, 1)
   expected = by_definition(scores, model["labels"], bias)["sample_wise_accuracy"]
   assert figures["sample_wise_accuracy"] == pytest.approx(expected)
 
@@ -313,14 +313,10 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
 @pytest.mark.parametrize(
   ("held", "message"),
   [
-    ({"logit": ROWS, "labels": LABELS}, "has no 'logits'; did you mean 'logit'? it holds logit, l"),
-    ({"logits": ROWS, "targets": LABELS}, "no 'labels'; did you mean 'targets'? it holds logits"),
-    ({"scores": ROWS, "labels": LABELS}, "has no 'logits'; did you mean 'scores'? it holds scores"),
-    ({"labels": LABELS}, "has no 'logits'; it holds labels"),
-    ({"logits": ROWS[0], "labels": LABELS}, "has shape (3,): expected logits of shape [samples"),
+    ({"labels": LABELS}, "has no 'logits': it holds labels (int64 [6])\n"),
+    ({"logits": ROWS[None], "labels": LABELS}, "(1, 6, 3): expected logits of shape [samples, cl"),
     ({"logits": ROWS[:0], "labels": LABELS[:0]}, "has shape (0, 3)"),
     ({"logits": ROWS, "labels": LABELS[:5]}, "has shape (5,): expected (6,), one label for each"),
-    ({"logits": ROWS, "labels": np.eye(3)[LABELS]}, "for one-hot labels save labels.argmax(1)"),
     ({"logits": ROWS, "labels": LABELS + 1}, "2 of 6 labels are out of range, the first is 3: exp"),
     ({"logits": ROWS, "labels": LABELS + 1}, "they seem to begin at 1"),
     ({"logits": ROWS, "labels": LABELS - 1}, "the first is -1: expected 0 … 2"),
@@ -372,7 +368,7 @@ def test_bad_contents(tmp_path, capsys, held, message):
     (["z.npy"], "z.npy holds one array: give logits and labels, LOGITS.npy LABELS.npy"),
     (["good.npz", "z.npy"], "good.npz is an .npz file: expected an .npy file"),
     (["z.npy", "y.npy", "y.npy"], "expected an .npz, LOGITS.npy LABELS.npy or a run folder, got 3"),
-    (["y.npy", "z.npy"], "y.npy has shape (6,): expected logits of shape [samples, classes]"),
+    (["y.npy", "z.npy"], "[samples, classes] first, bce-eval z.npy y.npy"),
     (["folder"], "folder is not a run folder: it has no config.json"),
     (["folder", "y.npy"], "folder is a run folder"),
     (["folder", "--pairs", "pairs.csv"], "folder is a run folder"),

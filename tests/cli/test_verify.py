@@ -121,6 +121,73 @@ def test_a_listed_path_of_two_rows(file, capsys, tmp_path, twice):
   assert evaluate.main([path, option]) == 0
 
 
+@pytest.mark.parametrize(
+  ("in_list", "in_file", "said"),
+  [
+    ("{}", "./{}", ""),
+    (r"p0\{}", "p0/{}", ""),
+    ("a/{}.PNG", "a/{}.jpg", ""),
+    ("a/{}", "A/{}.webp", ""),
+    ("/mnt/lfw/p/{}.jpg", "p/{}.jpg", "with more folders in the list"),
+    ("p/{}.jpg", "/mnt/lfw/p/{}.png", "with more folders in the file"),
+    ("{}", "/mnt/lfw/p/{}.png", "with more folders in the file"),
+    (r"D:\faces\lfw\p\{}.jpg", "/data/lfw/p/{}.jpg", "with D:/faces of the list taken as /data"),
+  ],
+)
+def test_paths_that_are_written_otherwise(file, capsys, tmp_path, in_list, in_file, said):
+  features = np.eye(4)[[0, 1, 0, 1]]
+  for kind in ("U", "S"):
+    paths = np.array([in_file.format(f"im{k}") for k in range(4)]).astype(kind)
+    a, b, c, d = (in_list.format(f"im{k}") for k in range(4))
+    option = listed(tmp_path, (a, c, 1), (b, d, 1), (a, b, 0), (c, d, 0))
+    assert evaluate.main([file(features=features, paths=paths), option, "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["verification_auc"], found["verification_equal_error_rate"]) == (1, 0)
+    assert (said in err, bool(err)) == (True, bool(said))
+
+
+@pytest.mark.parametrize(
+  ("held", "first", "message"),
+  [
+    (["p0/1.jpg", "p1/1.jpg", "b", "c"], "1.jpg", "may be row 0 (p0/1.jpg) or row 1 (p1/1.jpg) of"),
+    (["p0/1.jpg", "p1/2.jpg", "b", "c"], "p0/12.jpg", "1 of 3 are missing); it holds p0/1.jpg"),
+    (["p0/1.jpg", "p1/2.jpg", "b", "c"], "x/p1/1.jpg", "among the 4 paths of"),
+    # Two images of the list would be one of the file: their folders say more than it knows.
+    (
+      ["1.jpg", "2.jpg", "x/b.jpg", "x/c.jpg"],
+      "/data/b/c.jpg",
+      "names /data/b/c.jpg, which is not",
+    ),
+  ],
+)
+def test_paths_that_are_not_there(file, capsys, tmp_path, held, first, message):
+  path = file(features=np.eye(4), paths=np.array(held))
+  assert evaluate.main([path, listed(tmp_path, (first, "b", 1), ("b", "c", 0))]) == 2
+  err = capsys.readouterr().err
+  assert message in err
+  assert err.count("\n") == 1
+
+
+def test_two_images_are_never_taken_for_one(file, capsys, tmp_path):
+  path = file(features=np.eye(4), paths=np.array(["1.jpg", "2.jpg", "3.jpg", "4.jpg"]))
+  pairs = [("/d/p0/1.jpg", "/d/p1/1.jpg", 1), ("/d/p0/1.jpg", "/d/p0/2.jpg", 0)]
+  assert evaluate.main([path, listed(tmp_path, *pairs)]) == 2
+  assert "names /d/p0/1.jpg, which is not among the 4 paths of" in capsys.readouterr().err
+
+
+def test_a_list_of_rows(file, capsys, tmp_path):
+  path = file(features=np.eye(4)[[0, 1, 0, 1]])
+  (tmp_path / "rows.csv").write_text("row1,row2,same\n0,2,1\n0,1,0\n3,1,1\n")
+  assert figures(capsys, path, f"--pairs={tmp_path / 'rows.csv'}")["verification_auc"] == 1
+  (tmp_path / "rows.csv").write_text("row1,row2,same\n0,4,1\n0,1,0\n")
+  assert evaluate.main([path, f"--pairs={tmp_path / 'rows.csv'}"]) == 2
+  assert "names row 4, but" in capsys.readouterr().err
+  (tmp_path / "rows.csv").write_text("img1,img2,issame\n0,4,1\n0,1,0\n")
+  assert evaluate.main([path, f"--pairs={tmp_path / 'rows.csv'}"]) == 2
+  assert "names images, such as 0: expected 'paths' in" in capsys.readouterr().err
+
+
 def test_what_is_printed_can_be_given_back(file, capsys):
   """A threshold copied from the table gives the shares beside it, however close the scores lie."""
   close = np.ones_like(FEATURES) + 1e-4 * FEATURES
@@ -154,13 +221,9 @@ def test_table_and_picture(file, capsys, tmp_path):
 @pytest.mark.parametrize(
   ("arrays", "argv", "message"),
   [
-    ({"features": FEATURES}, [], "has no 'labels'; it holds features"),
-    (
-      {"features": FEATURES, "ids": LABELS},
-      [],
-      "has no 'labels'; did you mean 'ids'? it holds fea",
-    ),
-    ({"features": FEATURES, "paths": PATHS}, [], "has no 'labels' (or give --pairs)"),
+    ({"features": FEATURES}, [], "has no 'labels': it holds features (float32 [40, 6])\n"),
+    ({"features": FEATURES, "ids": LABELS}, [], "if 'ids' holds the labels, save it as 'labels'\n"),
+    ({"features": FEATURES, "paths": PATHS}, [], "; --pairs FILE asks for pairs of its paths\n"),
     ({"features": FEATURES, "labels": LABELS[:9]}, [], "has shape (9,): expected (40,)"),
     ({"features": FEATURES[0], "labels": LABELS}, [], "has shape (6,): expected [samples, D]"),
     ({"features": FEATURES, "labels": LABELS + 0.5}, [], "expected whole numbers or text"),
@@ -169,7 +232,7 @@ def test_table_and_picture(file, capsys, tmp_path):
     ({"features": FEATURES, "labels": LABELS * 0}, [], "no pair of the 40 embeddings is of two"),
     ({"features": FEATURES, "labels": LABELS}, ["--threshold=5"], "expected one on cosines, -1"),
     ({"features": FEATURES, "labels": LABELS}, ["--bias=1"], "--bias is of scores"),
-    ({"features": FEATURES, "labels": LABELS}, ["--pairs=x"], "expected 'paths' in"),
+    ({"features": FEATURES, "labels": LABELS}, ["--pairs=x"], "x cannot be read as a list"),
     ({"features": FEATURES, "paths": PATHS}, ["--pairs=nowhere"], "cannot be read as a list"),
     ({"logits": FEATURES, "labels": LABELS % 6}, ["--pairs=x"], "--pairs is of features"),
     (

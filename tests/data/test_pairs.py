@@ -76,6 +76,60 @@ def test_csv(write, tmp_path):
     pairs.read(write(text), folder=tmp_path)
 
 
+def table(header, separator=",", change=str, word=str):
+  rows = [("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0), ("b/2.png", "b/1.png", 1)]
+  lines = [separator.join([change(a), change(b), word(same)]) for a, b, same in rows]
+  return "\n".join([*([header] if header else []), *lines, ""])
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    *[
+      table(f"{names},{same}")
+      for names in ("img1,img2", "Image_A,Image_B", "id1,id2")
+      for same in ("same", "issame", "label")
+    ],
+    *[table("path1 path2 same".replace(" ", s), s) for s in (",", "\t", ";", " ")],
+    *[table("", separator) for separator in (",", "\t", ";", "  ")],
+    table('"path1","path2","same"', change='"{}"'.format),
+    table("path1,path2,same", word=lambda same: str(bool(same))),
+    table("path1,path2,same", word=lambda same: str(2 * same - 1)),
+    table("path1,path2,same", word="{:.1f}".format),
+    table("path1,path2,match", word=lambda same: ("different", "same")[same]),
+    "1 a/1.png a/2.png\n0 a/1.png b/1.png\n1 b/2.png b/1.png\n",
+    ",label,path2,score,path1\n0,1,a/2.png,.5,a/1.png\n\n1,0,b/1.png,.5,a/1.png\n2,1,b/1.png,,b/2.png",
+    table("path1,path2,same").encode("utf-16"),
+  ],
+)
+def test_tables_as_people_write_them(write, text):
+  result = pairs.read(write(text))
+  named = [(result.paths[a], result.paths[b]) for a, b in result.pairs]
+  assert named == [("a/1.png", "a/2.png"), ("a/1.png", "b/1.png"), ("b/2.png", "b/1.png")]
+  assert result.same.tolist() == [True, False, True]
+  assert (result.folds.tolist(), result.rows) == ([0, 0, 0], False)
+
+
+def test_numbers_of_rows_and_numbers_for_names(write):
+  result = pairs.read(write("idx1,idx2,same\n7,12,1\n12,0,0\n"))
+  assert (result.paths, result.rows, result.pairs.tolist()) == (
+    ("7", "12", "0"),
+    True,
+    [[0, 1], [1, 2]],
+  )
+  assert pairs.read(write("7 12 1\n12 0 0\n")).rows is False
+  assert pairs.read(write("a b 1 0\nb c 0 1\n")).folds.tolist() == [0, 1]
+
+
+def test_paths_of_another_machine_are_found_in_a_folder(write, tmp_path):
+  for name in ("a/1.png", "a/2.jpg", "b/1.png"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  text = "path1,path2,same\nC:\\faces\\a\\1.png,/mnt/faces/a/2.png,1\n./a/1.png,b\\1.jpg,0\n"
+  result = pairs.read(write(text), folder=tmp_path)
+  assert result.paths == ("a/1.png", "a/2.jpg", "b/1.png")
+
+
 def test_the_list_goes_through_the_metrics(write):
   """From the file to the accuracy over folds: a perfect embedding judges every pair right."""
   result = pairs.read(write(LFW))
@@ -103,8 +157,14 @@ def test_the_list_goes_through_the_metrics(write):
     ),
     ("path1,path2\na,b\n", "line 1: expected path1,path2,same or path1,path2,same,fold, got"),
     ("path1,path2,same\n", "holds no pair"),
+    ("path1,path2,different\na,b,1\n", "line 1: expected path1,path2,same .*'different' says no"),
+    ("path1,path2,same\na,b,1\na,c,0\na,d,-1\n", "line 4: same is 0 in one line and -1 in anoth"),
+    ("path1,path2,same\na,,1\n", "line 2: expected two names, got an empty one: 'a,,1'"),
+    ("row1,row2,same\n1,x,1\n", "line 2: expected the number of a row, from 0, got 'x'"),
+    ("1 0 1\n0 1 0\n", "line 1: the first or the last field may say same: expected a header"),
+    ("foo,bar,baz\na,b,1\n", "line 1: expected the number of folds .* or the header path1,path2"),
     ("path1,path2,same\na,b\n", "line 2: expected 3 fields, got 2: 'a,b'"),
-    ("path1,path2,same\na,b,1\na,b,yes\n", "line 3: same is 'yes'; expected one of 1, true, 0"),
+    ("path1,path2,same\na,b,1\na,b,maybe\n", "line 3: same is 'maybe'; expected 1 or 0, true or"),
     (
       "path1,path2,same,fold\na,b,1,-1\n",
       "line 2: fold is '-1'; expected an integer of at least 0",
