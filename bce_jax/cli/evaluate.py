@@ -6,13 +6,23 @@
   bce-eval EMBEDDINGS.npz --threshold 0.3 --pairs pairs.txt
 
 FILE.npz holds logits [n, N] and labels [n] and may hold bias ([] or [N]), train_counts [N],
-features [n, D] and the classifier's weights [N, D]. Without logits, features and labels are
-verified: is a pair of samples of one identity, by the cosine? All pairs are asked, or with --pairs
-those of a list (LFW's pairs.txt or CSV), by paths [n]; bias and scale give the threshold
-t = bias / scale, else --threshold. Logits are scores before a bias is subtracted,
-z = logits - bias; a model that adds its bias, and decides at 0, has --bias 0. A run folder of
-bce-train is judged by what it holds. Files are read a few rows at a time: they may be larger than
-memory. Exit codes: 0 done, 2 something given is wrong.
+class_names [N], features [n, D] and the classifier's weights [N, D]. Labels are class ids, one-hot
+rows, or text that is found among the class names. Logits are scores before a bias is subtracted,
+z = logits - bias; a model that adds its bias, and decides at 0, has --bias 0.
+
+Logits [n] with labels of two kinds (0 and 1, -1 and 1, true and false, same and different) are one
+score a sample: AUC, equal error rate, the best threshold, and the confusion matrix at --threshold
+and at the bias.
+
+Without logits, features and labels are verified: is a pair of samples of one identity, by the
+cosine? All pairs are asked, or with --pairs those of a list (LFW's pairs.txt, or a table such as
+path1,path2,same, with or without a header), by paths [n]; bias and scale give the threshold
+t = bias / scale, else --threshold.
+
+Names such as scores, probs, targets, y_true and embeddings are known too: what is taken as what is
+told on stderr, as are scores of +infinity or at the end of their dtype, and arrays that nothing is
+done with. A run folder of bce-train is judged by what it holds. Files are read a few rows at a
+time: they may be larger than memory. Exit codes: 0 done, 2 something given is wrong.
 """
 
 import argparse
