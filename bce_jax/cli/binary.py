@@ -53,6 +53,7 @@ def judge(
   if "labels" not in found:
     assert isinstance(found, keys.Named)
     raise ValueError(keys.lacking(found, "labels"))
+  keys.print_unused(found, ("logits", "labels", "bias"))
   logits = found["logits"]
   if not len(logits):
     raise ValueError(f"{logits.name} has shape {logits.shape}: expected some scores")

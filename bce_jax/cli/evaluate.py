@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
   else:
     _stay_on_the_host()
     found = given.open_files(paths)
-    if verify.wanted(found):
+    if verify.wanted(found, args):
       return _verified(paths[0], found, args)
     if binary.wanted(found):
       return _two_kinds(paths[0], found, args)

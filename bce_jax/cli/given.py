@@ -79,6 +79,8 @@ def read(path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.
   if "labels" not in found:
     assert isinstance(found, keys.Named)
     raise ValueError(keys.lacking(found, "labels"))
+  scored = ("logits", "labels", "bias", "train_counts", "features")
+  keys.print_unused(found, scored + (("weights",) if "features" in found else ()))
   logits = found["logits"]
   if len(logits.shape) != 2 or 0 in logits.shape:
     raise ValueError(

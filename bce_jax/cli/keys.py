@@ -158,6 +158,18 @@ def _print_assumed(found: Named) -> None:
     print(f"bce-eval: {found.path}: {', '.join(said)}", file=sys.stderr)
 
 
+def print_unused(found: Mapping[str, "StoredArray"], used: Sequence[str]) -> None:
+  """Tells of arrays that are known, but of no use to what is done with the others.
+
+  Paths and names stand beside them to tell people what they are; nothing is lost with them.
+  """
+  unused = [name for name in found if name not in (*used, "paths", "class_names", "scale")]
+  if unused and isinstance(found, Named):
+    verb = "is" if len(unused) == 1 else "are"
+    words = ", ".join(repr(found.keys_of[name]) for name in unused)
+    print(f"bce-eval: {found.path}: {words} {verb} not used here", file=sys.stderr)
+
+
 def _meant(name: str, held: Iterable[str]) -> list[str]:
   """The arrays whose names stand for `name`, and for nothing that has its own."""
   return [
@@ -197,7 +209,7 @@ def _looks_like(name: str, array: "StoredArray | None", rows: tuple[int, ...] | 
     return False
   if name == "logits":
     return array.dtype.kind == "f" and len(array.shape) == 2 and array.shape[1] > 1
-  return _is_flat(array) and array.dtype.kind in "iubUS"
+  return _is_flat(array) and array.dtype.kind in ("iuUS" if name == "paths" else "iubUS")
 
 
 def _is_flat(array: "StoredArray") -> bool:

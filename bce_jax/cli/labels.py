@@ -50,9 +50,8 @@ def class_ids(
       f" {size:,} rows of logits{hint}"
     )
   values = stored.load().reshape(-1)
-  names = None if class_names is None else _names(class_names, num_classes)
-  if names is not None and (values.dtype.kind in "SU" or names.dtype.kind in "iuf"):
-    return _by_name(stored, values, names)
+  if class_names is not None and (values.dtype.kind in "SU" or class_names.dtype.kind in "iuf"):
+    return _by_name(stored, values, _names(class_names, num_classes))
   if values.dtype.kind in "SU":
     raise ValueError(
       f"{stored.name} has dtype {values.dtype}: expected whole numbers, or class_names"
@@ -67,6 +66,8 @@ def class_ids(
     hint = ""
     if labels.min() == 1 and labels.max() == num_classes:
       hint = "; they seem to begin at 1"
+    elif num_classes == 2 and set(np.unique(labels).tolist()) <= {-1, 1}:
+      hint = "; save (labels + 1) // 2, or one score a sample"
     elif labels.min() < 0 and _most(stored.dtype) < num_classes - 1:
       hint = f"; {stored.dtype} can't hold more than {_most(stored.dtype)}"
     raise ValueError(

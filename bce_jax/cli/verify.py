@@ -17,9 +17,9 @@ if TYPE_CHECKING:
   from bce_jax.report.evidence import RocPoints
 
 
-def wanted(held: Mapping[str, Any]) -> bool:
-  """Whether a file holds embeddings to be verified, and no scores."""
-  return "features" in held and "logits" not in held
+def wanted(held: Mapping[str, Any], args: argparse.Namespace) -> bool:
+  """Whether a file holds embeddings to be verified: there are no scores, or pairs are asked for."""
+  return "features" in held and ("logits" not in held or args.pairs is not None)
 
 
 def judge(
@@ -43,7 +43,8 @@ def judge(
   for name in ("bias", "train_counts"):
     if getattr(args, name) is not None:
       option = f"--{name.replace('_', '-')}"
-      raise ValueError(f"{option} is of scores, but {path} holds features without logits")
+      raise ValueError(f"{option} is of scores, but of {path} the features are verified")
+  keys.print_unused(held, ("features", "labels", "bias"))
   features = _features(held["features"])
   if args.threshold is not None and abs(args.threshold) > 1:
     raise ValueError(f"--threshold {args.threshold}: expected one on cosines, -1 … 1")
@@ -91,7 +92,8 @@ def _features(stored: "StoredArray") -> "np.ndarray":
       f" number of {stored.dtype}: they seem to have been cut off there",
       file=sys.stderr,
     )
-  short = int(np.sum(np.linalg.norm(features, axis=1) < MIN_NORM))
+  with np.errstate(over="ignore"):  # beyond float32 they are long enough
+    short = int(np.sum(np.linalg.norm(features, axis=1) < MIN_NORM))
   if short:
     print(
       f"bce-eval: {stored.name}: {short:,} of {len(features):,} rows are shorter than {MIN_NORM:g},"
@@ -152,10 +154,10 @@ def _listed(
       )
     return listed._replace(paths=tuple(map(str, range(size))), pairs=at[listed.pairs])
   if "paths" not in found:
+    assert isinstance(found, keys.Named)
     raise ValueError(
-      f"--pairs {file} names images, such as {listed.paths[0]}: expected 'paths' in {path}, one a"
-      f" row of its features (or row numbers, with the header row1,row2,same); it holds"
-      f" {', '.join(found)}"
+      f"--pairs {file} names images, such as {listed.paths[0]}, but {keys.lacking(found, 'paths')}"
+      " (the header row1,row2,same would name rows)"
     )
   stored = found["paths"]
   if stored.shape not in ((size,), (size, 1)):

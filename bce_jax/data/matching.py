@@ -31,8 +31,8 @@ def find(listed: Sequence[str], held: Sequence[str], where: str) -> Match:
   r"""Finds every name of a list among those that are held.
 
   A name may be held as it is; with \ for /, or ./ before it; with another ending of images; or with
-  folders before it that the other side does not have. Where both are full paths, what stands before
-  must be one thing for the whole list: /mnt/lfw on one side, and D:/faces on the other.
+  folders before it that the other side does not have. Where both have some before it, that must be
+  one thing for the whole list: /mnt/lfw on one side, and D:/faces on the other.
   Each way is tried for what the one before has not found.
 
   Args:
@@ -110,12 +110,15 @@ def _within(
 def _by_prefix(
   names: Sequence[Parts], held: Sequence[Parts], taken: Set[int]
 ) -> tuple[list[list[int]], str]:
-  """Full paths of two machines, or of two places: what stands before is one thing on each side."""
+  """Paths of two machines, or of two places: what stands before is one thing on each side."""
   rows = _places(held)
   first = names[0]
-  if len(set(names)) < 2 or not is_absolute(first) or not all(map(is_absolute, held)):
-    return [[] for _ in names], ""  # p0/1 and p1/1 are two images
-  for k in range(1, len(first)):  # as few folders as can be
+  if len(set(names)) < 2:
+    return [[] for _ in names], ""
+  # Of paths that are not full ones, a folder of their own must agree: p0/1 and p1/1 are two images.
+  least = 1 if is_absolute(first) and all(map(is_absolute, held)) else 2
+  shortest = min(map(len, names))
+  for k in range(1, shortest - least + 1):  # as few folders as can be
     before, rest = first[:k], first[k:]
     working = []
     for prefix in sorted({parts[: -len(rest)] for parts in held if parts[-len(rest) :] == rest}):

@@ -94,7 +94,7 @@ def binary_accuracy(
     ValueError: for wrong shapes or dtypes, a nan, or inside a trace.
 
   >>> binary_accuracy([0.1, 0.4, 0.3, 0.9], [False, False, True, True])
-  BinaryAccuracy(accuracy=0.75, threshold=0.64..., threshold_low=0.4..., threshold_high=0.89...)
+  BinaryAccuracy(accuracy=0.75, threshold=0.65, threshold_low=0.4, threshold_high=0.9)
   """
   values, kinds = _checked(scores, positive)
   best = uniform_accuracy_from_pairs(

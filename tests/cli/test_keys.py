@@ -100,6 +100,7 @@ def test_what_to_rename(judge, held, message):
 
 
 def test_what_nobody_needs_may_be_anything(judge):
+  assert judge(logits=Z, labels=Y, class_names=NAMES[[0, 0]])[0] == 0
   names = NAMES.astype(object)
   assert judge(logits=Z, labels=Y, class_names=names)[0] == 0
   code, _, err = judge(logits=Z, labels=NAMES[Y], class_names=names)
@@ -183,6 +184,8 @@ def test_labels_of_a_rounding(judge):
     True,
     True,
   )
+  code, _, err = judge(logits=Z[:, :2], labels=2 * (Y % 2) - 1)
+  assert (code, "the first is -1: expected 0 … 1; save (labels + 1) // 2" in err) == (2, True)
   code, _, err = judge(logits=Z, labels=Y + 1e-3)
   assert (code, "expected whole numbers, got 0.001" in err) == (2, True)
 
@@ -231,6 +234,11 @@ def test_scores_at_the_end_of_their_dtype(judge, dtype):
 
 
 def test_embeddings_at_the_end_of_their_dtype(judge):
+  expected = judge(features=F, labels=Y)[1]
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning of numpy would be the user's
+    for long in (F * np.float32(2.0**100), F.astype(np.float64) * 2.0**700):
+      assert judge(features=long, labels=Y) == (0, expected, "")
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     code, _, err = judge(features=(F * 1e5).astype(np.float16), labels=Y)

@@ -131,6 +131,7 @@ def test_a_listed_path_of_two_rows(file, capsys, tmp_path, twice):
     ("/mnt/lfw/p/{}.jpg", "p/{}.jpg", "with more folders in the list"),
     ("p/{}.jpg", "/mnt/lfw/p/{}.png", "with more folders in the file"),
     ("{}", "/mnt/lfw/p/{}.png", "with more folders in the file"),
+    ("lfw/p/{}.jpg", "images/p/{}.jpg", "with lfw of the list taken as images"),
     (r"D:\faces\lfw\p\{}.jpg", "/data/lfw/p/{}.jpg", "with D:/faces of the list taken as /data"),
   ],
 )
@@ -176,6 +177,23 @@ def test_two_images_are_never_taken_for_one(file, capsys, tmp_path):
   assert "names /d/p0/1.jpg, which is not among the 4 paths of" in capsys.readouterr().err
 
 
+def test_a_folder_of_another_identity_is_no_other_place(file, capsys, tmp_path):
+  path = file(features=np.eye(4), paths=np.array([f"p0/{k}.jpg" for k in range(4)]))
+  assert evaluate.main([path, listed(tmp_path, ("p1/1", "p1/2", 1), ("p1/1", "p1/3", 0))]) == 2
+  assert "4 paths of" in capsys.readouterr().err
+
+
+def test_pairs_go_before_scores(file, capsys, tmp_path):
+  arrays = {"features": np.eye(4)[[0, 0, 1, 2]], "paths": np.array(list("abcd"))}
+  option = listed(tmp_path, ("a", "b", 1), ("a", "c", 0))
+  expected = figures(capsys, file(**arrays), option)
+  path = file(**arrays, logits=np.eye(4), weights=np.eye(4))
+  assert evaluate.main([path, option, "--json"]) == 0
+  out, err = capsys.readouterr()
+  assert json.loads(out) == expected
+  assert "'logits', 'weights' are not used here" in err
+
+
 def test_a_list_of_rows(file, capsys, tmp_path):
   path = file(features=np.eye(4)[[0, 1, 0, 1]])
   (tmp_path / "rows.csv").write_text("row1,row2,same\n0,2,1\n0,1,0\n3,1,1\n")
@@ -185,7 +203,9 @@ def test_a_list_of_rows(file, capsys, tmp_path):
   assert "names row 4, but" in capsys.readouterr().err
   (tmp_path / "rows.csv").write_text("img1,img2,issame\n0,4,1\n0,1,0\n")
   assert evaluate.main([path, f"--pairs={tmp_path / 'rows.csv'}"]) == 2
-  assert "names images, such as 0: expected 'paths' in" in capsys.readouterr().err
+  err = capsys.readouterr().err
+  assert "names images, such as 0, but" in err
+  assert "has no 'paths': it holds features (float64 [4, 4]) (the header row1,row2,same" in err
 
 
 def test_what_is_printed_can_be_given_back(file, capsys):
@@ -231,7 +251,7 @@ def test_table_and_picture(file, capsys, tmp_path):
     ({"features": FEATURES, "labels": np.arange(40)}, [], "no pair of the 40 embeddings is of one"),
     ({"features": FEATURES, "labels": LABELS * 0}, [], "no pair of the 40 embeddings is of two"),
     ({"features": FEATURES, "labels": LABELS}, ["--threshold=5"], "expected one on cosines, -1"),
-    ({"features": FEATURES, "labels": LABELS}, ["--bias=1"], "--bias is of scores"),
+    ({"features": FEATURES, "labels": LABELS}, ["--bias=1"], "--bias is of scores, but of "),
     ({"features": FEATURES, "labels": LABELS}, ["--pairs=x"], "x cannot be read as a list"),
     ({"features": FEATURES, "paths": PATHS}, ["--pairs=nowhere"], "cannot be read as a list"),
     ({"logits": FEATURES, "labels": LABELS % 6}, ["--pairs=x"], "--pairs is of features"),
