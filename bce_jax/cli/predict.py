@@ -132,14 +132,18 @@ def _list(given: Sequence[str]) -> list[str]:
   from bce_jax.data import folders
   from bce_jax.training import predict
 
-  files = {path: predict.files_of(path) for path in given}
+  found = {path: predict.files_of(path) for path in given}
+  files = {path: names for path, (names, _) in found.items()}
+  for path, (_, passed) in found.items():
+    if passed:
+      _say(f"{path}: passed over {passed}")
   empty = [path for path in files if not files[path]]
   if len(empty) == len(files):
     expected = " ".join(folders.ENDINGS)
     raise ValueError(f"no images in {', '.join(empty)}: expected files {expected}")
   for path in empty:
     _say(f"no images in {path}")
-  return list(dict.fromkeys(file for found in files.values() for file in found))
+  return list(dict.fromkeys(file for names in files.values() for file in names))
 
 
 def _check_output(path: pathlib.Path) -> None:

@@ -49,6 +49,7 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
   lines = records.read_metrics(folder)
   if not all({"epoch", "split"} <= record.keys() for record in lines):
     raise ValueError(f"{folder / records.METRICS} is damaged: a record lacks its epoch or split")
+  lines = [record for record in lines if record["split"] != records.SKIPPED]
   # Figures that only training has, as it last logged them.
   for record in lines:
     if record.get("split") == "train":

@@ -148,9 +148,14 @@ def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
   """Judges a checkpoint; returns what is to be told of it."""
+  import jax
+
   from bce_jax.training import experiment, loop
 
   parts = experiment.build(config, progress=console.progress_bar, judging=True)
+  if not jax.process_index():
+    for line in (*parts.dataset.notes, *(one.reason for one in parts.dataset.skipped)):
+      print(line, file=sys.stderr)
   figures = loop.evaluate_only(parts, workdir, which=which)
   told = f"{workdir}, {which} checkpoint, step {figures['step']}"
   return f"{told}\n{_tables(figures)}"

@@ -121,12 +121,12 @@ def eight_bits(image: Image.Image, depth: Depth) -> tuple[Image.Image, Depth]:
   if image.mode == "I" and depth.kind.startswith("32-bit") and _is_unsigned(image):
     values = values.view(np.uint32)
   low, high = values.min(), values.max()
-  found = f"its pixels are {low:g} … {high:g}" if image.mode == "F" else f"{low} … {high}"
-  found = found if image.mode == "F" else f"its pixels are {found}"
+  digits = "g" if image.mode == "F" else "d"
+  found = f"its pixels are {low:{digits}} … {high:{digits}}"
   if depth.white is None:
     raise DepthError(f"{found}; {_unknown(depth)}")
   white = depth.white
-  if not (0 <= low and high <= white):  # nan too
+  if not (low >= 0 and high <= white):  # nan too
     raise DepthError(
       f"{found} ({depth.kind}), expected 0 … {white:g}: set {_OPTION} to the value of white, or"
       " save it with 8 or 16 bits"

@@ -126,7 +126,7 @@ def read(
     if depth is None or depth.color:
       plain = _plain(image, mode)
       if depth is not None:
-        depth = depth._replace(peak=float(np.max(plain)) / 255)
+        depth = depth._replace(peak=float(np.asarray(plain).max()) / 255)
     else:
       plain, depth = depths.eight_bits(image, depth)
       plain = plain.convert(mode)

@@ -19,6 +19,7 @@ from absl import flags
 from jaxtyping import Int64
 
 from bce_jax.data import sources, splits
+from bce_jax.data.images import DamagedError
 
 Batch = dict[str, np.ndarray]
 
@@ -105,7 +106,8 @@ def train_batches(
 
   Returns:
     An iterator of {"images": uint8 [B, H, W, C], "labels": int32 [B]}, with "partner_images" and
-    "partner_labels" of the same shapes where there is a second batch.
+    "partner_labels" of the same shapes where there is a second batch, and where damaged images are
+    skipped, with "damaged": the indices, int64 [k], of those that others stand in for.
 
   Raises:
     ValueError: at once for an option out of range; from the iterator for an image that cannot be
@@ -214,6 +216,10 @@ class _TrainBatches:
       partners = _draw(self._partner, (seed, step, 2), size)[self._rows]
       batch["partner_images"] = self.source.images(partners)
       batch["partner_labels"] = self.source.labels[partners]
+      indices = np.concatenate([indices, partners])
+    if isinstance(self.source, sources.FolderSource) and self.source.skips_damaged:
+      found = list(self.source.found_damaged())
+      batch["damaged"] = np.unique(indices[np.isin(indices, found)])
     return batch
 
 
@@ -290,8 +296,10 @@ def _drain(dataset: grain.IterDataset) -> Iterator[Batch]:
   iterator = iter(dataset)
   try:
     yield from iterator
-  except ValueError as error:
+  except DamagedError as error:
     # Anew, since Grain adds notes about tracebacks to what is to be one line.
+    raise DamagedError(str(error)) from error
+  except ValueError as error:
     raise ValueError(str(error)) from error
   finally:
     iterator.close()

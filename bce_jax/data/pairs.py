@@ -18,7 +18,8 @@ from jaxtyping import Bool, Int64
 
 from bce_jax.data import matching
 
-_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # looked for in this order
+# Looked for in this order.
+_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".avif")
 
 # What the two columns of names may be called, before 1 and 2 (or a and b), in order of preference.
 _NAMES: tuple[str, ...] = (
@@ -160,6 +161,29 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
     np.array(same),
     np.array(folds, np.int64),
     columns is not None and columns.rows,
+  )
+
+
+def without(listed: PairList, kept: Bool[np.ndarray, "m"]) -> PairList:
+  """Leaves the pairs of some images out.
+
+  Args:
+    listed: the pairs, of m images.
+    kept: which images are kept.
+
+  >>> listed = PairList(("a", "b", "c"), np.array([[0, 1], [1, 2]]), np.array([True, False]),
+  ...   np.array([0, 1]))
+  >>> without(listed, np.array([False, True, True]))
+  PairList(paths=('b', 'c'), pairs=array([[0, 1]]), same=array([False]), folds=array([1]), rows=False)
+  """
+  rows = kept[listed.pairs].all(axis=1)
+  number = np.cumsum(kept) - 1
+  return PairList(
+    tuple(path for path, keep in zip(listed.paths, kept, strict=True) if keep),
+    number[listed.pairs[rows]],
+    listed.same[rows],
+    listed.folds[rows],
+    listed.rows,
   )
 
 

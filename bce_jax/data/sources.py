@@ -5,30 +5,27 @@ A `Source` gives uint8 images by index. Small sets are decoded once and held in 
 fixed: the same files give the same split on every machine and in every run.
 """
 
-import collections
-import concurrent.futures
 import itertools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
-from bce_jax.data import folders, splits
-from bce_jax.data import pairs as pair_lists
-from bce_jax.data.images import decode, header
+from bce_jax.data import folders, images, reading, splits
+from bce_jax.data.depth import Depth
+from bce_jax.data.images import DamagedError
 from bce_jax.data.pairs import PairList
+from bce_jax.data.reading import Progress, Skipped
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
 
 # (mean, standard deviation) of CIFAR-10's channels, as much published code has them.
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-
-Progress = Callable[..., Iterable[Any]]  # called like tqdm: progress(iterable, total=n, desc="…")
 
 
 @runtime_checkable
@@ -60,6 +57,8 @@ class Dataset(NamedTuple):
     unseen: images to be verified, of classes that are not trained on; None for none.
     unseen_names: of the labels of `unseen`; none where pairs are listed, which name no class.
     listed: which pairs of `unseen` are verified; None: all of them.
+    notes: what was assumed or passed over, a line each.
+    skipped: the damaged images that were found.
   """
 
   train: Source
@@ -69,6 +68,8 @@ class Dataset(NamedTuple):
   unseen: Source | None = None
   unseen_names: tuple[str, ...] = ()
   listed: PairList | None = None
+  notes: tuple[str, ...] = ()
+  skipped: tuple[Skipped, ...] = ()
 
 
 class ArraySource:
@@ -77,28 +78,45 @@ class ArraySource:
   Args:
     images: uint8 [n, H, W, C].
     labels: integers ≥ 0, [n].
+    damaged: which images are not known, [n]: another of the class stands in for each; see
+      `reading.others_of_class`.
 
   Raises:
     ValueError: for another dtype or rank, or when the two lengths differ.
   """
 
-  def __init__(self, images: np.ndarray, labels: np.ndarray):
+  def __init__(
+    self, images: np.ndarray, labels: np.ndarray, damaged: Bool[np.ndarray, "n"] | None = None
+  ):
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 [n, H, W, C]")
     self.labels = _checked_labels(labels, len(images))
     self.image_shape: tuple[int, int, int] = images.shape[1:]
     self._images = images
+    self._damaged = damaged if damaged is not None and damaged.any() else None
 
   def __len__(self) -> int:
     return len(self.labels)
 
   def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Returns the images at `indices`, uint8 [k, H, W, C]."""
+    if self._damaged is not None:
+      indices = np.array([self._stand_in(int(index)) for index in indices], np.int64)
     return self._images[indices]
 
   def take(self, indices: Int[np.ndarray, "k"]) -> "ArraySource":
     """Returns a source of these images only, in this order."""
-    return ArraySource(self._images[indices], self.labels[indices])
+    damaged = None if self._damaged is None else self._damaged[indices]
+    return ArraySource(self._images[indices], self.labels[indices], damaged)
+
+  def _stand_in(self, index: int) -> int:
+    damaged = self._damaged
+    if damaged is None or not damaged[index]:
+      return index
+    for other in reading.others_of_class(self.labels, index):
+      if not damaged[other]:
+        return other
+    raise DamagedError(f"every image of class {self.labels[index]} is damaged")
 
 
 class FolderSource:
@@ -110,6 +128,9 @@ class FolderSource:
     image_size: side in pixels of the square every image becomes (see `decode`); None leaves them
       as they are, and they must all have the size of the first.
     channels: 3 for colour, 1 for gray.
+    full_scale: value of white in images of more than 8 bits; None: as each file says.
+    skip_damaged: whether another image of its class stands in for a damaged one; see
+      `reading.others_of_class`.
 
   Raises:
     ValueError: for no files, not one label a file, or a first file that is no image.
@@ -121,6 +142,8 @@ class FolderSource:
     labels: np.ndarray,
     image_size: int | None = None,
     channels: int = 3,
+    full_scale: float | None = None,
+    skip_damaged: bool = False,
   ):
     if not paths:
       raise ValueError("there are no image files; expected 1 or more")
@@ -131,7 +154,11 @@ class FolderSource:
     self.labels = _checked_labels(labels, len(paths))
     self._paths = tuple(os.fspath(path) for path in paths)
     self._image_size = image_size
-    height, width = (image_size, image_size) if image_size else header(self._paths[0])
+    self.full_scale = full_scale
+    self.skips_damaged = skip_damaged
+    self._damaged: dict[int, str] = {}  # those that were read
+    self._first = 0
+    height, width = (image_size, image_size) if image_size else self._first_size()
     self.image_shape: tuple[int, int, int] = (height, width, channels)
 
   def __len__(self) -> int:
@@ -139,36 +166,89 @@ class FolderSource:
 
   def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Decodes the images at `indices`, uint8 [k, H, W, C]; a ValueError names a bad file."""
-    images = np.empty((len(indices), *self.image_shape), np.uint8)
+    pixels = np.empty((len(indices), *self.image_shape), np.uint8)
     for row, index in enumerate(indices):
-      images[row] = self.read(int(index))
-    return images
+      pixels[row] = self._read_or_replace(int(index))
+    return pixels
 
   def take(self, indices: Int[np.ndarray, "k"]) -> "FolderSource":
     """Returns a source of these images only, in this order; there must be one."""
-    height, _, channels = self.image_shape
-    size = None if self._image_size is None else height
     paths = [self._paths[index] for index in indices]
-    return FolderSource(paths, self.labels[indices], size, channels)
+    return self.like(paths, self.labels[indices])
 
-  def read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes one image, uint8 [H, W, C]."""
+  def like(self, paths: Sequence[str], labels: np.ndarray) -> "FolderSource":
+    """Returns a source of other files, read in the same way."""
+    return FolderSource(
+      paths, labels, self._image_size, self.image_shape[2], self.full_scale, self.skips_damaged
+    )
+
+  def load(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], Depth | None]:
+    """Decodes one image, uint8 [H, W, C], and returns what is known of its depth too."""
     path = self._paths[index]
-    image = decode(path, image_size=self._image_size, channels=self.image_shape[2])
+    image, depth = images.read(
+      path,
+      image_size=self._image_size,
+      channels=self.image_shape[2],
+      full_scale=self.full_scale,
+    )
     self._check_size(path, image.shape[0], image.shape[1])
-    return image
+    return image, depth
 
-  def check(self, index: int) -> None:
+  def check(self, index: int) -> Depth | None:
     """Refuses a file whose header is no image's, or gives another size, without decoding it."""
-    height, width = header(self._paths[index])
+    found = images.header(
+      self._paths[index], upright=self._image_size is None, full_scale=self.full_scale
+    )
     if self._image_size is None:
-      self._check_size(self._paths[index], height, width)
+      self._check_size(self._paths[index], found.height, found.width)
+    return found.depth
+
+  def path(self, index: int) -> str:
+    """The file of an image."""
+    return self._paths[index]
+
+  def found_damaged(self) -> dict[int, str]:
+    """What is wrong with each damaged image that was read here, by index."""
+    return dict(self._damaged)
+
+  def damage_of(self, index: int) -> str:
+    """What is wrong with a damaged image, which another process may have read."""
+    try:
+      self.load(index)
+    except DamagedError as error:
+      return str(error)
+    return f"{self._paths[index]} could not be read once"
+
+  def _read_or_replace(self, index: int) -> np.ndarray:
+    try:
+      return self.load(index)[0]
+    except DamagedError as error:
+      if not self.skips_damaged:
+        raise
+      self._damaged[index] = str(error)
+    for other in reading.others_of_class(self.labels, index):
+      try:
+        return self.load(other)[0]
+      except DamagedError:
+        continue
+    raise DamagedError(f"every image of the class is damaged: {self._damaged[index]}")
+
+  def _first_size(self) -> tuple[int, int]:
+    """Of the first image; where damaged ones are skipped, of the first that is not."""
+    while True:
+      try:
+        return images.header(self._paths[self._first], full_scale=self.full_scale)[:2]
+      except DamagedError:
+        if not self.skips_damaged or self._first + 1 == len(self._paths):
+          raise
+        self._first += 1
 
   def _check_size(self, path: str, height: int, width: int) -> None:
     first = self.image_shape[:2]
     if (height, width) != first:
       raise ValueError(
-        f"{path} is {height} x {width} (height x width) but the first image, {self._paths[0]}, is"
+        f"{path} is {height} x {width} (height x width) but the first image,"
+        f" {self._paths[self._first]}, is"
         f" {first[0]} x {first[1]}; set data.image_size to bring all images to one size"
       )
 
@@ -218,26 +298,31 @@ def folder(
   *,
   image_size: int | None = None,
   channels: int = 3,
+  full_scale: float | None = None,
   in_memory: bool | None = None,
   validation_fraction: float = 0.0,
   test_fraction: float = 0.2,
   unseen_fraction: float = 0.0,
+  layout: str = "auto",
+  empty_classes: str = "refuse",
+  skip_damaged: int = 0,
   threads: int | None = None,
   progress: Progress | None = None,
 ) -> Dataset:
   """Reads a folder of images, one folder a class.
 
-  Three layouts: `path/train/<class>/…` with `path/test/<class>/…`; the same with `val` or
-  `validation`, which is the test split where there is no `test` and the validation split where
-  there is one; or `path/<class>/…`, of which `test_fraction` becomes the test split. Folders
-  within a class are searched too; hidden files are passed over. Class ids follow the sorted names
-  of the training classes, images their sorted names.
+  Three layouts: `path/train/<class>/…` with `path/test/<class>/…`; the same with `val`, `valid`,
+  `validation` or `dev`, which is the test split where there is no `test` and the validation split
+  where there is one; or `path/<class>/…`, of which `test_fraction` becomes the test split. Folders
+  within a class are searched too, linked ones as well; hidden files are passed over. Class ids
+  follow the sorted names of the training classes, images their sorted names.
 
   Args:
     path: the folder.
-    image_size: side in pixels of the square every image becomes (see `decode`); None when all
-      have one size already.
+    image_size: side in pixels of the square every image becomes (see `images.decode`); None when
+      all have one size already.
     channels: 3 for colour, 1 for gray.
+    full_scale: value of white in images of more than 8 bits; None: as each file says.
     in_memory: True decodes every image now; False checks every file's header now, and decodes
       when asked; None decides by `MEMORY_LIMIT`.
     validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1;
@@ -245,6 +330,10 @@ def folder(
     test_fraction: the same for the test split, 0 < f < 1, where the folder has none.
     unseen_fraction: share of the classes, 0 ≤ f < 1, that is in none of these splits: all of their
       images are `unseen`.
+    layout: auto, flat (classes) or splits (train, test, …).
+    empty_classes: what becomes of a class without training images: refuse, drop or keep.
+    skip_damaged: how many damaged images may be skipped: in training another of the class stands
+      in, the other splits are without them.
     threads: how many read files now; None for one a core.
     progress: wraps the reading; called like tqdm: `progress(iterable, total=n, desc="…")`.
 
@@ -254,7 +343,15 @@ def folder(
   Raises:
     ValueError: for another layout; for a file that cannot be read or has another size, by name.
   """
-  *files, class_names = folders.list_splits(pathlib.Path(path), validation_fraction, test_fraction)
+  path = pathlib.Path(path)
+  listing = folders.list_splits(
+    path,
+    validation_fraction,
+    test_fraction,
+    layout=layout,
+    empty_classes=empty_classes,
+  )
+  files, class_names = [listing.train, listing.validation, listing.test], listing.class_names
   unseen = folders.unseen_classes(len(class_names), unseen_fraction)
   unseen_names = tuple(class_names[label] for label in unseen)
   unseen_files = folders.of_classes(folders.joined(files), unseen)
@@ -265,123 +362,47 @@ def folder(
   files.append(unseen_files)
   paths, labels = folders.joined(files)
   # One source over all splits, so that a size that differs between two of them is found as well.
-  everything = FolderSource(paths, labels, image_size, channels)
+  everything = FolderSource(paths, labels, image_size, channels, full_scale, skip_damaged > 0)
   if in_memory is None:
     in_memory = len(paths) * math.prod(everything.image_shape) <= MEMORY_LIMIT
-
-  sources: list[Any]
-  rows = range(len(paths))
-  if in_memory:
-    images = np.empty((len(paths), *everything.image_shape), np.uint8)
-    decoded = _in_threads(everything.read, rows, threads, progress, "decoding images")
-    for row, image in enumerate(decoded):
-      images[row] = image
-    parts = np.split(images, np.cumsum([len(split.paths) for split in files])[:-1])
-    sources = [ArraySource(part, split.labels) for part, split in zip(parts, files, strict=True)]
-  else:
-    checked = _in_threads(everything.check, rows, threads, progress, "checking images")
-    collections.deque(checked, maxlen=0)
-    sources = [
-      FolderSource(split.paths, split.labels, image_size, channels) if split.paths else ()
-      for split in files
-    ]
-  train, validation, test, others = (source if len(source) else None for source in sources)
+  read = reading.read_all(
+    everything,
+    in_memory=in_memory,
+    decoded=range(len(files[0].paths), len(paths)),
+    most_damaged=skip_damaged,
+    threads=threads,
+    progress=progress,
+  )
+  starts = np.cumsum([0, *(len(split.paths) for split in files)])
+  sources = [
+    split_source(everything, read, range(start, stop), training=number == 0)
+    for number, (start, stop) in enumerate(itertools.pairwise(starts))
+  ]
+  train, validation, test, others = sources
   if train is None or test is None:
     raise ValueError(f"{path} leaves no training or no test images of the seen classes")
-  return Dataset(train, validation, test, class_names, others, unseen_names)
+  skipped = tuple(
+    Skipped(os.path.relpath(paths[row], path), reason) for row, reason in read.damaged.items()
+  )
+  notes = (*listing.notes, *read.notes)
+  return Dataset(
+    train, validation, test, class_names, others, unseen_names, notes=notes, skipped=skipped
+  )
 
 
-def listed_pairs(
-  file: str | os.PathLike[str],
-  folder: str | os.PathLike[str],
-  *,
-  image_size: int | None = None,
-  channels: int = 3,
-  progress: Progress | None = None,
-) -> tuple[Source, PairList]:
-  """Reads the images that a list of pairs names, such as LFW's pairs.txt.
-
-  Args:
-    file: the list; see `pairs.read`.
-    folder: of the images.
-    image_size: as in `folder`.
-    channels: as in `folder`.
-    progress: as in `folder`.
-
-  Returns:
-    (the images, each once, in the order of the list's paths; the list).
-
-  Raises:
-    ValueError: for a list or an image that can't be read, by name.
-  """
-  listed = pair_lists.read(file, folder=folder)
-  paths = [os.path.join(folder, path) for path in listed.paths]
-  source = FolderSource(paths, np.zeros(len(paths), np.int32), image_size, channels)
-  if len(paths) * math.prod(source.image_shape) > MEMORY_LIMIT:
-    checked = _in_threads(source.check, range(len(paths)), None, progress, "checking pairs")
-    collections.deque(checked, maxlen=0)
-    return source, listed
-  decoded = _in_threads(source.read, range(len(paths)), None, progress, "decoding pairs")
-  images = np.empty((len(paths), *source.image_shape), np.uint8)
-  for row, image in enumerate(decoded):
-    images[row] = image
-  return ArraySource(images, source.labels), listed
-
-
-def _in_threads(
-  function: Callable[[int], Any],
-  items: Sequence[int],
-  threads: int | None = None,
-  progress: Progress | None = None,
-  title: str = "",
-) -> Iterator[Any]:
-  """Yields function(item) in the order of the items; the first error ends it."""
-  pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
-  # A window at a time, since map() asks for everything at once: gigabytes of requests, for a
-  # million files.
-  windows = (items[start : start + 4096] for start in range(0, len(items), 4096))
-  results: Iterable[Any] = itertools.chain.from_iterable(pool.map(function, w) for w in windows)
-  if progress is not None:
-    results = progress(results, total=len(items), desc=title)
-  try:
-    yield from results
-  finally:
-    pool.shutdown(cancel_futures=True)
-
-
-def channel_statistics(
-  source: Source, *, limit: int = 10_000
-) -> tuple[Float32[np.ndarray, "c"], Float32[np.ndarray, "c"]]:
-  """Mean and standard deviation of each channel, of pixels on a scale of 0 … 1.
-
-  Args:
-    source: the training images.
-    limit: how many of them to read at most, ≥ 1; a fixed random choice.
-
-  Returns:
-    (mean [C], std [C]), float32; a constant channel has std 1, so that it can be divided by.
-
-  Raises:
-    ValueError: for no images, or a limit below 1.
-  """
-  if limit < 1 or not len(source):
-    raise ValueError(f"there are {len(source)} images and the limit is {limit}; expected 1 or more")
-  chosen = np.sort(splits.permutation((splits.SPLIT_SEED,), len(source))[:limit])
-  per_chunk = max(1, 2**22 // math.prod(source.image_shape))
-
-  def histogram(start: int) -> np.ndarray:
-    images = source.images(chosen[start : start + per_chunk])
-    channels = images.reshape(-1, images.shape[-1]).T
-    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
-
-  # Integer counts are exact, in whatever chunks they are added up.
-  counts = np.zeros((source.image_shape[-1], 256), np.int64)
-  for part in _in_threads(histogram, range(0, len(chosen), per_chunk)):
-    counts += part
-  share = counts / counts.sum(axis=1, keepdims=True)
-  values = np.arange(256) / 255
-  mean = share @ values
-  variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
-  constant = (counts > 0).sum(axis=1) == 1
-  std = np.where(constant, 1.0, np.sqrt(variance))
-  return mean.astype(np.float32), std.astype(np.float32)
+def split_source(
+  everything: FolderSource, read: reading.Read, rows: range, *, training: bool
+) -> Source | None:
+  """A split of a set that was read: damaged images are replaced in training, else left out."""
+  damaged = np.array([row in read.damaged for row in rows], bool)
+  kept = np.asarray(rows, np.int64)
+  if not training:
+    kept = kept[~damaged]
+  if not len(kept):
+    return None
+  labels = everything.labels[kept]
+  if read.images is None:
+    return everything.like([everything.path(row) for row in kept], labels)
+  if len(kept) == len(rows):  # a view, not a copy
+    return ArraySource(read.images[rows.start : rows.stop], labels, damaged if training else None)
+  return ArraySource(read.images[kept], labels)

@@ -85,7 +85,12 @@ class Checkpoints:
     return max(judged, default=(0.0, None))[1]
 
   def save(
-    self, state: TrainState, loop: dict[str, Any], validation: dict[str, float] | None
+    self,
+    state: TrainState,
+    loop: dict[str, Any],
+    validation: dict[str, float] | None,
+    *,
+    replace: bool = False,
   ) -> None:
     """Saves a checkpoint, in the background.
 
@@ -93,13 +98,16 @@ class Checkpoints:
       state: the train state, logical.
       loop: the loop's own record, JSON.
       validation: figures on the held-out split, where it was judged at this step.
+      replace: one of the same step, which could not be judged then; else that one stays.
 
     Raises:
       SaveError: when this one, or the one before, could not be written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
-      return
+      if not replace:
+        return
+      self._manager.delete(step)
     metrics = None if validation is None else {self._best_metric: validation[self._best_metric]}
     loop = {**loop, _FINGERPRINT: fingerprint(state), _DIGEST: _digest(loop)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bce_jax import models, objectives
-from bce_jax.data import longtail
+from bce_jax.data import folders, layouts, longtail
 from bce_jax.names import nearest
 
 DATASETS = ("digits", "folder")
@@ -120,6 +120,15 @@ def default(objective: str = "joint") -> ConfigDict:
   config.data.folder = ""
   # Side in pixels that images of a folder are resized and cropped to; none: they have one size.
   config.data.image_size = config_dict.placeholder(int)
+  # auto, flat (a folder for each class) or splits (train, test, …), where a folder can be both.
+  config.data.layout = "auto"
+  # What becomes of a class without training images: refuse, drop or keep.
+  config.data.empty_classes = "refuse"
+  # Damaged images that may be skipped: in training another of the class stands in, in evaluation
+  # they are left out.
+  config.data.skip_damaged = 0
+  # Value of white in images of more than 8 bits; none: as each file says.
+  config.data.full_scale = config_dict.placeholder(float)
   # 3 for colour, 1 for gray, of a folder.
   config.data.channels = 3
   # Whether a folder's images are held in memory; none: if they take 2 GiB at most.
@@ -263,6 +272,8 @@ def check(config: ConfigDict) -> None:
     "optimizer.schedule": SCHEDULES,
     "data.name": DATASETS,
     "data.channels": (1, 3),
+    "data.layout": layouts.LAYOUTS,
+    "data.empty_classes": folders.EMPTY,
   }.items():
     if flat[key] not in choices:
       near = nearest(flat[key], choices)
@@ -283,6 +294,7 @@ def check(config: ConfigDict) -> None:
     "steps": 1,
     "data.image_size": 8,
     "data.workers": 0,
+    "data.skip_damaged": 0,
     "data.imbalance_seed": 0,
     "data.crop_padding": 0,
     "data.cutout": 0,
@@ -312,6 +324,7 @@ def check(config: ConfigDict) -> None:
     "data.validation_fraction": (0, True, 1),
     "data.test_fraction": (0, False, 1),
     "data.imbalance": (1, True, math.inf),
+    "data.full_scale": (0, False, math.inf),
     "verification.identities": (0, True, 1),
     "data.sampling_exponent": (-math.inf, False, math.inf),
     "eval_every_epochs": (0, False, math.inf),
@@ -353,9 +366,9 @@ def check(config: ConfigDict) -> None:
   if config.data.name == "folder" and not config.data.folder:
     raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
   if config.data.name != "folder":
-    for key in ("folder", "image_size", "in_memory"):
+    for key in ("folder", "image_size", "in_memory", "layout", "empty_classes", "full_scale"):
       value = flat[f"data.{key}"]
-      if value not in ("", None):
+      if value != defaults[f"data.{key}"]:
         raise ValueError(
           f"config.data.{key} is {value!r}, but config.data.name is"
           f" {config.data.name!r}: expected 'folder'"

@@ -1,6 +1,7 @@
 """From a config to the parts of a run; everything that can be wrong with one is found here."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bce_jax import models, objectives
-from bce_jax.data import longtail, sources
+from bce_jax.data import listed, longtail, reading, sources, statistics
+from bce_jax.data.reading import Skipped
 from bce_jax.data.sources import Dataset
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective, Problem
@@ -100,10 +102,14 @@ def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = Fa
       data.folder,
       image_size=data.image_size,
       channels=data.channels,
+      full_scale=data.full_scale,
       in_memory=data.in_memory,
       validation_fraction=data.validation_fraction,
       test_fraction=data.test_fraction,
       unseen_fraction=config.verification.identities,
+      layout=data.layout,
+      empty_classes=data.empty_classes,
+      skip_damaged=data.skip_damaged,
       progress=progress,
     )
   if data.imbalance is not None and not judging:
@@ -118,20 +124,51 @@ def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = Fa
     kept = longtail.subset(labels, counts, seed=data.imbalance_seed)
     dataset = dataset._replace(train=dataset.train.take(kept))
   if config.verification.folder:
-    unseen, listed = sources.listed_pairs(
+    pairs = listed.listed_pairs(
       config.verification.pairs,
       config.verification.folder,
       image_size=data.image_size,
       channels=dataset.train.image_shape[2],
+      full_scale=data.full_scale,
+      skip_damaged=data.skip_damaged,
       progress=progress,
     )
-    if unseen.image_shape != dataset.train.image_shape:
+    if pairs.source.image_shape != dataset.train.image_shape:
       raise ValueError(
-        f"config.verification.folder holds images of {unseen.image_shape[:2]} (height, width), the"
-        f" training images are of {dataset.train.image_shape[:2]}: set config.data.image_size"
+        f"config.verification.folder holds images of {pairs.source.image_shape[:2]} (height,"
+        f" width), the training images are of {dataset.train.image_shape[:2]}: set"
+        " config.data.image_size"
       )
-    dataset = dataset._replace(unseen=unseen, listed=listed)
+    dataset = dataset._replace(
+      unseen=pairs.source,
+      listed=pairs.listed,
+      notes=(*dataset.notes, *pairs.notes),
+      skipped=(*dataset.skipped, *pairs.skipped),
+    )
+    reading.check_count([one.reason for one in dataset.skipped], data.skip_damaged)
   return dataset
+
+
+def _statistics(
+  dataset: Dataset, fixed: Any, config: ConfigDict, *, judging: bool
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+  """Mean and deviation of the channels; and the dataset with what was found on the way."""
+  # Where they are fixed, some images tell whether there is anything to see.
+  found = statistics.channel_statistics(dataset.train, limit=256 if fixed else 10_000)
+  notes = () if judging else statistics.notes(found, len(dataset.train))
+  dataset = dataset._replace(notes=(*dataset.notes, *notes))
+  if isinstance(dataset.train, sources.FolderSource):
+    known = {one.file for one in dataset.skipped}
+    more = [
+      Skipped(os.path.relpath(dataset.train.path(index), config.data.folder), reason)
+      for index, reason in sorted(dataset.train.found_damaged().items())
+    ]
+    dataset = dataset._replace(
+      skipped=(*dataset.skipped, *(one for one in more if one.file not in known))
+    )
+    reading.check_count([one.reason for one in dataset.skipped], config.data.skip_damaged)
+  mean, std = fixed or (found.mean, found.std)
+  return dataset, np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> Classifier:
@@ -253,8 +290,8 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
   optimizer = optim.create_optimizer(
     config.optimizer, schedule, bias_learnable=config.bias_learnable
   )
-  statistics = objective.channel_statistics if channels == 3 else None
-  mean, std = statistics or sources.channel_statistics(dataset.train)
+  fixed = objective.channel_statistics if channels == 3 else None
+  dataset, mean, std = _statistics(dataset, fixed, config, judging=judging)
   experiment = Experiment(
     config=config,
     dataset=dataset,
@@ -264,8 +301,8 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     optimizer=optimizer,
     schedule=schedule,
     preprocess=Preprocess(
-      np.asarray(mean, np.float32),
-      np.asarray(std, np.float32),
+      mean,
+      std,
       config.data.crop_padding,
       config.data.flip,
       config.data.auto_augment,

@@ -5,6 +5,7 @@ import math
 import pathlib
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from bce_jax.data import loader
+from bce_jax.data.images import DamagedError
 from bce_jax.report import evidence
 from bce_jax.training import checkpoint, judging, parallel, records
 from bce_jax.training import workdir as workdir_lib
@@ -23,6 +25,7 @@ from bce_jax.training.experiment import Experiment
 from bce_jax.training.figures import Figures, NonFiniteError
 from bce_jax.training.preemption import PreemptedError, Preemption
 from bce_jax.training.progress import Progress
+from bce_jax.training.skipping import Skipping
 from bce_jax.training.state import TrainState
 from bce_jax.training.step import jit_train_step, make_train_step
 
@@ -91,11 +94,14 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
       f" {mesh.size} {jax.default_backend()} device(s)"
       + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
-    for line in said:
+    for line in (*said, *experiment.dataset.notes):
       progress.say(line)
+    skipping = Skipping(experiment, writer, progress.say, first_step)
     steps = judging.jit_steps(experiment)
     with preemption.training():
-      state, loop = _run(experiment, state, loop, steps, checkpoints, writer, progress, preemption)
+      state, loop = _run(
+        experiment, state, loop, steps, checkpoints, writer, progress, preemption, skipping
+      )
       checkpoints.wait()
     seen = judging.of_test_split(experiment, state, steps, observed=True)
     images, seconds = experiment.total_steps * config.batch_size, loop["seconds"]
@@ -209,6 +215,7 @@ def _run(
   writer: records.RecordWriter,
   progress: Progress,
   preemption: Preemption,
+  skipping: Skipping,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains from the state's step to the end.
 
@@ -218,6 +225,7 @@ def _run(
 
   Raises:
     PreemptedError: when told to end; a checkpoint of the last step is saved.
+    DamagedError: for an image that can't be read; a checkpoint of the last step is saved.
   """
   config, total = experiment.config, experiment.total_steps
   mesh, layout = experiment.mesh, experiment.layout
@@ -260,6 +268,63 @@ def _run(
         pending.setdefault(name, []).append(float(value))
     on_device.clear()
 
+  def evaluate() -> dict[str, Any] | None:
+    """Judges the network of this step; returns its figures where the split is held out."""
+    nonlocal since_record
+    before = time.monotonic()
+    try:
+      figures = judging.monitor(experiment, state, steps)
+    except NonFiniteError as error:
+      stop(f"after step {step} {error}")
+    except DamagedError:
+      keep(judged=False)
+      raise
+    split = "test" if experiment.dataset.validation is None else "validation"
+    epoch = step / experiment.steps_per_epoch
+    writer.write({"step": step, "epoch": epoch, "split": split, **figures})
+    progress.say(
+      f"step {step:,} {split}: A_SW {100 * figures['sample_wise_accuracy']:.2f} %"
+      f"  A_Uni {100 * figures['uniform_accuracy']:.2f} %"
+      f" (at the bias {100 * figures['uniform_accuracy_at_bias']:.2f} %)"
+      f"  bias {figures['bias']:.3f}  t* {figures['threshold']:.3f}"
+    )
+    spent = time.monotonic() - before
+    since_record += spent
+    progress.pause(spent)
+    return None if split == "test" else figures
+
+  def save(validation: dict[str, Any] | None, *, judged: bool = True) -> None:
+    nonlocal loop
+    # A copy: the save goes on in the background while the next record empties `pending`.
+    held = {name: list(values) for name, values in pending.items()}
+    seconds = seconds_before + time.monotonic() - start
+    loop = {"pending": held, "seconds": seconds, "records": list(writer.lines)}
+    kept = loop if judged else loop | {"unevaluated": True}
+    checkpoints.save(layout.to_save(state), kept, validation, replace=unevaluated)
+
+  def keep(*, judged: bool = True) -> None:
+    """Saves what was trained until an image can't be read; several processes can't do it alone."""
+    if step == first_step or jax.process_count() > 1:
+      return
+    fetch()
+    if all_finite(state):
+      save(None, judged=judged)
+      checkpoints.wait()
+
+  def read(batches: Iterator[loader.Batch]) -> Iterator[loader.Batch]:
+    try:
+      for batch in batches:
+        skipping.note(batch.pop("damaged", ()), step + 1)
+        yield batch
+    except DamagedError:
+      keep()
+      raise
+
+  # A checkpoint that was saved since it could not be judged is judged now, and replaced.
+  unevaluated = loop.pop("unevaluated", False)
+  if unevaluated:
+    save(evaluate())
+    unevaluated = False
   batches = loader.train_batches(
     experiment.dataset.train,
     seed=config.seed,
@@ -271,7 +336,7 @@ def _run(
     rows=parallel.local_rows(config.batch_size, mesh),
     workers=config.data.workers,
   )
-  for batch in batches:
+  for batch in read(batches):
     state, logs = train_step(state, parallel.put_batch(batch, mesh, config.batch_size))
     on_device.append(logs)
     step += 1
@@ -284,6 +349,7 @@ def _run(
     recording = step % config.log_every_steps == 0 or last
     if recording or saving:
       fetch()
+      skipping.exchange(step)
     if saving and not all_finite(state):
       stop(f"the parameters after step {step} are not finite")
     if recording:
@@ -303,31 +369,9 @@ def _run(
       progress.show(step, epoch, {name: record[name] for name in (*means, "bias")})
       pending.clear()
       since_record = now
-    validation = None
-    if evaluating:
-      before = time.monotonic()
-      try:
-        figures = judging.monitor(experiment, state, steps)
-      except NonFiniteError as error:
-        stop(f"after step {step} {error}")
-      split = "test" if experiment.dataset.validation is None else "validation"
-      writer.write({"step": step, "epoch": epoch, "split": split, **figures})
-      progress.say(
-        f"step {step:,} {split}: A_SW {100 * figures['sample_wise_accuracy']:.2f} %"
-        f"  A_Uni {100 * figures['uniform_accuracy']:.2f} %"
-        f" (at the bias {100 * figures['uniform_accuracy_at_bias']:.2f} %)"
-        f"  bias {figures['bias']:.3f}  t* {figures['threshold']:.3f}"
-      )
-      validation = None if split == "test" else figures
-      spent = time.monotonic() - before
-      since_record += spent
-      progress.pause(spent)
+    validation = evaluate() if evaluating else None
     if saving:
-      # A copy: the save goes on in the background while the next record empties `pending`.
-      held = {name: list(values) for name, values in pending.items()}
-      seconds = seconds_before + time.monotonic() - start
-      loop = {"pending": held, "seconds": seconds, "records": list(writer.lines)}
-      checkpoints.save(layout.to_save(state), loop, validation)
+      save(validation)
     if preempted and not last:
       checkpoints.wait()
       raise PreemptedError(f"SIGTERM: saved a checkpoint of step {step}")

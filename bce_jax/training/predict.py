@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from bce_jax.data import folders, images, sources
+from bce_jax.data import images, search, sources
 from bce_jax.models import Classifier, Outputs
 from bce_jax.training import checkpoint, experiment, parallel, records
 from bce_jax.training import config as config_lib
@@ -39,6 +39,7 @@ class Network(NamedTuple):
     batch_size: the most images at once.
     mesh: the devices.
     score: uint8 [B, H, W, C] → scale · c, [B, N]; B a multiple of the devices along 'data'.
+    full_scale: value of white in images of more than 8 bits; None: as each file says.
   """
 
   class_names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Network(NamedTuple):
   batch_size: int
   mesh: Mesh
   score: Callable[[np.ndarray], np.ndarray]
+  full_scale: float | None = None
 
 
 class Decision(NamedTuple):
@@ -114,6 +116,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
     batch_size=config.eval_batch_size,
     mesh=mesh,
     score=lambda batch: parallel.to_host(score_step(variables, parallel.put_batch(batch, mesh))),
+    full_scale=config.data.full_scale,
   )
 
 
@@ -131,19 +134,23 @@ def _jit_score_step(
   return jax.jit(score, in_shardings=(layout.shardings(), split), out_shardings=split)
 
 
-def files_of(path: str) -> list[str]:
+def files_of(path: str) -> tuple[list[str], str]:
   """Returns the images below a folder, sorted, each behind the folder's name as it is written.
 
   What is no folder is taken for an image, whatever its ending.
+
+  Returns:
+    (the images; what else there was and is passed over, in words, empty for nothing).
 
   Raises:
     ValueError: where there is nothing.
   """
   if os.path.isdir(path):
-    return [os.path.join(path, name) for name in sorted(folders.walk(pathlib.Path(path)))]
+    found = search.search(pathlib.Path(path))
+    return [os.path.join(path, name) for name in found.files], search.describe(found.passed)
   if not os.path.lexists(path):
     raise ValueError(f"{path} does not exist: expected a folder of images, or an image")
-  return [path]
+  return [path], ""
 
 
 def scored(
@@ -193,7 +200,9 @@ def _read(network: Network, path: str) -> UInt8[np.ndarray, "h w c"] | ValueErro
   """Decodes an image as training did; returns the error of one that can't be used."""
   height, width, channels = network.image_shape
   try:
-    image = images.decode(path, image_size=network.image_size, channels=channels)
+    image = images.decode(
+      path, image_size=network.image_size, channels=channels, full_scale=network.full_scale
+    )
   except ValueError as error:
     return error
   if image.shape[:2] != (height, width):

@@ -18,6 +18,7 @@ from bce_jax import atomic
 
 CONFIG, DATASET = "config.json", "dataset.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
+SKIPPED = "skipped"  # the split of a record of a damaged image: its file, and the reason
 
 Record = dict[str, Any]
 

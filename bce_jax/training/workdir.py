@@ -28,6 +28,9 @@ JUDGING_KEYS = (
   "data.folder",
   "data.workers",
   "data.in_memory",
+  "data.layout",
+  "data.full_scale",
+  "data.skip_damaged",
   "verification.folder",
   "verification.pairs",
   "verification.flip",
@@ -42,6 +45,7 @@ RESUMING_KEYS = (
   "data.folder",
   "data.workers",
   "data.in_memory",
+  "data.skip_damaged",
   "verification.folder",
   "verification.pairs",
 )

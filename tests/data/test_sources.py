@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bce_jax.data import folders, sources, splits
+from bce_jax.data import folders, search, sources, splits, statistics
 from bce_jax.data.images import decode, header
 
 EXTRACT = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "extract.py"
@@ -63,7 +63,7 @@ def test_decode_keeps_pixels(tmp_path):
   pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
   path = save(tmp_path / "a.png", pixels)
   np.testing.assert_array_equal(decode(str(path)), pixels)
-  assert header(str(path)) == (4, 6)
+  assert header(str(path))[:2] == (4, 6)
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(3, [255, 0, 0]), (1, [76])])
@@ -194,7 +194,7 @@ def test_unreadable_file(tmp_path, name, write, reason):
 
 def test_a_folder_that_cannot_be_searched_is_not_passed_over(tmp_path):
   with pytest.raises(ValueError, match=r"gone can't be searched: No such file") as error:
-    list(folders.walk(tmp_path / "gone"))
+    search.search(tmp_path / "gone")
   assert_one_line(error, tmp_path)
 
 
@@ -534,7 +534,7 @@ def test_folder_source_refuses_no_files():
 def test_channel_statistics_of_all():
   rng = np.random.default_rng(0)
   images = rng.integers(0, [[[[256, 100, 1]]]], (50, 9, 7, 3)).astype(np.uint8)
-  mean, std = sources.channel_statistics(sources.ArraySource(images, np.zeros(50, int)))
+  mean, std, *_ = statistics.channel_statistics(sources.ArraySource(images, np.zeros(50, int)))
   assert mean.dtype == std.dtype == np.float32
   scaled = images.astype(np.float64) / 255
   np.testing.assert_allclose(mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-6)
@@ -544,7 +544,7 @@ def test_channel_statistics_of_all():
 
 def test_constant_channel_has_exactly_unit_deviation():
   images = np.full((101, 3, 3, 1), 77, np.uint8)
-  mean, std = sources.channel_statistics(sources.ArraySource(images, np.zeros(101, int)))
+  mean, std, *_ = statistics.channel_statistics(sources.ArraySource(images, np.zeros(101, int)))
   assert std.tolist() == [1.0]
   np.testing.assert_allclose(mean, 77 / 255, rtol=1e-6)
 
@@ -553,7 +553,7 @@ def test_channel_statistics_of_a_fixed_subset():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (1000, 1, 1, 1), np.uint8)
   source = sources.ArraySource(images, np.zeros(1000, int))
-  mean, std = sources.channel_statistics(source, limit=100)
+  mean, std, *_ = statistics.channel_statistics(source, limit=100)
   chosen = images[splits.permutation((splits.SPLIT_SEED,), 1000)[:100]] / 255
   np.testing.assert_allclose(mean, [chosen.mean()], rtol=1e-6)
   np.testing.assert_allclose(std, [chosen.std()], rtol=1e-6)
@@ -562,7 +562,7 @@ def test_channel_statistics_of_a_fixed_subset():
 def test_channel_statistics_in_chunks(monkeypatch):
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (40, 256, 256, 3), np.uint8)  # several chunks of 2^22 bytes
-  mean, std = sources.channel_statistics(sources.ArraySource(images, np.zeros(40, int)))
+  mean, std, *_ = statistics.channel_statistics(sources.ArraySource(images, np.zeros(40, int)))
   np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)) / 255, rtol=1e-6)
   np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)) / 255, rtol=1e-6)
 
@@ -570,7 +570,7 @@ def test_channel_statistics_in_chunks(monkeypatch):
 def test_channel_statistics_refuses_nothing():
   source = sources.ArraySource(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, int))
   with pytest.raises(ValueError, match="limit is 0"):
-    sources.channel_statistics(source, limit=0)
+    statistics.channel_statistics(source, limit=0)
 
 
 # Real data
@@ -586,7 +586,7 @@ def test_orl_faces(tmp_path):
   lazy = sources.folder(tmp_path / "all", channels=1, in_memory=False)
   np.testing.assert_array_equal(everything(lazy.test), everything(memory.test))
   np.testing.assert_array_equal(lazy.train.labels, memory.train.labels)
-  mean, std = sources.channel_statistics(memory.train)
+  mean, std, *_ = statistics.channel_statistics(memory.train)
   np.testing.assert_allclose(mean, everything(memory.train).mean() / 255, rtol=1e-5)
   assert 0.1 < std[0] < 0.3
   small = sources.folder(tmp_path / "all", image_size=32)

@@ -59,7 +59,7 @@ def watch(point, replace=setattr):
   after(records.RecordWriter, "write", lambda _, record: f"record {record['step']}")
   before(evaluate, "judge", lambda *_, **__: f"judge {steps[0]}")
   before(judging, "summarize", lambda *_, **__: f"figures {steps[0]}")
-  after(checkpoint.Checkpoints, "save", lambda *_: f"save {steps[0]}")
+  after(checkpoint.Checkpoints, "save", lambda *_, **__: f"save {steps[0]}")
   after(checkpoint.Checkpoints, "wait", lambda *_: f"wait {steps[0]}")
 
 
