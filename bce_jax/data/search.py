@@ -28,10 +28,9 @@ _SYSTEM = {
   *("thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
 HIDDEN = "hidden or of the system"
-_LOOP, _AGAIN = "linked folder that leads back", "linked folder that was read already"
-_BROKEN, _NO_IMAGE = "link to nothing", "without an ending and no image"
-OUTSIDE = "image in no class folder"
-FOLDER = "other folder"
+_LOOP, _AGAIN = "linked back to a folder above", "linked to a folder read already"
+_BROKEN, _NO_IMAGE = "linked to nothing", "without an ending and no image"
+OUTSIDE = "in no class folder"
 
 Passed = collections.Counter[str]
 """How many of each kind were passed over: an ending, or one of the words above."""
@@ -171,7 +170,7 @@ def subfolders(path: pathlib.Path) -> tuple[list[str], Passed]:
   return names, passed
 
 
-def describe(passed: Passed, *, most: int = 6) -> str:
+def describe(passed: Passed, *, most: int = 8) -> str:
   """Says what was passed over: "12 .heic (…), 3 .txt"; empty for nothing."""
   needs = "pillow-heif, which is not installed" if not images.HEIF else ""
   known = {ending: needs for ending in _HEIF if needs} | (
