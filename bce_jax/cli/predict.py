@@ -9,10 +9,11 @@ the reject class. Thresholds are the biases that training learned; --threshold t
 all classes, such as the best one in results.json. RUN is a run folder of bce-train, of which
 config.json, dataset.json and a checkpoint are read: its training data are not needed.
 
-Folders are searched with all that is in them; hidden files are passed over. Each image has a line,
-those of a folder sorted by name: file, label, score (scale · c, of the best class), threshold (of
-that class), above (how many classes are above theirs: 0 rejected, 1 clear, more ambiguous) and best
-(the best class, rejected or not). A file that can't be used costs only itself.
+Folders are searched with all that is in them; what is no image is passed over, and counted. Each
+image has a line, those of a folder sorted by name: file, label, score (scale · c, of the best
+class), threshold (of that class), above (how many classes are above theirs: 0 rejected, 1 clear,
+more ambiguous) and best (the best class, rejected or not). A file that can't be used costs only
+itself.
 
 Exit codes: 0 done, 1 some files can't be used, 2 something given is wrong, or no file can be used.
 """
@@ -98,10 +99,11 @@ def run(argv: Sequence[str]) -> int:
   # A bar would run into a table on the same terminal.
   hidden = output is None and sys.stdout.isatty()
   labelled = rejected = ambiguous = 0
+  dark: list[str] = []
   with _opened(output) as file:
     writer = csv.writer(file, lineterminator="\n")
     for path, scores in predict.scored(
-      network, paths, progress=None if hidden else console.progress_bar
+      network, paths, progress=None if hidden else console.progress_bar, dark=dark
     ):
       if isinstance(scores, ValueError):
         _say(str(scores))
@@ -121,6 +123,11 @@ def run(argv: Sequence[str]) -> int:
     f"{labelled:,} images, {rejected:,} rejected, {ambiguous:,} ambiguous;"
     f" {time.monotonic() - start:.1f} s"
   )
+  if dark:
+    _say(
+      f"{len(dark):,} images of more than 8 bits are all but black, such as {min(dark)}: if they"
+      " hold 8 bits in 16, save them with 8"
+    )
   if labelled < len(paths):
     _say(f"{len(paths) - labelled:,} of {len(paths):,} files can't be used")
     return 1

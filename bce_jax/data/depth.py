@@ -167,6 +167,11 @@ def check(depth: Depth | None) -> None:
     raise DepthError(f"its {_unknown(depth)}")
 
 
+def is_dark(depth: Depth | None) -> bool:
+  """Whether 8 bits leave next to nothing of a decoded image."""
+  return depth is not None and depth.peak is not None and depth.peak < _NOTHING_LEFT
+
+
 def survey(
   depths: Mapping[str, Depth], peak: Callable[[str], float | None], full_scale: float | None
 ) -> list[str]:

@@ -65,6 +65,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
 def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption) -> Figures:
   config, mesh = experiment.config, experiment.mesh
   experiment = _with_source(experiment, workdir)
+  if config.data.skip_damaged and checkpoint.any_in(workdir):
+    # An image that was damaged since is no other data, though the mean is without it.
+    experiment = workdir_lib.with_statistics_of(workdir, experiment)
   workdir_lib.refuse_other_dataset(workdir, experiment)
   first_process = jax.process_index() == 0
   if first_process:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from bce_jax.data import images, search, sources
+from bce_jax.data.depth import is_dark
 from bce_jax.models import Classifier, Outputs
 from bce_jax.training import checkpoint, experiment, parallel, records
 from bce_jax.training import config as config_lib
@@ -159,6 +160,7 @@ def scored(
   *,
   threads: int | None = None,
   progress: sources.Progress | None = None,
+  dark: list[str] | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, "N"] | ValueError]]:
   """Yields each path with its image's scores scale · c, or with what is wrong with it, in order.
 
@@ -169,11 +171,12 @@ def scored(
     paths: image files.
     threads: how many decode; None for one a core.
     progress: wraps the reading; called like tqdm.
+    dark: gets the paths of images of more than 8 bits that 8 bits leave next to nothing of.
   """
   # A few images need not wait for a large batch; powers of two, so that few sizes are compiled.
   size = min(network.batch_size, 1 << max(len(paths) - 1, 0).bit_length())
   size += -size % network.mesh.shape["data"]
-  read = _in_order(lambda path: _read(network, path), paths, ahead=size, threads=threads)
+  read = _in_order(lambda path: _read(network, path, dark), paths, ahead=size, threads=threads)
   shown: Iterable[Any] = read
   if progress is not None:
     shown = progress(read, total=len(paths), desc="predicting")
@@ -196,15 +199,19 @@ def scored(
     read.close()
 
 
-def _read(network: Network, path: str) -> UInt8[np.ndarray, "h w c"] | ValueError:
+def _read(
+  network: Network, path: str, dark: list[str] | None
+) -> UInt8[np.ndarray, "h w c"] | ValueError:
   """Decodes an image as training did; returns the error of one that can't be used."""
   height, width, channels = network.image_shape
   try:
-    image = images.decode(
+    image, depth = images.read(
       path, image_size=network.image_size, channels=channels, full_scale=network.full_scale
     )
   except ValueError as error:
     return error
+  if dark is not None and is_dark(depth):
+    dark.append(path)
   if image.shape[:2] != (height, width):
     return ValueError(
       f"{path} is {image.shape[0]} x {image.shape[1]} (height x width), but the run was trained on"

@@ -172,12 +172,43 @@ def test_what_cannot_be_used_costs_only_itself(run, tmp_path, monkeypatch, capsy
   assert [row["file"] for row in rows] == ["lone", "./b/deep/x.PNG", './b/é, "猫".png']
   lines = err.splitlines()
   assert all(line.startswith("bce-predict: ") for line in lines)
-  assert "no images in empty" in lines[0]
-  assert "./b/tall.png is 9 x 8 (height x width)" in lines[1]
-  assert "./b/text.png cannot be read as an image" in lines[2]
-  assert "3 images" in lines[3]
-  assert "2 of 5 files can't be used" in lines[4]
+  assert "./b/: passed over 2 hidden or of the system, 1 .txt" in lines[0]
+  assert "no images in empty" in lines[1]
+  assert "./b/tall.png is 9 x 8 (height x width)" in lines[2]
+  assert "./b/text.png cannot be read as an image" in lines[3]
+  assert "3 images" in lines[4]
+  assert "2 of 5 files can't be used" in lines[5]
   assert not (tmp_path / "labels.csv.tmp").exists()
+
+
+def test_images_of_cameras_that_people_have(run, tmp_path, capsys):
+  """Turned, of 16 bits, in a linked folder, without an ending: as the plain image is labelled."""
+  pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+  (tmp_path / "real").mkdir()
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "linked").symlink_to("../real", target_is_directory=True)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # a viewer turns it to the right
+  Image.fromarray(np.rot90(pixels)).save(tmp_path / "real" / "turned.png", exif=exif)
+  save(tmp_path / "in" / "plain.png", pixels)
+  save(tmp_path / "in" / "deep.png", pixels.astype(np.uint16) * 257)
+  Image.fromarray(pixels).save(tmp_path / "in" / "unnamed", "PNG")
+  save(tmp_path / "in" / "small.png", pixels.astype(np.uint16))
+  save(tmp_path / "in" / "scan.tif", pixels.astype(np.float32))
+  config = json.loads((run / "config.json").read_text())
+  assert config["data"]["full_scale"] is None
+  assert cli.main([str(run), str(tmp_path / "in")]) == 1
+  out, err = capsys.readouterr()
+  rows = {os.path.basename(row["file"]): row for row in rows_of(out)}
+  scores = {name: row["score"] for name, row in rows.items() if name != "small.png"}
+  assert set(scores) == {"plain.png", "deep.png", "unnamed", "turned.png"}
+  assert set(scores.values()) == {scores["plain.png"]}
+  assert "1 images of more than 8 bits are all but black, such as " in err
+  assert "scan.tif cannot be read as an image: its pixels are 0 … 252; floating-point" in err
+  changes = {"name": "folder", "folder": "/gone", "channels": 1, "full_scale": 255.0}
+  copy = with_config(run, tmp_path, **{f"data__{key}": value for key, value in changes.items()})
+  assert cli.main([str(copy), *(str(tmp_path / "in" / x) for x in ("small.png", "scan.tif"))]) == 0
+  assert [row["score"] for row in rows_of(capsys.readouterr().out)] == [scores["plain.png"]] * 2
 
 
 def test_softmax_learns_no_threshold(run, tmp_path, capsys):
@@ -260,14 +291,14 @@ def test_a_large_folder_streams_in_batches_of_one_size(monkeypatch):
 
   def decode(path, **options):
     decoded.append(path)
-    return np.full((8, 8, 1), int(path), np.uint8)
+    return np.full((8, 8, 1), int(path), np.uint8), None
 
   def score(batch):
     shapes.append(batch.shape)
     first = batch[:, 0, 0].astype(np.float32)
     return np.concatenate([first, np.zeros_like(first)], axis=1)
 
-  monkeypatch.setattr(image_files, "decode", decode)
+  monkeypatch.setattr(image_files, "read", decode)
   paths = [str(number) for number in range(100)]
   most_ahead = 0
   for number, (path, scores) in enumerate(predict.scored(fake_network(score, 16), paths)):
@@ -283,7 +314,8 @@ def test_a_large_folder_streams_in_batches_of_one_size(monkeypatch):
 
 
 def test_a_score_that_is_nan(monkeypatch):
-  monkeypatch.setattr(image_files, "decode", lambda path, **_: np.zeros((8, 8, 1), np.uint8))
+  pixels = np.zeros((8, 8, 1), np.uint8)
+  monkeypatch.setattr(image_files, "read", lambda path, **_: (pixels, None))
   network = fake_network(lambda batch: np.array([[1, np.nan], [2, 1]] + [[0, 0]] * 6), 8)
   [(_, bad), (_, good)] = predict.scored(network, ["x.png", "y.png"])
   assert str(bad) == "x.png has a score that is nan"

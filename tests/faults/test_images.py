@@ -101,3 +101,73 @@ def test_missing_when_it_is_read(whole, lab, here, images, tmp_path, monkeypatch
   hidden.rename(read)
   assert here(workdir, *options(images)).code == 0
   lab.same(workdir, whole)
+
+
+def cut(path):
+  """Leaves the header whole: that it is damaged is found when it is decoded."""
+  path.write_bytes(path.read_bytes()[:-30])
+
+
+def named(workdir, lab):
+  return [(r["step"], r["file"]) for r in lab.records(workdir) if r["split"] == "skipped"]
+
+
+def test_before_the_first_evaluation(whole, lab, here, images, tmp_path):
+  """What was trained until then is kept, whatever the interval of checkpoints is."""
+  workdir = tmp_path / "run"
+  spoilt = sorted((images / "train" / "digit1").iterdir())
+  before = {path: path.read_bytes() for path in spoilt}
+  more = ("--config.checkpoint_every_steps=16", "--config.data.workers=0")
+  argv = options(images, *more)
+  ended = here(workdir, *argv, faults=[["step 2", 1, f"spoil {path}"] for path in spoilt])
+  ended.fails(2, "cannot be read as an image", "digit1")
+  kept = lab.steps(workdir)
+  assert len(kept) == 1
+  assert 2 <= kept[0] < 6
+  for path, content in before.items():
+    path.write_bytes(content)
+  again = here(workdir, *argv)
+  assert again.code == 0, again
+  assert again.resumed() == kept[0]
+  assert lab.records(workdir) == lab.records(whole)
+  assert lab.results(workdir) == lab.results(whole)
+
+
+def test_damaged_images_are_skipped(lab, here, images, tmp_path):
+  """In memory or not, in one go or in two, by whichever process: the same network."""
+  for name in ("train/digit0/03", "train/digit2/05", "test/digit1/13"):
+    cut(images / f"{name}.png")
+  argv = options(images, "--config.data.skip_damaged=3")
+  ended = here(tmp_path / "lazy", *argv)
+  assert ended.code == 0, ended
+  assert ended.err.count("skipped, ") == 3
+  assert "skipped, 3 of at most 3: " in ended.err
+  found = named(tmp_path / "lazy", lab)
+  assert sorted(file for _, file in found) == [
+    "test/digit1/13.png",
+    "train/digit0/03.png",
+    "train/digit2/05.png",
+  ]
+  assert lab.results(tmp_path / "lazy")["images"] == 11
+  memory = [*argv, "--config.data.in_memory=true"]
+  assert here(tmp_path / "memory", *memory).code == 0
+  assert lab.results(tmp_path / "memory") == lab.results(tmp_path / "lazy")
+  for name, array in lab.arrays(tmp_path / "lazy").items():
+    assert array.tobytes() == lab.arrays(tmp_path / "memory")[name].tobytes()
+  stopped = here(tmp_path / "two", *argv, "--config.data.workers=1", faults=[["step 7", 1, "term"]])
+  assert stopped.code == 143
+  again = here(tmp_path / "two", *argv)
+  assert again.code == 0
+  assert "skipped, " not in again.err
+  lab.same(tmp_path / "two", tmp_path / "lazy")
+  ended = here(tmp_path / "few", *options(images, "--config.data.skip_damaged=2"))
+  ended.fails(2, "3 images are damaged, and config.data.skip_damaged is 2; the last of them")
+
+
+def test_more_may_be_skipped_when_a_run_goes_on(lab, here, images, tmp_path):
+  spoilt = images / "train" / "digit1" / "04.png"
+  ended = here(tmp_path / "run", *options(images), faults=[["step 1", 1, f"spoil {spoilt}"]])
+  ended.fails(2, "digit1/04.png cannot be read")
+  again = here(tmp_path / "run", *options(images, "--config.data.skip_damaged=1"))
+  assert again.code == 0, again
+  assert [file for _, file in named(tmp_path / "run", lab)] == ["train/digit1/04.png"]
