@@ -86,6 +86,7 @@ def _told_by_content(path: pathlib.Path, names: Sequence[str]) -> str:
         f"{path} holds {nested[0]!r}, a folder of folders as a split is, beside {classes[0]!r}, but"
         f" no 'train'; expected 'train' and 'test', or {_FLAT}, if {nested[0]!r} is a class"
       )
+    _refuse_splits_in_classes(path, names)
     return "flat"
   if shapes["train"] == "images" and classes and not nested:
     return "flat"
@@ -102,6 +103,15 @@ def _told_by_content(path: pathlib.Path, names: Sequence[str]) -> str:
     f"{path / 'train'} holds {holds}: expected a folder for each class in it; or {_FLAT}, if"
     f" 'train' is a class; or config.data.layout=splits, if it is the training split"
   )
+
+
+def _refuse_splits_in_classes(path: pathlib.Path, names: Sequence[str]) -> None:
+  inside = [set(search.subfolders(path / name)[0]) for name in names]
+  if inside and all("train" in found and found <= _SPLITS for found in inside):
+    raise ValueError(
+      f"{path / names[0]} holds {', '.join(sorted(inside[0]))}; expected"
+      f" {path / 'train' / names[0]}, …: a split holds classes; or {_FLAT} to split them anew"
+    )
 
 
 def _shape(path: pathlib.Path) -> str:

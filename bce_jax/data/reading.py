@@ -43,8 +43,9 @@ class Reader(Protocol):
     """Reads an image's header."""
     ...
 
-  def path(self, index: int) -> str:
-    """The file of an image."""
+  @property
+  def paths(self) -> tuple[str, ...]:
+    """The files."""
     ...
 
 
@@ -116,7 +117,7 @@ def read_all(
     if images is not None:
       images[row] = pixels
     if depth is not None:
-      deep[reader.path(row)], rows[reader.path(row)] = depth, row
+      deep[reader.paths[row]], rows[reader.paths[row]] = depth, row
 
   def peak(path: str) -> float | None:
     try:

@@ -115,7 +115,7 @@ def search(path: pathlib.Path) -> Found:
       _walk(start, str(path), found, links)
     waiting = sorted(links)
   found.files.sort()
-  return found
+  return found._replace(passed=+found.passed)  # without zeros
 
 
 def _is_new(link: str, found: Found) -> bool:
@@ -143,11 +143,12 @@ def _walk(start: str, root: str, found: Found, links: list[str]) -> None:
     read = [name for name in inside if _identity(os.path.join(parent, name)) in found.folders]
     found.passed[_AGAIN] += len(read)
     folders[:] = [name for name in inside if name not in read]
+    here = pathlib.PurePath(os.path.relpath(parent, root)).as_posix()
+    before = "" if here == "." else f"{here}/"
     for name in files:
-      file = os.path.join(parent, name)
-      kind = kind_of(file)
+      kind = kind_of(os.path.join(parent, name))
       if kind is None:
-        found.files.append(pathlib.PurePath(os.path.relpath(file, root)).as_posix())
+        found.files.append(before + name)
       else:
         found.passed[kind] += 1
 

@@ -94,6 +94,8 @@ class ArraySource:
     self.image_shape: tuple[int, int, int] = images.shape[1:]
     self._images = images
     self._damaged = damaged if damaged is not None and damaged.any() else None
+    # The files that they were read from, n of them; None where they were not.
+    self.paths: tuple[str, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -107,7 +109,10 @@ class ArraySource:
   def take(self, indices: Int[np.ndarray, "k"]) -> "ArraySource":
     """Returns a source of these images only, in this order."""
     damaged = None if self._damaged is None else self._damaged[indices]
-    return ArraySource(self._images[indices], self.labels[indices], damaged)
+    taken = ArraySource(self._images[indices], self.labels[indices], damaged)
+    if self.paths is not None:
+      taken.paths = tuple(self.paths[index] for index in indices)
+    return taken
 
   def _stand_in(self, index: int) -> int:
     damaged = self._damaged
@@ -161,6 +166,11 @@ class FolderSource:
     height, width = (image_size, image_size) if image_size else self._first_size()
     self.image_shape: tuple[int, int, int] = (height, width, channels)
 
+  @property
+  def paths(self) -> tuple[str, ...]:
+    """The files."""
+    return self._paths
+
   def __len__(self) -> int:
     return len(self.labels)
 
@@ -202,10 +212,6 @@ class FolderSource:
     if self._image_size is None:
       self._check_size(self._paths[index], found.height, found.width)
     return found.depth
-
-  def path(self, index: int) -> str:
-    """The file of an image."""
-    return self._paths[index]
 
   def found_damaged(self) -> dict[int, str]:
     """What is wrong with each damaged image that was read here, by index."""
@@ -400,9 +406,12 @@ def split_source(
     kept = kept[~damaged]
   if not len(kept):
     return None
-  labels = everything.labels[kept]
+  labels, paths = everything.labels[kept], tuple(everything.paths[row] for row in kept)
   if read.images is None:
-    return everything.like([everything.path(row) for row in kept], labels)
+    return everything.like(paths, labels)
   if len(kept) == len(rows):  # a view, not a copy
-    return ArraySource(read.images[rows.start : rows.stop], labels, damaged if training else None)
-  return ArraySource(read.images[kept], labels)
+    held = ArraySource(read.images[rows.start : rows.stop], labels, damaged if training else None)
+  else:
+    held = ArraySource(read.images[kept], labels)
+  held.paths = paths
+  return held

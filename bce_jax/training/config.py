@@ -366,7 +366,10 @@ def check(config: ConfigDict) -> None:
   if config.data.name == "folder" and not config.data.folder:
     raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
   if config.data.name != "folder":
-    for key in ("folder", "image_size", "in_memory", "layout", "empty_classes", "full_scale"):
+    keys = ["folder", "image_size", "in_memory", "layout", "empty_classes"]
+    if not config.verification.folder:
+      keys += ["full_scale", "skip_damaged"]
+    for key in keys:
       value = flat[f"data.{key}"]
       if value != defaults[f"data.{key}"]:
         raise ValueError(

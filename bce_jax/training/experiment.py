@@ -160,7 +160,7 @@ def _statistics(
   if isinstance(dataset.train, sources.FolderSource):
     known = {one.file for one in dataset.skipped}
     more = [
-      Skipped(os.path.relpath(dataset.train.path(index), config.data.folder), reason)
+      Skipped(os.path.relpath(dataset.train.paths[index], config.data.folder), reason)
       for index, reason in sorted(dataset.train.found_damaged().items())
     ]
     dataset = dataset._replace(

@@ -50,7 +50,7 @@ class Skipping:
     """
     for index in indices:
       assert isinstance(self._source, FolderSource)
-      file = os.path.relpath(self._source.path(int(index)), self._folder)
+      file = os.path.relpath(self._source.paths[int(index)], self._folder)
       if file not in self._named and file not in self._found:
         self._found[file] = self._source.damage_of(int(index))
     if jax.process_count() == 1:

@@ -111,6 +111,7 @@ def test_images_beside_the_classes_of_a_split_are_told(tmp_path):
     ({"train": 0, "car": 2, "bus": 2}, ["/train holds neither", "layout=flat"]),
     ({"car": 2, "bus": 2, "test__car": 2}, ["'test', a folder of folders", "layout=flat"]),
     ({"Train__a": 2, "Test__a": 2, "more": 2}, ["'Test', a folder of folders", "layout=flat"]),
+    ({"a__train": 2, "a__test": 2, "b__train": 2}, ["/a holds test, train;", "layout=flat"]),
     ({"valid__a": 2, "test__a": 2}, ["holds test, valid", "expected 'train'", "layout=flat"]),
   ],
 )
