@@ -1,9 +1,13 @@
 """An image that is damaged after the start, found only when it is read."""
 
+import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+
+from bce_jax.data import statistics
 
 
 def options(folder, *more):
@@ -130,8 +134,13 @@ def test_before_the_first_evaluation(lab, here, images, tmp_path):
   assert [file for _, file in named(workdir, lab)] == [f"train/digit1/{spoilt[0].name}"]
 
 
-def test_damaged_images_are_skipped(lab, here, images, tmp_path):
-  """In memory or not, in one go or in two: the same network."""
+def test_damaged_images_are_skipped(whole, lab, here, images, tmp_path, monkeypatch):
+  """In memory or not, in one go or in two: the same network, and each is named once."""
+  # As if there were more images than are looked at for them: they find nothing damaged.
+  told = json.loads((whole / "dataset.json").read_text())
+  mean, std = (np.float32(told[key]) for key in ("mean", "std"))
+  known = statistics.Statistics(mean, std, {}, 36)
+  monkeypatch.setattr(statistics, "channel_statistics", lambda *_, **__: known)
   for name in ("train/digit0/03", "train/digit2/05", "test/digit1/13"):
     cut(images / f"{name}.png")
   argv = options(images, "--config.data.skip_damaged=3")
@@ -139,13 +148,21 @@ def test_damaged_images_are_skipped(lab, here, images, tmp_path):
   assert ended.code == 0, ended
   assert ended.err.count("skipped, ") == 3
   assert "skipped, 3 of at most 3: " in ended.err
-  files = [file for _, file in named(tmp_path / "lazy", lab)]
-  assert files == ["test/digit1/13.png", "train/digit0/03.png", "train/digit2/05.png"]
+  found = named(tmp_path / "lazy", lab)
+  assert found[0] == (0, "test/digit1/13.png")
+  assert sorted(file for _, file in found[1:]) == ["train/digit0/03.png", "train/digit2/05.png"]
+  assert all(step > 0 for step, _ in found[1:])
   assert lab.results(tmp_path / "lazy")["images"] == 11
   assert here(tmp_path / "two", *argv, faults=[["step 7", 1, "term"]]).code == 143
   again = here(tmp_path / "two", *argv, "--config.data.in_memory=true")
   assert again.code == 0, again
   assert "skipped, " not in again.err
   lab.same(tmp_path / "two", tmp_path / "lazy")
-  ended = here(tmp_path / "few", *options(images, "--config.data.skip_damaged=2"))
-  ended.fails(2, "3 images are damaged, and config.data.skip_damaged is 2; the last of them")
+
+
+def test_more_are_damaged_than_may_be_skipped(lab, here, images, tmp_path):
+  for name in ("train/digit0/03", "test/digit1/13"):
+    cut(images / f"{name}.png")
+  ended = here(tmp_path / "few", *options(images, "--config.data.skip_damaged=1"))
+  line = ended.fails(2, "2 images are damaged, and config.data.skip_damaged is 1; the last of them")
+  assert "digit0/03.png cannot be read" in line
