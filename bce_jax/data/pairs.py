@@ -174,7 +174,8 @@ def without(listed: PairList, kept: Bool[np.ndarray, "m"]) -> PairList:
   >>> listed = PairList(("a", "b", "c"), np.array([[0, 1], [1, 2]]), np.array([True, False]),
   ...   np.array([0, 1]))
   >>> without(listed, np.array([False, True, True]))
-  PairList(paths=('b', 'c'), pairs=array([[0, 1]]), same=array([False]), folds=array([1]), rows=False)
+  PairList(paths=('b', 'c'), pairs=array([[0, 1]]), same=array([False]), folds=array([1]),
+  rows=False)
   """
   rows = kept[listed.pairs].all(axis=1)
   number = np.cumsum(kept) - 1
