@@ -5,10 +5,10 @@
   bce-report runs/sweep/*/ --map pca
 
 A finished run of bce-train has its report.html already; this makes it anew, or sets several runs
-side by side: mean and deviation over those that differ by their seed only. One run's page goes into
-its folder, that of several into report.html here; --output says otherwise. Nothing is trained or
-judged: what a run folder holds is drawn. Beside finished runs, others and folders that are none are
-skipped. Exit codes: 0 done, 2 something given is wrong.
+side by side: mean and standard deviation over those that differ by their seed only. One run's page
+goes into its folder, that of several into report.html here; --output says otherwise. Nothing is
+trained or judged: what a run folder holds is drawn. Beside finished runs, others and folders that
+are none are skipped, and listed. Exit codes: 0 done, 2 something given is wrong.
 """
 
 import argparse
@@ -83,12 +83,17 @@ def _config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_page(
-  runs: Sequence["Run"], path: pathlib.Path, *, title: str, map_method: str = "tsne"
+  runs: Sequence["Run"],
+  path: pathlib.Path,
+  *,
+  title: str,
+  map_method: str = "tsne",
+  missing: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes the page of runs whose settings are known."""
+  """Writes the page of runs whose settings are known; `missing` are others: {name: reason}."""
   from bce_jax.report import page
 
-  page.write(path, page.build(runs, title=title, map_method=map_method))
+  page.write(path, page.build(runs, title=title, map_method=map_method, missing=missing))
 
 
 def write_run_page(folder: pathlib.Path, *, map_method: str = "tsne") -> pathlib.Path:
@@ -136,12 +141,15 @@ def run(argv: Sequence[str]) -> int:
   # A sweep's folder holds others beside its runs, which `sweep/*/` names too, and unfinished runs.
   needed = (records.CONFIG, records.RESULTS)
   whole = [f for f in folders if all((f / name).is_file() for name in needed)]
+  unfinished: dict[str, str] = {}
   if whole:
     for folder in folders:
       if folder not in whole:
         other = not (folder / records.CONFIG).is_file()
         why = f"it has no {records.CONFIG}" if other else "its run has not ended"
         print(f"{folder} is skipped: {why}", file=sys.stderr)
+        if not other:  # a folder that is no run lacks nothing
+          unfinished[str(folder)] = why
     folders = whole
   default = folders[0] / page.FILE if len(folders) == 1 else pathlib.Path(page.FILE)
   path = pathlib.Path(args.output) if args.output else default
@@ -152,7 +160,7 @@ def run(argv: Sequence[str]) -> int:
   names = _names(folders)
   runs = [read(folder, name=name) for folder, name in zip(folders, names, strict=True)]
   title = args.title or (names[0] if len(runs) == 1 else f"{len(runs)} runs side by side")
-  write_page(with_settings(runs), path, title=title, map_method=args.map)
+  write_page(with_settings(runs), path, title=title, map_method=args.map, missing=unfinished)
   print(path)
   return 0
 

@@ -5,10 +5,11 @@
     --vary objective.temperature=0.1,0.5,1 --vary seed=0,1 --workdir DIR
 
 Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
-the end DIR holds table.md (mean ± deviation over seeds), table.csv (every figure of every run),
-plot.png and report.html. Other --config.key=value are for all runs. Run again it goes on where it
-was: what is finished is not trained again. A run that fails does not stop the others. Exit codes: 0
-done, 1 a run failed, 2 something given is wrong.
+the end DIR holds table.md (mean ± standard deviation over seeds), table.csv (every figure of every
+run), plot.png and report.html; runs that failed are listed with the reason. Other
+--config.key=value are for all runs. Run again it goes on where it was: what is finished is not
+trained again. A run that fails does not stop the others. Exit codes: 0 done, 1 a run failed, 2
+something given is wrong.
 """
 
 import argparse
@@ -207,7 +208,7 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
         process.terminate()  # not SIGINT, which a background job's children may ignore
       raise
   failed = {
-    plan.name: _last_line(workdir / "logs" / f"{plan.name}.log")
+    plan.name: _why(code, workdir / "logs" / f"{plan.name}.log")
     for plan, code in zip(planned, codes, strict=True)
     if code
   }
@@ -217,9 +218,9 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
       try:
         runs.append(report.read(workdir / plan.name, name=plan.name, settings=plan.settings))
       except ValueError as error:  # of one folder that is damaged; the others are compared
-        failed[plan.name] = str(error)
-  if runs:
-    _compare(runs, workdir)
+        failed[plan.name] = " ".join(str(error).split())
+  missing = [(plan, failed[plan.name]) for plan in planned if plan.name in failed]
+  _compare(runs, missing, workdir)
   for name, why in failed.items():
     say(f"bce-sweep: {name} failed: {why}")
   return 1 if failed else 0
@@ -270,10 +271,15 @@ def _train(
   return process.returncode
 
 
-def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
-  """Sets the finished runs side by side."""
-  table = comparison.markdown(runs)
-  for file, text in (("table.md", table + "\n"), ("table.csv", comparison.comma_separated(runs))):
+def _compare(
+  runs: Sequence[comparison.Run], missing: Sequence[tuple[Plan, str]], workdir: pathlib.Path
+) -> None:
+  """Sets the finished runs side by side; those missing are listed with the reason."""
+  failed = {plan.name: why for plan, why in missing}
+  table = comparison.markdown(runs, failed)
+  listed = [(plan.settings, plan.name, why) for plan, why in missing]
+  lines = comparison.comma_separated(runs, listed)
+  for file, text in (("table.md", table + "\n"), ("table.csv", lines)):
     with atomic.opened(workdir / file) as out:
       out.write(text)
   print(table, flush=True)
@@ -281,9 +287,9 @@ def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
   name = workdir.resolve().name
   drawn: dict[str, Callable[[pathlib.Path], object]] = {
     "plot.png": lambda path: studies.picture(runs, name).savefig(path, dpi=150),
-    "report.html": lambda path: report.write_page(runs, path, title=name),
+    "report.html": lambda path: report.write_page(runs, path, title=name, missing=failed),
   }
-  for file, draw in drawn.items():
+  for file, draw in drawn.items() if runs else ():
     try:
       draw(workdir / file)
       made.append(file)
@@ -292,9 +298,14 @@ def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
   print(f"{', '.join(made)} are in {workdir}")
 
 
-def _last_line(path: pathlib.Path) -> str:
-  lines = path.read_text(errors="replace").splitlines()
-  return lines[-1] if lines else "it said nothing"
+def _why(code: int, log: pathlib.Path) -> str:
+  """Why a run failed, in one line: what it said last, or the signal that ended it."""
+  lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+  last = " ".join(lines[-1].split()) if lines else "it said nothing"
+  if code >= 0:
+    return last
+  known = {number.value: number.name for number in signal.Signals}
+  return f"ended by {known.get(-code, f'signal {-code}')}; it said last: {last}"
 
 
 _lock = threading.Lock()

@@ -17,6 +17,7 @@ COLUMNS = (
   ("few_accuracy", "Few", 100),
   ("uniform_accuracy", "A_Uni", 100),
   ("uniform_accuracy_at_bias", "A_Uni at bias", 100),
+  ("uniform_accuracy_at_validation_threshold", "A_Uni at val. threshold", 100),
   ("flip_sample_wise_accuracy", "All, flip", 100),
   ("adjusted_sample_wise_accuracy", "All, adjusted", 100),
   ("compactness", "compactness", 1),
@@ -32,6 +33,7 @@ COLUMNS = (
   ("negative_cosine", "others' cosine", 1),
 )
 SHOTS = ("many_accuracy", "medium_accuracy", "few_accuracy")
+CSV_WORDS = ("folder", "failed")  # columns behind the figures
 SEED = "seed"
 RUN = "run"  # a setting that is a name, where to tell all that differs would take too long
 
@@ -80,9 +82,18 @@ class Group(NamedTuple):
     ]
     return ", ".join(words) or self.runs[0].name or "run"
 
+  @property
+  def counted(self) -> list[Run]:
+    """The runs without repetitions: the first of each seed; all whose seed is not known."""
+    seeds = [run.config.get(SEED, run.settings.get(SEED)) for run in self.runs]
+    return [r for k, r in enumerate(self.runs) if seeds[k] is None or seeds[k] not in seeds[:k]]
+
   def mean_and_std(self, name: str) -> tuple[float, float]:
-    """Mean and sample standard deviation of a figure; nan where a run lacks it, or is alone."""
-    values = [run.figures.get(name) for run in self.runs]
+    """Mean and sample standard deviation of a figure over the runs that count, one a seed.
+
+    The mean is nan where one of them lacks it; the standard deviation too where there is but one.
+    """
+    values = [run.figures.get(name) for run in self.counted]
     numbers = [float(x) for x in values if x is not None]
     if len(numbers) < len(values):
       return math.nan, math.nan
@@ -114,23 +125,35 @@ def columns_of(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
   return [c for c in known if c not in shots or len(shots) > 1]
 
 
-def markdown(runs: Sequence[Run]) -> str:
-  """A table in Markdown, mean ± deviation over seeds, the best accuracy of a column in bold."""
+def markdown(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> str:
+  """A table in Markdown, mean ± standard deviation over seeds, and what it leaves out below it.
+
+  Bold is an accuracy that is ahead of all others in its column by more than twice the combined
+  standard error, √(s₁²/n₁ + s₂²/n₂): never that of a single run, and none of equals.
+
+  Args:
+    runs: finished.
+    failed: {name: reason, in one line} of those that are not.
+  """
+  parts = [_table(runs), *notes(runs)] if runs else ["No run has finished."]
+  if failed:
+    parts.append("\n".join(["Failed:", "", *(f"- {name}: {why}" for name, why in failed.items())]))
+  return "\n\n".join(parts)
+
+
+def _table(runs: Sequence[Run]) -> str:
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
-  best = {
-    name: _best(name, [group.mean_and_std(name)[0] for group in groups])
-    for name, _, factor in columns
-    if factor == 100 and len(groups) > 1
-  }
   rows = [[*keys, *(heading for _, heading, _ in columns), "runs"]]
-  for group in groups:
-    cells = [str(group.settings.get(key, "")) for key in keys]
-    for name, _, factor in columns:
-      mean, spread = group.mean_and_std(name)
-      text = _number(mean * factor, spread * factor, digits=2 if factor == 1 else 1)
-      cells.append(f"**{text}**" if mean == best.get(name) else text)
-    rows.append([*cells, str(len(group.runs))])
+  rows += [[str(g.settings.get(key, "")) for key in keys] for g in groups]
+  for name, _, factor in columns:
+    ahead = clearly_best(name, groups) if factor == 100 else None
+    for group, row in zip(groups, rows[1:], strict=True):
+      mean, std = group.mean_and_std(name)
+      text = _number(mean * factor, std * factor, digits=2 if factor == 1 else 1)
+      row.append(f"**{text}**" if group is ahead else text)
+  for group, row in zip(groups, rows[1:], strict=True):
+    row.append(str(len(group.counted)))
   widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
   lines = [
     "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
@@ -139,22 +162,86 @@ def markdown(runs: Sequence[Run]) -> str:
   return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _best(name: str, values: Sequence[float]) -> float:
-  """The largest, of an error the least; nan where there is none."""
-  known = [x for x in values if not math.isnan(x)]
-  return (min if name.endswith("error_rate") else max)(known, default=math.nan)
+def notes(runs: Sequence[Run]) -> list[str]:
+  """What a reader of the table has to know, a sentence or two each."""
+  groups = grouped(runs)
+  out = []
+  if any(len(group.counted) > 1 for group in groups):
+    out.append("± is the standard deviation (n − 1) over runs that differ by their seed only.")
+    if len(groups) > 1:
+      out[-1] += (
+        " Bold: ahead of every other mean of its column by more than twice the combined standard"
+        " error, √(s₁²/n₁ + s₂²/n₂)."
+      )
+  elif len(groups) > 1:
+    out.append("One run each: no spread is known, so that none is called the best.")
+  return out + repetitions(groups)
 
 
-def comma_separated(runs: Sequence[Run]) -> str:
-  """A line a run, with every number of its results."""
-  keys = setting_names([Group(run.settings, [run]) for run in runs])
-  names = sorted({name for run in runs for name in run.figures} - set(keys))
+def repetitions(groups: Sequence[Group]) -> list[str]:
+  """Names the runs that repeat another one's config and seed, and so say nothing of a spread."""
+  out = []
+  for group in groups:
+    first = {run.config.get(SEED, run.settings.get(SEED)): run for run in reversed(group.runs)}
+    counted = [id(run) for run in group.counted]
+    for run in group.runs:
+      if id(run) not in counted:
+        seed = run.config.get(SEED, run.settings.get(SEED))
+        out.append(
+          f"{run.name} has the same config and the same seed, {seed}, as {first[seed].name}: it is"
+          " not counted, since what they differ by is not the seed's."
+        )
+  return out
+
+
+def clearly_best(name: str, groups: Sequence[Group]) -> Group | None:
+  """The group whose mean is ahead of all others by more than twice the combined standard error.
+
+  Args:
+    name: of a figure; of an error rate the least is the best.
+    groups: to be compared; those without the figure are passed over.
+
+  Returns:
+    None where no group is ahead of all, or one of them has a single run.
+  """
+  found = [(group, *group.mean_and_std(name)) for group in groups]
+  found = [x for x in found if not math.isnan(x[1])]
+  if len(found) < 2:
+    return None
+  sign = -1 if name.endswith("error_rate") else 1
+  best, *others = sorted(found, key=lambda x: -sign * x[1])
+
+  def variance(of: tuple[Group, float, float]) -> float:
+    return of[2] ** 2 / len(of[0].counted)  # nan of a single run, which no comparison survives
+
+  ahead = all(
+    sign * (best[1] - other[1]) > 2 * math.sqrt(variance(best) + variance(other))
+    for other in others
+  )
+  return best[0] if ahead else None
+
+
+def comma_separated(
+  runs: Sequence[Run], failed: Sequence[tuple[Mapping[str, Any], str, str]] = ()
+) -> str:
+  """A line a run, with every number of its results; "failed" says why there are none.
+
+  Args:
+    runs: finished.
+    failed: (settings, name, reason) of those that are not.
+  """
+  settings = [*(run.settings for run in runs), *(x[0] for x in failed)]
+  keys = setting_names([Group(x, []) for x in settings])
+  plain = [{n: x for n, x in r.figures.items() if not isinstance(x, dict | list)} for r in runs]
+  names = sorted({name for figures in plain for name in figures} - {*keys, *CSV_WORDS})
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
-  writer.writerow([*keys, *names])
-  for run in runs:
-    settings = [run.settings.get(key, "") for key in keys]
-    writer.writerow([*settings, *(run.figures.get(name, "") for name in names)])
+  writer.writerow([*keys, *names, *CSV_WORDS])
+  for run, figures in zip(runs, plain, strict=True):
+    values = [figures.get(name, "") for name in names]
+    writer.writerow([*(run.settings.get(key, "") for key in keys), *values, run.name, ""])
+  for of_run, name, why in failed:
+    writer.writerow([*(of_run.get(key, "") for key in keys), *("" for _ in names), name, why])
   return out.getvalue()
 
 

@@ -18,6 +18,7 @@ from bce_jax.report.comparison import (
   Run,
   columns_of,
   grouped,
+  repetitions,
   setting_names,
 )
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
@@ -28,13 +29,20 @@ FILE = "report.html"
 _MOST = 6  # settings that are drawn each by itself
 
 
-def build(runs: Sequence[Run], *, title: str, map_method: str = "tsne") -> str:
+def build(
+  runs: Sequence[Run],
+  *,
+  title: str,
+  map_method: str = "tsne",
+  missing: Mapping[str, str] | None = None,
+) -> str:
   """Returns the page.
 
   Args:
     runs: one or more, with their settings (see `with_settings`), records and evidence.
     title: of the page.
     map_method: of the map of features: "tsne" or "pca".
+    missing: {name: reason} of runs that failed or have not ended, and are only listed.
 
   Returns:
     HTML, whole.
@@ -43,7 +51,7 @@ def build(runs: Sequence[Run], *, title: str, map_method: str = "tsne") -> str:
   drawn = _drawn(groups)
   with style():
     sections = [
-      _overview(groups),
+      _overview(groups, missing or {}),
       *([_study(groups)] if len(runs) > 1 else []),
       progress.section(drawn),
       scores.section(drawn),
@@ -89,10 +97,13 @@ standard deviation over runs that differ by their seed only.</footer>
 
 
 def _drawn(groups: Sequence[Group]) -> list[Group]:
-  """Of more settings than the eye can tell apart those with the highest A_Uni, in their order."""
+  """Of more settings than the eye can tell apart those with the highest A_Uni, in their order.
+
+  Runs that repeat another one are left out: they would be taken for another seed.
+  """
   means = [group.mean_and_std("uniform_accuracy")[0] for group in groups]
   best = sorted(range(len(groups)), key=lambda k: (math.isnan(means[k]), -means[k]))[:_MOST]
-  return [group for k, group in enumerate(groups) if k in best]
+  return [group._replace(runs=group.counted) for k, group in enumerate(groups) if k in best]
 
 
 def _summary(groups: Sequence[Group]) -> str:
@@ -159,6 +170,7 @@ _TILES = (
   ("class_wise_accuracy", "A_CW: a threshold a class"),
   ("uniform_accuracy", "A_Uni: the best one threshold"),
   ("uniform_accuracy_at_bias", "A_Uni at the learned bias"),
+  ("uniform_accuracy_at_validation_threshold", "A_Uni at the validation split's best threshold"),
   ("many_accuracy", "many-shot classes"),
   ("medium_accuracy", "medium-shot classes"),
   ("few_accuracy", "few-shot classes"),
@@ -168,15 +180,19 @@ _TILES = (
 )
 
 
-def _overview(groups: Sequence[Group]) -> Section:
+def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
+  listed = "".join(
+    f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in missing.items()
+  )
+  left_out = f"<p>Not on this page:</p><ul>{listed}</ul>" if listed else ""
   if len(groups) == 1 and len(groups[0].runs) == 1:
-    return Section("Figures", "", html=_tiles(groups[0].runs[0].figures))
+    return Section("Figures", "", html=_tiles(groups[0].runs[0].figures) + left_out)
   runs = [run for group in groups for run in group.runs]
   keys = setting_names(groups)
   columns = [column for column in columns_of(runs) if column[2] == 100]  # others: see their plots
   rows: list[list[Any]] = []
   for group in groups:
-    cells = [*(cell(group.settings.get(key, "")) for key in keys), str(len(group.runs))]
+    cells = [*(cell(group.settings.get(key, "")) for key in keys), str(len(group.counted))]
     for name, _, factor in columns:
       mean, spread = group.mean_and_std(name)
       text = "–" if math.isnan(mean) else f"{factor * mean:.1f}"
@@ -187,15 +203,15 @@ def _overview(groups: Sequence[Group]) -> Section:
     "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
   )
-  lead += _alike(groups)
+  lead = " ".join([lead, *repetitions(groups)])
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
   table = _table(Table(headings, rows, words=len(keys)), "Final figures")
   shown = [key for key in [*keys, SEED] if key != RUN]
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in shown)] for run in runs]
-  listed = _table(Table([RUN, *shown], names, words=len(shown) + 1), "The runs")
-  runs_html = f"<details><summary>The {len(runs)} runs</summary>{listed}</details>"
-  return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}</div>')
+  every = _table(Table([RUN, *shown], names, words=len(shown) + 1), "The runs")
+  runs_html = f"<details><summary>The {len(runs)} runs</summary>{every}</details>"
+  return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}{left_out}</div>')
 
 
 def _tiles(figures: Mapping[str, Any]) -> str:
@@ -228,27 +244,12 @@ def _exact(value: Any) -> str:
   return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _alike(groups: Sequence[Group]) -> str:
-  """Names two runs of one config and one seed, whose difference is none of seeds."""
-  for group in groups:
-    by_seed: dict[str, Run] = {}
-    for run in group.runs:
-      seed = run.config.get(SEED, run.settings.get(SEED))
-      other = by_seed.setdefault(frozen(seed), run)
-      if other is not run and seed is not None:
-        return (
-          f" {other.name} and {run.name} have the same config and the same seed, {seed}: what they"
-          " differ by is not the seed's."
-        )
-  return ""
-
-
 def _study(groups: Sequence[Group]) -> Section:
   """Accuracy over what was varied, and the best thresholds against the learned biases."""
   plots = []
   rows = [
     [group.label, *(100 * x for name in ("sample_wise_accuracy", "uniform_accuracy")
-                    for x in group.mean_and_std(name)), len(group.runs)]
+                    for x in group.mean_and_std(name)), len(group.counted)]
     for group in groups
   ]  # fmt: skip
   table = Table(["setting", "A_SW, %", "±", "A_Uni, %", "±", "runs"], rows)
@@ -266,7 +267,7 @@ def _study(groups: Sequence[Group]) -> Section:
   if not plots and len(groups) > 1:
     figure = new_figure(5.2, 3.8)
     studies.draw_bars(figure.subplots(), groups)
-    text = "Final accuracies of the test split; the bars' lines are deviations over seeds."
+    text = "Final accuracies of the test split; the bars' lines are standard deviations over seeds."
     plots.append(Plot("Accuracies", figure, text, table))
   figure = new_figure(5.2, 4.2)
   axis = figure.subplots()

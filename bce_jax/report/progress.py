@@ -74,7 +74,7 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
-  """Compactness and separability over epochs, mean over classes and their deviation."""
+  """Compactness and separability over epochs, mean over classes and their standard deviation."""
   titles = ("Compactness", "Separability", "Separability of the classifier")
   words = (
     "100 × mean cosine between two images of one class; 100 is a point.",

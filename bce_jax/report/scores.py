@@ -121,10 +121,12 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
       shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
       rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
     figures = run.figures
+    chosen = figures.get("uniform_accuracy_at_validation_threshold")
     said.append(
       f"{'' if alone else group.label + ': '}{percent(figures['uniform_accuracy'])} at the best,"
-      f" {percent(figures['uniform_accuracy_at_bias'])} at the bias, and by arg max"
-      f" {percent(figures['sample_wise_accuracy'])}"
+      f" {percent(figures['uniform_accuracy_at_bias'])} at the bias,"
+      + ("" if chosen is None else f" {percent(chosen)} at the validation split's best,")
+      + f" and by arg max {percent(figures['sample_wise_accuracy'])}"
     )
     if alone:
       top = 100 * figures["sample_wise_accuracy"]

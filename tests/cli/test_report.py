@@ -37,7 +37,8 @@ def build(monkeypatch):
   """Stands in for the page's building, which takes a second; collects what it is called with."""
   calls = []
 
-  def built(runs, *, title, map_method):
+  def built(runs, *, title, map_method, missing):
+    title += "".join(f"; {name}: {why}" for name, why in missing.items())
     calls.append((list(runs), title, map_method))
     return f"<title>{title}</title>"
 
@@ -133,6 +134,10 @@ def test_what_a_sweep_keeps_beside_its_runs_is_skipped(make_folder, tmp_path, ca
   (make_folder(tmp_path / "going") / "results.json").unlink()
   assert report.main([str(tmp_path / "going"), str(tmp_path / "run")]) == 0
   assert capsys.readouterr().err == f"{tmp_path / 'going'} is skipped: its run has not ended\n"
+  assert [title for _, title, _ in build] == [
+    "run",
+    f"run; {tmp_path / 'going'}: its run has not ended",
+  ]
 
 
 def test_a_record_cut_off_by_a_kill_is_left_out(make_folder, tmp_path, build):

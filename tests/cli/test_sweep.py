@@ -40,7 +40,13 @@ def test_configs_side_by_side_and_again(tmp_path, capfd):
   table = (folder / "table.md").read_text()
   assert table.strip() in out
   lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
-  assert [line["config"] for line in lines] == ["digits_lt:ce", "digits_lt:bce3s"]
+  assert [line["config"] for line in lines] == ["digits_lt:ce", "digits_lt:bce3s", str(broken)]
+  why = "bce-train: data.folder /nowhere is not"
+  assert lines[2]["failed"].startswith(why)
+  assert lines[2]["uniform_accuracy"] == ""
+  assert f"- broken: {why}" in table
+  report = (folder / "report.html").read_text()
+  assert f"<li>broken: {why}" in report
   results = json.loads((folder / "digits_lt_bce3s" / "results.json").read_text())
   assert float(lines[1]["uniform_accuracy"]) == results["uniform_accuracy"]
   assert -1 <= float(lines[1]["negative_cosine"]) <= 1
@@ -82,6 +88,25 @@ def test_a_finished_run_whose_page_was_not_made_gets_it(tmp_path, monkeypatch, l
   monkeypatch.setattr(subprocess, "Popen", Process)
   assert sweep._train(plan, tmp_path, "", set()) == 0
   assert len(started) == lacking  # bce-train, which makes it and trains nothing twice
+
+
+def test_where_all_runs_fail_the_table_says_so(tmp_path, monkeypatch, capsys):
+  def train(plan, workdir, prefix, running):
+    lines = f"{plan.name} begins\n\n" if plan.name == "digits_seed=0" else "bce-train:  no\n \n"
+    (workdir / "logs" / f"{plan.name}.log").write_text(lines)
+    return -signal.SIGKILL if plan.name == "digits_seed=0" else 1
+
+  monkeypatch.setattr(sweep, "_train", train)
+  (tmp_path / "table.md").write_text("of an earlier time")
+  assert sweep.main(["--config=digits", "--vary=seed=0,1", "--workdir", str(tmp_path)]) == 1
+  assert (tmp_path / "table.md").read_text() == (
+    "No run has finished.\n\nFailed:\n\n"
+    "- digits_seed=0: ended by SIGKILL; it said last: digits_seed=0 begins\n"
+    "- digits_seed=1: bce-train: no\n"
+  )
+  lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+  assert [(line["seed"], line["failed"]) for line in lines][1] == ("1", "bce-train: no")
+  assert not (tmp_path / "report.html").exists()
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@ import csv
 import io
 
 import numpy as np
+import pytest
 
 from bce_jax.report import comparison, studies
 from bce_jax.report.comparison import Run
@@ -20,20 +21,82 @@ def rows(table):
   return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_seeds_are_put_together_and_the_best_is_bold():
-  head, _, first, second = rows(comparison.markdown(runs()))
+def test_seeds_are_put_together():
+  head, _, first, second = rows(comparison.markdown(runs()).partition("\n\n")[0])
   assert head == ["config", "All (A_SW)", "Many", "Few", "A_Uni", "compactness", "runs"]
-  deviation = np.std([50, 70], ddof=1)
-  assert first == [
-    "a",
-    f"60.0 ± {deviation:.1f}",
-    "**80.0 ± 0.0**",
-    "**15.0 ± 7.1**",
-    "**40.0 ± 0.0**",
-    "80.00 ± 0.00",
-    "2",
+  std = np.std([50, 70], ddof=1)
+  assert first[:2] == ["a", f"60.0 ± {std:.1f}"]
+  assert first[2:] == ["80.0 ± 0.0", "15.0 ± 7.1", "40.0 ± 0.0", "80.00 ± 0.00", "2"]
+  assert second == ["b", "90.0", "80.0", "–", "40.0", "80.00", "1"]  # one run: none is the best
+
+
+def of(name, **values):
+  """Runs of settings with a figure each: of(name, a=[…], b=[…])."""
+  return [
+    Run({"config": config, "seed": seed}, {name: value}, f"{config}-{seed}")
+    for config, found in values.items()
+    for seed, value in enumerate(found)
   ]
-  assert second == ["b", "**90.0**", "**80.0**", "–", "**40.0**", "80.00", "1"]
+
+
+@pytest.mark.parametrize(
+  ("values", "best"),
+  [
+    ({"a": [0.50, 0.52, 0.51], "b": [0.60, 0.62, 0.61]}, "b"),
+    ({"a": [0.50, 0.60, 0.70], "b": [0.60, 0.61, 0.62]}, None),  # within the spread
+    ({"a": [0.50, 0.52], "b": [0.60, 0.62], "c": [0.60, 0.62]}, None),  # equals
+    ({"a": [1.0, 1.0], "b": [1.0, 1.0]}, None),
+    ({"a": [0.5], "b": [0.9]}, None),  # one run each
+    ({"a": [0.5, 0.5], "b": [0.9]}, None),
+    ({"a": [0.5, 0.5]}, None),
+    # √(0.01²/2 + 0.01²/2) · 2 = 0.02 with standard deviations of 0.01.
+    ({"a": [0.5, 0.5 + 0.01 * 2**0.5], "b": [0.5195, 0.5195 + 0.01 * 2**0.5]}, None),
+    ({"a": [0.5, 0.5 + 0.01 * 2**0.5], "b": [0.5205, 0.5205 + 0.01 * 2**0.5]}, "b"),
+  ],
+)
+def test_bold_is_what_is_ahead_by_more_than_the_spread(values, best):
+  name = "uniform_accuracy"
+  text = comparison.markdown(of(name, **values))
+  bold = [row[0] for row in rows(text.partition("\n\n")[0])[2:] if row[1].startswith("**")]
+  assert bold == ([] if best is None else [best])
+  assert ("twice the combined standard error" in text) == (
+    len(values) > 1 and max(map(len, values.values())) > 1
+  )
+  assert ("One run each" in text) == (max(map(len, values.values())) == 1 and len(values) > 1)
+  # Of an error rate the least is the best.
+  wrong = {k: [1 - x for x in found] for k, found in values.items()}
+  groups = comparison.grouped(of("verification_equal_error_rate", **wrong))
+  found = comparison.clearly_best("verification_equal_error_rate", groups)
+  assert (found and found.label) == best
+
+
+def test_a_run_of_the_same_config_and_seed_is_no_other_seed():
+  """A folder copied, or a run made twice: it says nothing of the spread over seeds."""
+  one, two = of("uniform_accuracy", a=[0.5, 0.7])
+  again = two._replace(figures={"uniform_accuracy": 0.9}, name="copy")
+  text = comparison.markdown([one, two, again])
+  assert rows(text)[2] == ["a", f"60.0 ± {np.std([50, 70], ddof=1):.1f}", "2"]
+  assert "copy has the same config and the same seed, 1, as a-1: it is not counted" in text
+  alone = comparison.markdown([one, one._replace(name="copy")])
+  assert rows(alone)[2] == ["a", "50.0", "1"]
+  assert "±" not in alone
+  # The seed of a run that was not varied stands in its config.
+  bare = Run({}, {"uniform_accuracy": 0.5}, "x", {"seed": 3})
+  assert comparison.grouped([bare, bare._replace(name="y")])[0].counted == [bare]
+
+
+def test_failed_runs_are_listed():
+  text = comparison.markdown(runs(), {"x_seed=1": "bce-train: no such folder"})
+  assert text.endswith("Failed:\n\n- x_seed=1: bce-train: no such folder")
+  text = comparison.markdown([], {"x": "gone"})
+  assert text == "No run has finished.\n\nFailed:\n\n- x: gone"
+  failed = [({"config": "c", "seed": 7}, "c_seed=7", "it said nothing")]
+  lines = list(csv.DictReader(io.StringIO(comparison.comma_separated(runs(), failed))))
+  assert [line["failed"] for line in lines] == ["", "", "", "it said nothing"]
+  assert lines[-1]["config"] == "c"
+  assert lines[-1]["seed"] == "7"
+  assert lines[-1]["folder"] == "c_seed=7"
+  assert lines[-1]["uniform_accuracy"] == ""
 
 
 def test_every_figure_of_every_run_is_in_the_csv():

@@ -203,15 +203,38 @@ def test_where_too_much_differs_names_tell(make_run):
   assert "temperature" in text[text.index("Config differences</h2>") :]
 
 
-def test_two_runs_of_one_config_and_one_seed_are_said_to_be(make_run, two_settings):
-  def words(*runs):
+def test_two_runs_of_one_config_and_one_seed_are_one(make_run, two_settings):
+  def built(*runs):
     text = page.build(with_settings(runs), title="x", map_method="pca")
-    return " ".join(Checked(text).words)
+    return text, " ".join(Checked(text).words)
 
   said = "same config and the same seed"
   bare = [run._replace(evidence=None, records=[]) for run in (make_run(), *two_settings)]
-  assert said in words(bare[0]._replace(name="first"), bare[0]._replace(name="again"))
-  assert said not in words(*bare[1:])
+  text, words = built(bare[0]._replace(name="first"), bare[0]._replace(name="again"))
+  assert f"again has the {said}, 0, as first" in words
+  row = re.findall(r"<td[^>]*>(.*?)</td>", text[text.index("<tbody>") :].partition("</tr>")[0])
+  accuracy = bare[0].figures["sample_wise_accuracy"]
+  assert row[:2] == ["1", f"{100 * accuracy:.1f}"]  # one run, and no ±
+  assert said not in built(*bare[1:])[1]
+
+
+def test_runs_that_are_missing_are_listed(make_run):
+  run = make_run()._replace(evidence=None, records=[])
+  told = page.build([run], title="x", map_method="pca", missing={"<b>": "it failed"})
+  assert "<li>&lt;b&gt;: it failed</li>" in told
+
+
+def test_the_accuracy_at_the_validation_threshold_stands_beside_that_at_the_bias(make_run):
+  run = make_run(points=60)._replace(records=[])
+  other = run._replace(config={**run.config, "loss": "soft-u"}, evidence=None)
+  run.figures["uniform_accuracy_at_validation_threshold"] = 0.87654
+  words = " ".join(Checked(page.build([run], title="x", map_method="pca")).words)
+  assert "A_Uni at the validation split's best threshold" in words
+  assert f"{percent(0.87654)} at the validation split's best, and by arg max" in words
+  text = page.build(
+    with_settings([run._replace(evidence=None), other]), title="x", map_method="pca"
+  )
+  assert "A_Uni at val. threshold, %" in text
 
 
 def test_runs_of_other_classes_are_said_to_be_left_out(make_run):
