@@ -28,11 +28,11 @@ def changed(config, method="joint", changes=()):
   return config
 
 
-def build(config, devices=1, *, frozen=False):
+def build(config, devices=1, *, frozen=False, noise=True):
   """The parts of a run of a small network, on noise.
 
   Digits have flat backgrounds, which put thousands of equal values on the kink of a ReLU at once,
-  and rounding decides to which side they fall.
+  and rounding decides to which side they fall: see the test of digits.
   """
   mesh = jax.make_mesh(
     (devices, 1),
@@ -48,8 +48,9 @@ def build(config, devices=1, *, frozen=False):
   parts = parts._replace(mesh=mesh, model=parts.model.clone(backbone=backbone))
   train = parts.dataset.train
   shape = (len(train), *train.image_shape)
-  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  train = sources.ArraySource(images, train.labels)
+  if noise:
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    train = sources.ArraySource(images, train.labels)
   parts = parts._replace(dataset=parts.dataset._replace(train=train))
   if frozen:
     parts = parts._replace(objective=parts.objective._replace(batch_statistics=False))
@@ -147,6 +148,34 @@ def test_any_number_of_devices_trains_like_one(tiny, method, changes, numbers):
   one = trained(build(tiny, 1))
   for devices in numbers:
     assert_alike(trained(build(tiny, devices)), one)
+
+
+def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny):
+  """Equal to rounding after a step; later no further apart than by what rounding itself causes."""
+
+  def parameters(devices):
+    parts = build(tiny, devices, noise=False)
+    state, compiled, found = jax.device_put(start(parts), parts.layout.shardings()), None, []
+    for batch in batches(parts, 20):
+      batch = parallel.put_batch(batch, parts.mesh)
+      if compiled is None:
+        compiled = jitted(parts).lower(state, batch).compile(UNOPTIMIZED)
+      state, _ = compiled(state, batch)
+      leaves = [
+        np.ravel(x).astype(np.float64) for x in jax.tree.leaves(jax.device_get(state.params))
+      ]
+      found.append(np.concatenate(leaves))
+    return np.stack(found)
+
+  tiny.steps = 400
+  one, eight = parameters(1), parameters(DEVICES)
+  tiny.optimizer.learning_rate *= 1 + 1e-7
+  rounded = parameters(1)
+  norms = np.linalg.norm(one, axis=1)
+  apart, by_rounding = (np.linalg.norm(x - one, axis=1) / norms for x in (eight, rounded))
+  assert apart[0] < 1e-6
+  assert apart[-1] < 10 * max(by_rounding[-1], 1e-6)
+  assert by_rounding[-1] > 0  # the change was seen
 
 
 @pytest.mark.parametrize(
