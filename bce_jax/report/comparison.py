@@ -175,7 +175,22 @@ def notes(runs: Sequence[Run]) -> list[str]:
       )
   elif len(groups) > 1:
     out.append("One run each: no spread is known, so that none is called the best.")
-  return out + repetitions(groups)
+  return [*out, *untrained_bias(runs), *repetitions(groups)]
+
+
+def untrained_bias(runs: Sequence[Run]) -> list[str]:
+  """Says of softmax runs, where there are any, that their figures at the bias are not learned."""
+  at_bias = ("uniform_accuracy_at_bias", "verification_balanced_accuracy_at_threshold")
+  if not any(
+    str(run.config.get("loss")).startswith("soft") and any(name in run.figures for name in at_bias)
+    for run in runs
+  ):
+    return []
+  return [
+    "Softmax does not train the level of its bias: what it has there depends on where the bias"
+    " started. The fair comparison is at a threshold chosen on a validation split"
+    " (data.validation_fraction)."
+  ]
 
 
 def repetitions(groups: Sequence[Group]) -> list[str]:

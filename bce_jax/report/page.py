@@ -20,6 +20,7 @@ from bce_jax.report.comparison import (
   grouped,
   repetitions,
   setting_names,
+  untrained_bias,
 )
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
 from bce_jax.report.settings import frozen
@@ -203,7 +204,7 @@ def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
     "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
   )
-  lead = " ".join([lead, *repetitions(groups)])
+  lead = " ".join([lead, *untrained_bias(runs), *repetitions(groups)])
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
   table = _table(Table(headings, rows, words=len(keys)), "Final figures")

@@ -85,6 +85,14 @@ def test_a_run_of_the_same_config_and_seed_is_no_other_seed():
   assert comparison.grouped([bare, bare._replace(name="y")])[0].counted == [bare]
 
 
+def test_softmax_at_its_bias_is_said_to_be_untrained():
+  told = "Softmax does not train the level of its bias"
+  run = Run({}, {"uniform_accuracy_at_bias": 0.5}, "x", {"seed": 0, "loss": "bce-u"})
+  assert told not in comparison.markdown([run])
+  for loss in ("soft-nu", "soft-d"):
+    assert told in comparison.markdown([run._replace(config={"loss": loss})])
+
+
 def test_failed_runs_are_listed():
   text = comparison.markdown(runs(), {"x_seed=1": "bce-train: no such folder"})
   assert text.endswith("Failed:\n\n- x_seed=1: bce-train: no such folder")
