@@ -20,7 +20,7 @@ Rows = Int32[AnyArray, "b"] | None
 def normalize(
   images: UInt8[AnyArray, "b h w c"], mean: Float[AnyArray, "c"], std: Float[AnyArray, "c"]
 ) -> Float32[Array, "b h w c"]:
-  """Scales images to mean 0 and deviation 1: (images / 255 − mean) / std.
+  """Scales images to mean 0 and std 1: (images / 255 − mean) / std.
 
   Args:
     images: uint8 [B, H, W, C].

@@ -1,9 +1,9 @@
 """Where the scores of a data set lie, from one pass over them, without keeping them.
 
-Histograms of positive, negative and hardest negative scores, and for each class the mean, deviation
-and ends of its positives and of its two kinds of negatives. Of a sample of class i, c_j(X) with
-j ≠ i are its type I negatives; the type II negatives of class i are c_i(X) of the samples of other
-classes. Every score of a negative pair is both, but a class's two sets differ.
+Histograms of positive, negative and hardest negative scores, and for each class the mean, standard
+deviation (std) and ends of its positives and of its two kinds of negatives. Of a sample of class i,
+c_j(X) with j ≠ i are its type I negatives; the type II negatives of class i are c_i(X) of the
+samples of other classes. Every score of a negative pair is both, but a class's two sets differ.
 
 The streaming half, `score_distributions`, takes any part of the samples; `merge_distributions` puts
 parts together. The bins of a histogram follow from the values alone, not from how they were split
@@ -94,7 +94,7 @@ class Spread(NamedTuple):
   Attributes:
     count: int64 [N].
     total: Σ s, float64 [N].
-    scatter: Σ (s − mean)², float64 [N]: unlike Σ s² it keeps its digits where a deviation is small
+    scatter: Σ (s − mean)², float64 [N]: unlike Σ s² it keeps its digits where the std is small
       beside the mean.
     low: the least; +inf for a class without scores.
     high: the largest; −inf for a class without scores.
@@ -111,7 +111,7 @@ class Spread(NamedTuple):
     return _over(self.total, self.count)
 
   def std(self) -> Float[np.ndarray, "N"]:
-    """Deviation √(mean (s − mean)²) of each class; nan for one without scores."""
+    """Standard deviation √(mean (s − mean)²) of each class; nan for one without scores."""
     return np.sqrt(_over(self.scatter, self.count))
 
 

@@ -55,7 +55,7 @@ class Head(nn.Module):
     normalize_features: use x / ‖x‖.
     normalize_weights: use w / ‖w‖. Both together give the cosine (the losses -nu and -nd).
     scale: γ > 0, not learned.
-    weight_init: "uniform", U(±1/√features) (deviation 1/√(3 · features)), or "normal",
+    weight_init: "uniform", U(±1/√features) (std 1/√(3 · features)), or "normal",
       N(0, 1/features). Where weights are normalised only the step size feels their length.
     bias: "none" (0, no parameter), "unified" (one number) or "diverse" (one a class).
     bias_init: "prior", log(10 · N); "zero"; "0", U(±1/√features); "1" … "7", the deterministic

@@ -231,7 +231,7 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
   """
   config_lib.check(config)
   class_devices = config.class_devices
-  if judging:  # on other devices, perhaps; the figures are the same on any
+  if judging:  # on other devices, perhaps; the figures are the same to rounding on any
     class_devices = math.gcd(class_devices, jax.device_count())
   mesh = parallel.make_mesh(class_devices)
   parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)

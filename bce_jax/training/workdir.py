@@ -171,7 +171,7 @@ def refuse_other_dataset(workdir: pathlib.Path, experiment: Experiment) -> None:
 def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
   """Returns the experiment with what a run knows of its training images.
 
-  Mean and deviation of the channels, and images of each class: a folder of other images, to be
+  Mean and std of the channels, and images of each class: a folder of other images, to be
   judged by what was trained, has others.
 
   Raises:

@@ -9,7 +9,7 @@ from bce_jax.training import checkpoint
 
 
 def close(lab, workdir, whole, tolerance):
-  """Figures agree to rounding, which grows with the steps."""
+  """Figures agree to what rounding grows to over the steps: see docs/scale.md, Data parallel."""
   ours, theirs = lab.records(workdir), lab.records(whole)
   assert [(r["step"], r["split"]) for r in ours] == [(r["step"], r["split"]) for r in theirs]
   for one, other in zip(ours, theirs, strict=True):

@@ -31,8 +31,8 @@ def changed(config, method="joint", changes=()):
 def build(config, devices=1, *, frozen=False, noise=True):
   """The parts of a run of a small network, on noise.
 
-  Digits have flat backgrounds, which put thousands of equal values on the kink of a ReLU at once,
-  and rounding decides to which side they fall: see the test of digits.
+  Digits have flat backgrounds, so that many activations are equal and meet the kink of a ReLU at
+  once, where rounding decides on their gradient: see the test of digits.
   """
   mesh = jax.make_mesh(
     (devices, 1),
