@@ -144,8 +144,8 @@ def score_distributions(
 
     positive: c_y,   negative: c_j, j ≠ y,   hardest negative: max_{j≠y} c_j
 
-  Counts are exact, sums float64. 50,000 × 1,000 float32 scores take about two seconds of one
-  processor core and a few MB beside the scores themselves.
+  Counts are exact, sums float64. 50,000 × 1,000 float32 scores take 3.2 s of one core of
+  an AMD EPYC that had other work too, and 48 MB beside the scores themselves (2026-11-25).
 
   Args:
     scores: any floating dtype; −inf and +inf are counted apart.
