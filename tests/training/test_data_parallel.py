@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
 from bce_jax.data import loader, sources
@@ -150,8 +151,12 @@ def test_any_number_of_devices_trains_like_one(tiny, method, changes, numbers):
     assert_alike(trained(build(tiny, devices)), one)
 
 
-def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny):
-  """Equal to rounding after a step; later no further apart than by what rounding itself causes."""
+def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny, monkeypatch):
+  """Equal to rounding after a step; later no further apart than by what rounding itself causes.
+
+  With a smooth activation: the kink of a ReLU makes of rounding whatever it may, at some step.
+  """
+  monkeypatch.setattr(nn, "relu", lambda x: jax.nn.softplus(4 * x) / 4)
 
   def parameters(devices):
     parts = build(tiny, devices, noise=False)
@@ -174,8 +179,8 @@ def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny
   norms = np.linalg.norm(one, axis=1)
   apart, by_rounding = (np.linalg.norm(x - one, axis=1) / norms for x in (eight, rounded))
   assert apart[0] < 1e-6
-  assert apart[-1] < 10 * max(by_rounding[-1], 1e-6)
   assert by_rounding[-1] > 0  # the change was seen
+  assert apart[-1] < 10 * by_rounding[-1]
 
 
 @pytest.mark.parametrize(
