@@ -7,8 +7,8 @@ decay 5e-4, cosine, crop and flip; it reports A_SW/A_Uni 92.8/85.2 for CE and 93
 whole 100 epochs have not been run here. On 2 CPU cores, 2026-11-21, with --config.model=resnet8
 --config.epochs=8 --config.optimizer.learning_rate=0.1 --config.optimizer.warmup_epochs=0.5, seeds 0
 and 1: bce-nu A_SW 79.6 and 80.0 %, A_Uni at the threshold best on the test images 71.2 and 71.0 %;
-soft-nu 78.7 and 79.3 %, 36.6 and 53.7 % (9 to 15 minutes each). --config.data.validation_fraction=0.1
-chooses a threshold on held-out images, the fair one for softmax, whose bias is not trained.
+soft-nu 78.7 and 79.3 %, 36.6 and 53.7 % (9 to 15 minutes each). Softmax' bias is not trained: the
+fair threshold for it is one of held-out images, by --config.data.validation_fraction=0.1.
 """
 
 from ml_collections import ConfigDict
