@@ -7,8 +7,6 @@ import pytest
 
 from bce_jax import losses, norms
 
-pytestmark = pytest.mark.core
-
 unit, norm = jax.jit(losses.unit), jax.jit(norms.norm)
 VECTORS = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
 SCALES = [1e-30, 1e-12, 1e-3, 1.0, 1e19, 1e20, 1e36]

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from bce_jax import losses
 
-pytestmark = pytest.mark.core
-
 LOSSES = {"bce": losses.bce, "ce": losses.softmax_cross_entropy}
 
 
@@ -24,6 +22,7 @@ def released_bias(array):
   return array.reshape(()) if array.shape == (1,) else array
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ["softmax", "bce_diverse", "bce_unified"])
 def test_face_losses_equal_the_released_code(official, name):
   prefix = f"face/{name}/"
@@ -44,6 +43,7 @@ def test_face_losses_equal_the_released_code(official, name):
     close(grads[2], released_bias(official[prefix + "grad_bias"]))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias_kind", ["diverse", "unified"])
 @pytest.mark.parametrize("family", ["bce", "ce"])
@@ -66,6 +66,7 @@ def test_linear_losses_equal_the_released_code(official, family, bias_kind, smoo
     close(grads[2], released_bias(official[prefix + "grad_bias"]))
 
 
+@pytest.mark.core
 def test_sixty_steps_of_sgd_follow_the_released_code(official):
   features, labels = official["run/features"], official["run/labels"]
 
@@ -157,6 +158,7 @@ EXTREMES = np.array(
 )
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("name", ["bce", "ce", "naive"])

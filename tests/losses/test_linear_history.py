@@ -13,8 +13,6 @@ import pytest
 
 from bce_jax import losses
 
-pytestmark = pytest.mark.core
-
 B = D = N = 4  # square: gradients of another argument have the right shape
 RNG = np.random.default_rng(0)
 X, W, BIAS, EACH = (
@@ -129,6 +127,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.core
 @FORMS
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda f: f.__name__)
 def test_patterns_of_training(pattern, form):

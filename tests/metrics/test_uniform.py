@@ -13,8 +13,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from bce_jax import metrics
 from bce_jax.metrics import pairs
 
-pytestmark = pytest.mark.core
-
 
 def covered(positive, negative, t):
   """Number of samples that threshold t judges right, by definition."""
@@ -81,6 +79,7 @@ def check_against_brute_force(logits, labels):
   np.testing.assert_allclose(traced_at.accepted_right, actual.uniform, rtol=1e-6)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("case", range(5))
 def test_golden_cases(brute_force, case):
   prefix = f"case{case}/"
@@ -168,6 +167,7 @@ def test_threshold_between_float32_neighbours_is_float64():
   assert metrics.accuracy_at(logits.astype(np.float32), np.array([0]), 1.0).accepted_right == 1.0
 
 
+@pytest.mark.core
 def test_float64_scores_are_not_rounded_to_ties():
   logits = np.array([[1.0 + 1e-12, 1.0]])
   actual = metrics.uniform_accuracy(logits, np.array([0]))

@@ -16,8 +16,6 @@ from bce_jax.training import (
   step,
 )
 
-pytestmark = pytest.mark.core
-
 
 def mesh_of(devices):
   return jax.make_mesh(
@@ -63,6 +61,7 @@ def test_every_loss_takes_a_step(tiny, loss):
   assert moved == (loss not in ("soft-u", "soft-nu"))  # there its gradient is exactly 0
 
 
+@pytest.mark.core
 def test_every_step_draws_its_own_augmentation(tiny):
   parts = experiment.build(tiny)
   parts_of_step = (parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key)
