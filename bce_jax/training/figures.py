@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bce_jax import metrics
+from bce_jax import metrics, terminal
 
 Figures = dict[str, Any]
 
@@ -293,7 +293,5 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
     collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
     names = ", ".join(name.upper() for name in collapse)
     rows.append((names, ", ".join(number(name) for name in collapse)))
-  width = max(len(name) for name, _ in rows)
   title = f"{split}: {values['images']:,} {unit}"
-  rule = "─" * (width + 26)
-  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
+  return terminal.two_columns(title, rows)
