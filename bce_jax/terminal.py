@@ -78,8 +78,9 @@ def wrap(text: str, most: int | None, *, indent: str = "  ") -> list[str]:
   """
   if most is None or width(text) <= most:
     return [text]
-  lines = [""]
-  for part in text.split("  "):
+  start = text[: len(text) - len(text.lstrip())]
+  lines = [start]
+  for part in text.strip().split("  "):
     joined = f"{lines[-1]}  {part}" if lines[-1].strip() else lines[-1] + part
     if width(joined) <= most:
       lines[-1] = joined

@@ -1,4 +1,4 @@
-"""CIFAR-10 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs.
+"""CIFAR-10 from a folder of images, ResNet-18, 100 epochs.
 
   bce-train --config cifar10:bce-nu --config.data.folder=data/cifar10 --workdir runs/cifar10
 
@@ -12,7 +12,10 @@ and 79.3 %, 36.6 and 53.7 %, 0.0 and 0.0 % (9 to 15 minutes each).
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 gray images of 8×8 pixels, embedded, no download.
+"""scikit-learn's digits: 1,797 gray 8×8 images, no download.
 
   bce-train --config digits:bce-nu --workdir runs/digits
 
@@ -9,7 +9,10 @@ Reached on the 360 test images with seeds 0 to 4 (mean ± deviation, 7 to 24 s e
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

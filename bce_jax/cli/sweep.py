@@ -1,8 +1,9 @@
 """bce-sweep: trains several configs, or one with varied keys, and sets the runs side by side.
 
-  bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
-  bce-sweep --config cifar_lt:cpu --one-at-a-time --vary objective.contrast_weight=0,0.05,0.1,0.2 \\
-    --vary objective.temperature=0.1,0.5,1 --vary seed=0,1 --workdir DIR
+  bce-sweep --config digits_lt:ce --config digits_lt:bce3s --workdir DIR
+  bce-sweep --config cifar_lt:cpu --one-at-a-time --vary seed=0,1 \\
+    --vary objective.contrast_weight=0,0.05,0.1,0.2 \\
+    --vary objective.temperature=0.1,0.5,1 --workdir DIR
 
 Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
 the end DIR holds table.md (mean ± deviation over seeds), table.csv (every figure of every run),
@@ -25,13 +26,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bce_jax import atomic
 from bce_jax.cli import configs, console, report
-from bce_jax.report import comparison, page, studies
+
+if TYPE_CHECKING:  # they bring JAX, for which `--help` need not wait
+  from ml_collections import ConfigDict
+
+  from bce_jax.report.comparison import Run
 
 
 class Plan(NamedTuple):
@@ -47,7 +50,7 @@ class Plan(NamedTuple):
 
   reference: str
   overrides: tuple[tuple[str, str], ...]
-  config: ConfigDict
+  config: "ConfigDict"
   settings: dict[str, Any]
   name: str
 
@@ -70,6 +73,7 @@ def plans(
   Raises:
     ValueError: for a config or a value that no run could use.
   """
+  from bce_jax.report import comparison
   from bce_jax.training import config as config_lib
 
   choices = [[(key, value) for value in values] for key, values in varied]
@@ -118,7 +122,7 @@ def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  parser = console.parser_of("bce-sweep", __doc__)
+  parser = console.parser_of("bce-sweep", __doc__, takes_keys=True)
   parser.add_argument(
     "--config", metavar="FILE[:ARGUMENT]", action="append", help="config file or name; repeatable"
   )
@@ -165,6 +169,8 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError(f"--jobs must be at least 1, got {jobs}")
   if not args.config:
     raise ValueError("--config is needed: a config file or name, repeatable")
+  for reference in args.config:
+    configs.config_path(reference.partition(":")[0])
   workdir = pathlib.Path(args.workdir)
   if not args.workdir or (workdir.exists() and not workdir.is_dir()):
     raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
@@ -229,6 +235,7 @@ def _train(
   plan: Plan, workdir: pathlib.Path, prefix: str, running: set["subprocess.Popen[str]"]
 ) -> int:
   """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
+  from bce_jax.report import page
   from bce_jax.training import workdir as workdir_lib
 
   folder = workdir / plan.name
@@ -270,8 +277,10 @@ def _train(
   return process.returncode
 
 
-def _compare(runs: Sequence[comparison.Run], workdir: pathlib.Path) -> None:
+def _compare(runs: Sequence["Run"], workdir: pathlib.Path) -> None:
   """Sets the finished runs side by side."""
+  from bce_jax.report import comparison, studies
+
   table = comparison.markdown(runs)
   for file, text in (("table.md", table + "\n"), ("table.csv", comparison.comma_separated(runs))):
     with atomic.opened(workdir / file) as out:

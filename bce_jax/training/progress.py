@@ -14,7 +14,7 @@ from tqdm.std import Bar
 from bce_jax import terminal
 
 _MAIN = ("loss", "accuracy", "bias")  # what is shown first; others follow where there is room
-# Columns of the bar, its ends among them: at least, at least beside what is less important, at most.
+# Columns of the bar, its ends among them: at least, beside what is less important, at most.
 _BAR, _ROOMY_BAR, _LONGEST_BAR = 10, 20, 40
 EVALUATING = "evaluating"
 

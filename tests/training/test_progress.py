@@ -77,7 +77,7 @@ def run(clock, values, *, steps=60, total=1_000_000, seconds=0.00103, size=127):
   ("columns", "values", "fields"),
   [
     (80, USUAL, ["loss 0.06336", "acc 98.4%", "bias 6.103", "123301 images/s", "17m left"]),
-    (80, LONG, ["loss 1234", "acc 100.0%", "bias -12.35", "123301 images/s", "17m left"]),
+    (80, LONG, ["loss 1234", "acc 100.0%", "bias -12.35", "123,301 images/s", "17m left"]),
     (80, USUAL | COSINES, ["loss 0.06336", "acc 98.4%", "bias 6.103"]),
     (60, USUAL, ["loss 0.06336", "acc 98.4%", "bias 6.103"]),
     (60, LONG | COSINES, ["loss 1234", "acc 100.0%", "bias -12.35"]),
