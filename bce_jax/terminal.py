@@ -1,6 +1,7 @@
 """Text that fits a terminal: its width, and lines and tables laid out for it."""
 
 import os
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -42,13 +43,14 @@ def shorten(text: str, most: int, *, keep_end: bool = False) -> str:
   """Returns a text of at most so many columns, with … for what is left out.
 
   Args:
-    text: one line.
+    text: one line; what is no letter in it, such as a line break, becomes a space.
     most: ≥ 1.
     keep_end: leave its beginning out, as of a path, whose end tells more.
 
   >>> shorten("a long name", 7), shorten("photos/2026/one.png", 10, keep_end=True)
   ('a long…', '…6/one.png')
   """
+  text = "".join(letter if letter.isprintable() else " " for letter in text)
   if width(text) <= most:
     return text
   letters = text[::-1] if keep_end else text
@@ -58,6 +60,18 @@ def shorten(text: str, most: int, *, keep_end: bool = False) -> str:
       break
     kept += letter
   return f"…{kept[::-1]}" if keep_end else f"{kept}…"
+
+
+def cut(text: str, most: int | None) -> str:
+  """Returns a line without its last fields, which two spaces stand between, where it is too long.
+
+  >>> cut("step 20  loss 0.1  bias 3", 20)
+  'step 20  loss 0.1'
+  """
+  fields = text.split("  ")
+  while most is not None and len(fields) > 1 and width("  ".join(fields)) > most:
+    fields.pop()
+  return "  ".join(fields)
 
 
 def pad(text: str, to: int) -> str:
@@ -108,12 +122,12 @@ def two_columns(title: str, rows: Sequence[tuple[str, str]], *, most: int | None
     title: above them.
     rows: (name, value). Spaces in front of a name, and its first word where three spaces follow,
       are what its second line is indented by.
-    most: columns; None: 80.
+    most: columns; None: those of the terminal that stdout is, else 80.
 
   Returns:
     Lines of at most so many columns where values leave room for that.
   """
-  most = USUAL if most is None else most
+  most = most or columns(sys.stdout) or USUAL
   values = max(width(value) for _, value in rows)
   names = max(width(name) for name, _ in rows)
   if names + 2 + values > most:
@@ -149,7 +163,10 @@ def grid(rows: Sequence[Sequence[str]], *, most: int, fixed: int = 1) -> list[st
   spans = [max(width(row[k]) for row in rows) for k in range(len(rows[0]))]
   # What is repeated leaves half of the width for the rest.
   room = max(most // 2 // max(fixed, 1) - 2, 6)
-  spans = [min(span, room) if k < fixed else span for k, span in enumerate(spans)]
+  for k in range(fixed):
+    texts = {row[k] for row in rows}
+    if len({shorten(text, room) for text in texts}) == len(texts):  # they are still told apart
+      spans[k] = min(spans[k], room)
   before = sum(span + 2 for span in spans[:fixed])
   parts: list[list[int]] = [[]]
   used = before

@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bce_jax import atomic
+from bce_jax import atomic, terminal
 from bce_jax.cli import configs, console, report
 
 if TYPE_CHECKING:  # they bring JAX, for which `--help` need not wait
@@ -285,7 +285,8 @@ def _compare(runs: Sequence["Run"], workdir: pathlib.Path) -> None:
   for file, text in (("table.md", table + "\n"), ("table.csv", comparison.comma_separated(runs))):
     with atomic.opened(workdir / file) as out:
       out.write(text)
-  print(table, flush=True)
+  columns = terminal.columns(sys.stdout)
+  print(table if columns is None else comparison.fitted(runs, columns), flush=True)
   made = ["table.md", "table.csv"]
   name = workdir.resolve().name
   drawn: dict[str, Callable[[pathlib.Path], object]] = {
@@ -311,8 +312,10 @@ _lock = threading.Lock()
 
 def say(line: str) -> None:
   """Prints a line, whole even when several runs have something to say."""
+  columns = terminal.columns(sys.stderr)
+  lines = [terminal.cut(line, columns)] if " step " in line else terminal.wrap(line, columns)
   with _lock:
-    print(line, file=sys.stderr, flush=True)
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

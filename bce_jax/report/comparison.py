@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bce_jax import terminal
 from bce_jax.report.evidence import Evidence
 
 # Name in results.json, heading, factor to %.
@@ -114,8 +115,8 @@ def columns_of(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
   return [c for c in known if c not in shots or len(shots) > 1]
 
 
-def markdown(runs: Sequence[Run]) -> str:
-  """A table in Markdown, mean ± deviation over seeds, the best accuracy of a column in bold."""
+def cells(runs: Sequence[Run]) -> list[list[str]]:
+  """Headings, then a row of text a setting; the best accuracy of a column between asterisks."""
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
   best = {
@@ -125,18 +126,34 @@ def markdown(runs: Sequence[Run]) -> str:
   }
   rows = [[*keys, *(heading for _, heading, _ in columns), "runs"]]
   for group in groups:
-    cells = [str(group.settings.get(key, "")) for key in keys]
+    row = [str(group.settings.get(key, "")) for key in keys]
     for name, _, factor in columns:
       mean, spread = group.mean_and_std(name)
       text = _number(mean * factor, spread * factor, digits=2 if factor == 1 else 1)
-      cells.append(f"**{text}**" if mean == best.get(name) else text)
-    rows.append([*cells, str(len(group.runs))])
+      row.append(f"**{text}**" if mean == best.get(name) else text)
+    rows.append([*row, str(len(group.runs))])
+  return rows
+
+
+def markdown(runs: Sequence[Run]) -> str:
+  """A table in Markdown, mean ± deviation over seeds, the best accuracy of a column in bold."""
+  rows = cells(runs)
   widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
   lines = [
     "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
   ]
   rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
   return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def fitted(runs: Sequence[Run], columns: int) -> str:
+  """The same table for a terminal: what is too wide for it goes on in parts below."""
+  keys = setting_names(grouped(runs))
+  headings, *rows = cells(runs)
+  last = [key.rpartition(".")[2] for key in keys]
+  if len(set(last)) == len(last):  # without its group a key takes less room
+    headings[: len(keys)] = last
+  return "\n".join(terminal.grid([headings, *rows], most=columns, fixed=len(keys)))
 
 
 def _best(name: str, values: Sequence[float]) -> float:
