@@ -146,7 +146,7 @@ def _words_of_name(name: str, most: int) -> list[str]:
     return [name]
   head, gap, rest = name.partition("   ")
   start = len(head) + len(gap) + len(rest) - len(rest.lstrip()) if gap else 0
-  return _words(name[start:], most, name[:start], " " * min(start, most // 2))
+  return _words(name[start:], most, name[:start], " " * min(start or 2, most // 2))
 
 
 def grid(rows: Sequence[Sequence[str]], *, most: int, fixed: int = 1) -> list[str]:
