@@ -5,9 +5,10 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 USUAL = 80  # columns, of a file that is read later
+_KEEP: tuple[Literal["start", "ends", "end"], ...] = ("start", "ends", "end")
 
 
 def columns(stream: Any) -> int | None:
@@ -39,27 +40,34 @@ def width(text: str) -> int:
   )
 
 
-def shorten(text: str, most: int, *, keep_end: bool = False) -> str:
+def shorten(text: str, most: int, *, keep: Literal["start", "ends", "end"] = "start") -> str:
   """Returns a text of at most so many columns, with … for what is left out.
 
   Args:
     text: one line; what is no letter in it, such as a line break, becomes a space.
     most: ≥ 1.
-    keep_end: leave its beginning out, as of a path, whose end tells more.
+    keep: what of it; of a path its end tells more.
 
-  >>> shorten("a long name", 7), shorten("photos/2026/one.png", 10, keep_end=True)
+  >>> shorten("a long name", 7), shorten("photos/2026/one.png", 10, keep="end")
   ('a long…', '…6/one.png')
+  >>> shorten("bce3s_seed=0", 7, keep="ends")
+  'bce…d=0'
   """
   text = "".join(letter if letter.isprintable() else " " for letter in text)
   if width(text) <= most:
     return text
-  letters = text[::-1] if keep_end else text
+  end = {"start": 0, "ends": (most - 1) // 2, "end": most - 1}[keep]
+  return f"{_first(text, most - 1 - end)}…{_first(text[::-1], end)[::-1]}"
+
+
+def _first(text: str, most: int) -> str:
+  """The letters at the start that so many columns have room for."""
   kept = ""
-  for letter in letters:
-    if width(kept + letter) > most - 1:
+  for letter in text:
+    if width(kept + letter) > most:
       break
     kept += letter
-  return f"…{kept[::-1]}" if keep_end else f"{kept}…"
+  return kept
 
 
 def cut(text: str, most: int | None) -> str:
@@ -161,12 +169,17 @@ def grid(rows: Sequence[Sequence[str]], *, most: int, fixed: int = 1) -> list[st
     Lines; an empty one between two parts.
   """
   spans = [max(width(row[k]) for row in rows) for k in range(len(rows[0]))]
-  # What is repeated leaves half of the width for the rest.
-  room = max(most // 2 // max(fixed, 1) - 2, 6)
+  # What is repeated leaves half of the width for the rest, if texts can still be told apart then.
+  kept: dict[int, Literal["start", "ends", "end"]] = {}
+  room = list(spans)
+  while sum(room[:fixed]) > max(most // 2 - 2 * fixed, 6 * fixed):
+    room[room.index(max(room[:fixed]))] -= 1
   for k in range(fixed):
     texts = {row[k] for row in rows}
-    if len({shorten(text, room) for text in texts}) == len(texts):  # they are still told apart
-      spans[k] = min(spans[k], room)
+    for keep in _KEEP:
+      if len({shorten(text, room[k], keep=keep) for text in texts}) == len(texts):
+        spans[k], kept[k] = room[k], keep
+        break
   before = sum(span + 2 for span in spans[:fixed])
   parts: list[list[int]] = [[]]
   used = before
@@ -182,7 +195,7 @@ def grid(rows: Sequence[Sequence[str]], *, most: int, fixed: int = 1) -> list[st
       lines.append("")
     shown = [*range(fixed), *part]
     for number, row in enumerate(rows):
-      cells = [pad(shorten(row[k], spans[k]), spans[k]) for k in shown]
+      cells = [pad(shorten(row[k], spans[k], keep=kept.get(k, "start")), spans[k]) for k in shown]
       lines.append("  ".join(cells).rstrip())
       if not number:
         lines.append("  ".join("─" * spans[k] for k in shown))

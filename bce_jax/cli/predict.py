@@ -105,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
   with _opened(output) as file:
     columns = terminal.columns(file)
     names = [*network.class_names, args.reject]
-    write = csv.writer(file, lineterminator="\n").writerow
+    write: Callable[[Sequence[Any]], object] = csv.writer(file, lineterminator="\n").writerow
     if columns is not None:
       write = _in_columns(file, columns, max(map(terminal.width, names)))
     for path, scores in predict.scored(
@@ -155,7 +155,7 @@ def _in_columns(file: TextIO, columns: int, longest: int) -> Callable[[Sequence[
   def text(value: Any, k: int) -> str:
     if k in (2, 3) and not isinstance(value, str):
       return f"{float(value):{spans[k]}.4g}"
-    short = terminal.shorten(str(value), spans[k], keep_end=k == 0)
+    short = terminal.shorten(str(value), spans[k], keep="start" if k else "end")
     return short.rjust(spans[k]) if k in (2, 3, 4) else terminal.pad(short, spans[k])
 
   def write(row: Sequence[Any]) -> None:
