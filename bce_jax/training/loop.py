@@ -384,15 +384,13 @@ def _run(
 
 
 def _evaluation_line(step: int, split: str, figures: Figures) -> str:
-  """What people read of an evaluation during training, in 80 columns."""
-  fields = [f"step {step:,} {split}"]
-  for name, key in (
-    ("A_SW", "sample_wise_accuracy"),
-    ("A_Uni", "uniform_accuracy"),
-    ("at the bias", "uniform_accuracy_at_bias"),
-  ):
-    fields.append(f"{name} {100 * figures[key]:.2f}%")
-  return "  ".join([*fields, f"b {figures['bias']:.4g}", f"t* {figures['threshold']:.4g}"])
+  """What people read of an evaluation during training, in 80 columns; accuracies in %."""
+  best, at_bias = (figures[f"uniform_accuracy{x}"] for x in ("", "_at_bias"))
+  return (
+    f"step {step} {split}  A_SW {100 * figures['sample_wise_accuracy']:.2f}"
+    f"  A_Uni {100 * best:.2f}  at b {100 * at_bias:.2f} %"
+    f"  b {figures['bias']:.4g}  t* {figures['threshold']:.4g}"
+  )
 
 
 def _all_finite(state: TrainState) -> jax.Array:

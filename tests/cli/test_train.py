@@ -106,7 +106,7 @@ def test_the_console_shows_the_recorded_images_per_second(uninterrupted):
     assert float(rate.replace(",", "")) == pytest.approx(recorded[int(step)], abs=0.5, rel=5e-3)
   assert out.index("compiling the training step …") < out.index("step  5/24")
   assert out.index("compiling the evaluation …") < out.index("step 10 validation")
-  assert all(len(line) <= 80 for line in out.splitlines() if " validation  " in line or "─" in line)
+  assert all(len(line) <= 80 for line in out.splitlines() if "validation  " in line or "─" in line)
 
 
 def test_tensorboard_reads_the_events(uninterrupted):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bce_jax import terminal
+from bce_jax.training import loop
 from bce_jax.training import progress as progress_lib
 from bce_jax.training.progress import EVALUATING, Pace, Progress
 
@@ -67,7 +68,7 @@ def run(clock, values, *, steps=60, total=1_000_000, seconds=0.00103, size=127):
   progress.show(steps, 319.99, values)
   with progress.doing(EVALUATING, compiling="compiling the evaluation"):
     clock.now += 50
-  progress.say(f"step {steps} validation  A_SW 98.60%  A_Uni 97.20%  at the bias 97.20%  b 6.1")
+  progress.say(f"step {steps} validation  A_SW 98.60  A_Uni 97.20  at b 97.20 %  b 6.1")
   progress.stepping()
   progress.close()
   return rate
@@ -167,3 +168,12 @@ def test_a_terminal_of_ascii(on_terminal, clock):
     Terminal.encoding = "utf-8"
   assert screen.getvalue().isascii()
   assert "compiling the training step ..." in screen.getvalue()
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_an_evaluation_fits_80_columns(split):
+  names = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias")
+  figures = dict.fromkeys(names, 0.98765) | {"bias": -4.72912, "threshold": 5.0}
+  line = loop._evaluation_line(31_200, split, figures)
+  assert line == f"step 31200 {split}  A_SW 98.77  A_Uni 98.77  at b 98.77 %  b -4.729  t* 5"
+  assert len(line) <= 80
