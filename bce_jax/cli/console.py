@@ -107,7 +107,8 @@ def run_as(
   except (ValueError, OSError) as error:
     if isinstance(error, BrokenPipeError) and _nobody_reads():
       return 141
-    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    line = f"{name}: {' '.join(str(error).split())}"
+    print("\n".join(terminal.wrap(line, terminal.columns(sys.stderr))), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"{name}: {interrupted}", file=sys.stderr)

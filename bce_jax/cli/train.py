@@ -140,7 +140,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
     return f"{told}\n{_tables(results)}"
   results = loop.train(experiment.build(config, progress=console.progress_bar), workdir)
   seconds, rate = results["seconds"], results["images_per_second"]
-  told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
+  told = (
+    f"{seconds:.1f} s with compiling and evaluating, {rate:,.0f} images/s over all of it;"
+    f" everything is in {workdir}"
+  )
+  told = "\n".join(terminal.wrap(told, terminal.columns(sys.stdout)))
   return f"{_tables(results)}\n{told}"
 
 

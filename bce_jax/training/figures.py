@@ -288,7 +288,7 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
     if name in values:
       mean = number(name)
       spread = mean if mean == "none" else f"{mean} ± {number(f'{name}_std')}"
-      rows.append((f"{name.replace('_', ' ')} (mean ± deviation over classes)", spread))
+      rows.append((f"{name.replace('_', ' ')} (± std over classes)", spread))
   if "nc1" in values:
     collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
     names = ", ".join(name.upper() for name in collapse)

@@ -40,7 +40,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
     workdir: the run folder; made if it is missing.
 
   Returns:
-    The final figures, as written to results.json.
+    The final figures, as written to results.json. "seconds" are those of the whole loop, with
+    compiling, evaluating and saving, and "images_per_second" are over all of them; those of the
+    records in metrics.jsonl are of the steps alone (see `progress.Pace`).
 
   Raises:
     NonFiniteError: when the loss, a parameter or a score is not finite.

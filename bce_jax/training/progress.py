@@ -183,9 +183,9 @@ class Progress:
     self._bar.close()
 
   def _seconds_left(self) -> float | None:
-    """Of steps and evaluations; None before the first few steps."""
+    """Of steps and evaluations; None before the first few steps, and when all are done."""
     pace = self._pace.seconds_per_step()
-    if pace is None:
+    if pace is None or self._step >= self._total:
       return None
     done = max(self._step - 1, 0) // self._every  # one after this step is still to come
     evaluations = math.ceil(self._total / self._every) - done + 1  # the last is of the test split
@@ -258,7 +258,8 @@ class _Line(tqdm):
 
   def __init__(self, line: Callable[[int, Callable[[float, int], str]], str], **options: Any):
     self._line = line
-    super().__init__(dynamic_ncols=True, **options)
+    # It need not ask for a size: of a terminal without rows it would show nothing.
+    super().__init__(ncols=terminal.USUAL, nrows=20, **options)
 
   def __str__(self) -> str:
     columns = terminal.columns(sys.stderr) or terminal.USUAL
