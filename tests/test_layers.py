@@ -10,7 +10,6 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "bce_jax"
 
 TEXT = {"names", "keys", "terminal"}
-TEXT = {"names", "keys", "terminal"}
 FORMULAS = {"checks", "explicit", "norms", "losses", "metrics"}
 METHODS = TEXT | FORMULAS | {"atomic", "models", "data", "objectives"}
 # Each layer and what it may import of this package.
