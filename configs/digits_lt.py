@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from bce_jax.training import config as base
 
-METHODS = ("bce3s", "bce3s-released", "bce", "ce", "stage2")
+METHODS = ("ce", "bce", "bce3s", "bce3s-released", "stage2")
 WORDS = (METHODS,)
 
 

@@ -55,12 +55,12 @@ def listing(columns: int) -> str:
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removesuffix(".")
     lines.append(terminal.shorten(f"{name:<{longest}}  {summary}", columns))
     indent = " " * (longest + 2)
-    kinds = f"{indent}words: {'; '.join(' '.join(kind) for kind in _words(tree))}"
-    lines += terminal.wrap(kinds, columns, indent=indent + " " * len("words: "))
+    kinds = "; ".join(" ".join(kind) for kind in _words(tree))
+    words = f"{indent}words: {kinds} (by itself {_default(tree)})"
+    lines += terminal.wrap(words, columns, indent=indent + " " * len("words: "))
   for line in (
-    f"LOSS: one of {', '.join(LOSSES)} (bce-nu where none is given).",
-    "NAME:WORDS takes one word of each kind, with commas between, such as cifar_lt:bce,if10. Of a"
-    " kind that is left out it is the first, but none of cpu and margin.",
+    f"LOSS: one of {', '.join(LOSSES)}.",
+    "Of each kind, which ; parts, one word may be given, such as cifar_lt:bce,if10.",
   ):
     lines += ["", *terminal.wrap(line, columns, indent="")]
   return "\n".join(lines)
@@ -68,6 +68,12 @@ def listing(columns: int) -> str:
 
 def _shipped() -> dict[str, pathlib.Path]:
   return {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
+
+
+def _default(tree: ast.Module) -> str:
+  """The words that get_config has where none are given."""
+  functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+  return str(ast.literal_eval(functions["get_config"].args.defaults[0]))
 
 
 def _words(tree: ast.Module) -> list[tuple[str, ...]]:
