@@ -237,8 +237,8 @@ def test_an_interrupt_right_after_a_save_keeps_it(uninterrupted, tmp_path, capsy
   workdir = tmp_path / "run"
   save = checkpoint.Checkpoints.save
 
-  def save_and_interrupt(self, *args):
-    save(self, *args)
+  def save_and_interrupt(self, *args, **options):
+    save(self, *args, **options)
     raise KeyboardInterrupt
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_interrupt)
