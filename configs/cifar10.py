@@ -1,4 +1,4 @@
-"""CIFAR-10 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs.
+"""CIFAR-10 from a folder of images, ResNet-18, 100 epochs.
 
   bce-train --config cifar10:bce-nu --config.data.folder=data/cifar10 --workdir runs/cifar10
 
@@ -13,7 +13,10 @@ fair threshold for it is one of held-out images, by --config.data.validation_fra
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

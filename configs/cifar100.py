@@ -1,4 +1,4 @@
-"""CIFAR-100 from a folder of images, ResNet-18 with the CIFAR stem, 100 epochs.
+"""CIFAR-100 from a folder of images, ResNet-18, 100 epochs.
 
   bce-train --config cifar100:bce-nu --config.data.folder=data/cifar100 --workdir runs/cifar100
 
@@ -8,7 +8,10 @@ The recipe is that of "BCE vs. CE in Deep Feature Learning" (ICML 2025), which r
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""CIFAR10-LT and CIFAR100-LT: CE, BCE, BCE3S, its ablations and its second stage.
+"""CIFAR10-LT and CIFAR100-LT: CE, BCE, BCE3S and its second stage.
 
   bce-train --config cifar_lt:cifar100,bce3s,if100 --config.data.folder=DIR --workdir runs/stage1
   bce-train --config cifar_lt:cifar100,stage2,if100 --config.data.folder=DIR \
@@ -44,6 +44,7 @@ METHODS = (
   "stage2",
 )
 IMBALANCES = ("if100", "if10", "if50", "if200")
+WORDS = (DATASETS, METHODS, IMBALANCES, ("cpu",))
 
 
 def get_config(words: str = "cifar100,bce3s,if100") -> ConfigDict:
@@ -105,7 +106,7 @@ def get_config(words: str = "cifar100,bce3s,if100") -> ConfigDict:
 def _parse(words: str) -> tuple[str, str, str, bool]:
   """Takes the list of words apart: data set, method, imbalance factor, whether for a CPU."""
   chosen = {"dataset": "cifar100", "method": "bce3s", "imbalance": "if100", "preset": ""}
-  kinds = {"dataset": DATASETS, "method": METHODS, "imbalance": IMBALANCES, "preset": ("cpu",)}
+  kinds = dict(zip(chosen, WORDS, strict=True))
   for word in words.split(","):
     kind = next((kind for kind, choices in kinds.items() if word in choices), None)
     if kind is None:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 gray images of 8×8 pixels, embedded, no download.
+"""scikit-learn's digits: 1,797 gray 8×8 images, no download.
 
   bce-train --config digits:bce-nu --workdir runs/digits
 
@@ -10,7 +10,10 @@ of the validation split 98.8 ± 0.5 %, at the bias 98.8 ± 0.5 %; soft-nu 99.0 �
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Digits-LT: scikit-learn's digits made long-tailed, 348 training images of 10 classes, 142 to 1.
+"""scikit-learn's digits made long-tailed: 142 to 1 image a class.
 
   bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from bce_jax.training import config as base
 
 METHODS = ("ce", "bce", "bce3s", "bce3s-released", "stage2")
+WORDS = (METHODS,)
 
 
 def get_config(method: str = "bce3s") -> ConfigDict:

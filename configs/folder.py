@@ -1,4 +1,4 @@
-"""Anybody's folder of images: FOLDER/<class>/*, or the same under FOLDER/train and FOLDER/test.
+"""Your own images: FOLDER/<class>/*, or in FOLDER/train and /test.
 
   bce-train --config folder --config.data.folder=FOLDER --workdir runs/mine
 
@@ -8,7 +8,10 @@ best checkpoint and a threshold.
 
 from ml_collections import ConfigDict
 
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
+
+WORDS = (LOSSES,)
 
 
 def get_config(loss: str = "bce-nu") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Open-set verification: train on some identities, tell pairs of others apart.
+"""Open-set verification: pairs of images of classes never trained on.
 
   bce-train --config verification:orl,bce-nu --config.data.folder=ORL --workdir runs/orl
   bce-train --config verification:omniglot,bce-nu,margin --config.data.folder=OMNIGLOT --workdir DIR
@@ -26,10 +26,11 @@ the paper on UniFace as far as it is told there, and has not been run here.
 
 from ml_collections import ConfigDict
 
-from bce_jax import objectives
+from bce_jax.objectives import LOSSES
 from bce_jax.training import config as base
 
 DATASETS = ("omniglot", "orl", "casia")
+WORDS = (DATASETS, LOSSES, ("margin",))
 
 
 def get_config(words: str = "omniglot,bce-nu") -> ConfigDict:
@@ -86,7 +87,7 @@ def get_config(words: str = "omniglot,bce-nu") -> ConfigDict:
 def _parse(words: str) -> tuple[str, str, bool]:
   """Takes the list of words apart: data set, loss, whether with a margin."""
   chosen = {"dataset": "omniglot", "loss": "bce-nu", "margin": ""}
-  kinds = {"dataset": DATASETS, "loss": objectives.LOSSES, "margin": ("margin",)}
+  kinds = dict(zip(chosen, WORDS, strict=True))
   for word in words.split(","):
     kind = next((kind for kind, choices in kinds.items() if word in choices), None)
     if kind is None:

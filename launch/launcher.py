@@ -47,7 +47,15 @@ def parser(name: str, description: str | None) -> Parser:
     allow_abbrev=False,
   )
   out.add_argument("--dry-run", action="store_true", help="print what would be done, do nothing")
+  out.add_argument("--version", action="version", version=f"bce_jax {_version()}")
   return out
+
+
+def _version() -> str:
+  """That of the package beside this folder; a launcher needs nothing of it but that."""
+  path = HERE.parent / "bce_jax" / "__init__.py"
+  found = re.search(r'__version__ = "(.*)"', path.read_text() if path.is_file() else "")
+  return found[1] if found else "unknown"
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

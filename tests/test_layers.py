@@ -9,21 +9,14 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "bce_jax"
 
-METHODS = {
-  "names",
-  "checks",
-  "explicit",
-  "norms",
-  "atomic",
-  "losses",
-  "metrics",
-  "models",
-  "data",
-  "objectives",
-}
+TEXT = {"names", "keys", "terminal"}
+FORMULAS = {"checks", "explicit", "norms", "losses", "metrics"}
+METHODS = TEXT | FORMULAS | {"atomic", "models", "data", "objectives"}
 # Each layer and what it may import of this package.
 BELOW = {
   "names": set(),
+  "keys": {"names"},
+  "terminal": set(),
   "checks": set(),
   "atomic": set(),
   "explicit": set(),

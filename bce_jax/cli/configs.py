@@ -10,12 +10,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import bce_jax
+from bce_jax import terminal
 from bce_jax.names import nearest
 
 _CONFIG_FOLDERS = (
   pathlib.Path(bce_jax.__file__).parent / "configs",  # in a wheel
   pathlib.Path(bce_jax.__file__).parent.parent / "configs",  # in a checkout
 )
+
+# As in bce_jax.objectives, which takes seconds to import.
+LOSSES = ("bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-d", "soft-nu", "soft-nd")
 
 
 def config_path(name: str) -> pathlib.Path:
@@ -27,13 +31,65 @@ def config_path(name: str) -> pathlib.Path:
   path = pathlib.Path(name)
   if path.is_file():
     return path
-  shipped = {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
+  shipped = _shipped()
   if path.stem in shipped and path.name in (path.stem, f"{path.stem}.py"):
     return shipped[path.stem]
   near = nearest(path.stem, shipped)
   raise ValueError(
-    f"no config file {name!r}; did you mean {near!r}? with the package come {', '.join(shipped)}"
+    f"no config file {name!r}; did you mean {near!r}? bce-train --list shows those that come with"
+    " the package"
   )
+
+
+def listing(columns: int) -> str:
+  """Returns the configs that come with the package, a line each, and their words behind the colon.
+
+  Args:
+    columns: of a line, at most.
+  """
+  lines = ["Configs that come with bce_jax: --config NAME, or NAME:WORDS", ""]
+  found = _shipped()
+  longest = max(map(len, found))
+  for name, path in found.items():
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    summary = (ast.get_docstring(tree) or "").partition("\n")[0].removesuffix(".")
+    lines.append(terminal.shorten(f"{name:<{longest}}  {summary}", columns))
+    indent = " " * (longest + 2)
+    kinds = "; ".join(" ".join(kind) for kind in _words(tree))
+    words = f"{indent}words: {kinds} (by itself {_default(tree)})"
+    lines += terminal.wrap(words, columns, indent=indent + " " * len("words: "))
+  for line in (
+    f"LOSS: one of {', '.join(LOSSES)}.",
+    "Of each kind, which ; parts, one word may be given, such as cifar_lt:bce,if10.",
+  ):
+    lines += ["", *terminal.wrap(line, columns, indent="")]
+  return "\n".join(lines)
+
+
+def _shipped() -> dict[str, pathlib.Path]:
+  return {p.stem: p for folder in _CONFIG_FOLDERS for p in sorted(folder.glob("[!_]*.py"))}
+
+
+def _default(tree: ast.Module) -> str:
+  """The words that get_config has where none are given."""
+  functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+  return str(ast.literal_eval(functions["get_config"].args.defaults[0]))
+
+
+def _words(tree: ast.Module) -> list[tuple[str, ...]]:
+  """The kinds of words that a config takes, WORDS in its file, which is not run for that."""
+  named: dict[str, tuple[str, ...]] = {"LOSSES": ("LOSS",)}
+  kinds: list[tuple[str, ...]] = []
+  for node in tree.body:
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+      continue
+    if node.targets[0].id != "WORDS":
+      named[node.targets[0].id] = ast.literal_eval(node.value)
+    elif isinstance(node.value, ast.Tuple):
+      kinds = [
+        named[x.id] if isinstance(x, ast.Name) else ast.literal_eval(x) for x in node.value.elts
+      ]
+  return kinds
 
 
 def load_config(reference: str) -> ConfigDict:

@@ -1,19 +1,28 @@
 """What the console scripts have in common: help, errors in a line, exit codes, a bar."""
 
 import argparse
+import difflib
 import io
 import os
 import pathlib
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import bce_jax
+from bce_jax import terminal
+from bce_jax.keys import usual_key
+from bce_jax.names import nearest
+
 
 class Parser(argparse.ArgumentParser):
   """Raises ValueError, where argparse would print its usage and leave."""
+
+  takes_keys = False  # whether --config.KEY=VALUE goes with it
 
   def __init__(self, **options: Any):
     """As of argparse, but -1e-3 and -inf are numbers too, not options."""
@@ -22,19 +31,58 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> Any:
     """Is called by argparse with what was wrong."""
-    raise ValueError(message)
+    words = message.removeprefix("unrecognized arguments: ")
+    raise ValueError(message if words == message else message + self._hint(words.split()[0]))
+
+  def _hint(self, word: str) -> str:
+    """What an option that is none may mean."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+      return ""
+    near = nearest(name, (option for option in self._option_string_actions if len(option) > 2))
+    if difflib.SequenceMatcher(None, name, near).ratio() > 0.75:
+      return f"; did you mean {near}?"
+    key = usual_key(name) if self.takes_keys else None
+    if key is not None:
+      return f"; did you mean --config.{key}?"
+    return f"; {self.prog} --help shows the options"
 
 
-def parser_of(program: str, doc: str | None) -> Parser:
-  """Makes a parser whose help is a module's docstring: "program: summary", and all that follows."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+  """Fills paragraphs to the terminal's width; what is indented, such as commands, stays."""
+
+  def __init__(self, prog: str):
+    known = terminal.columns(sys.stdout) or terminal.USUAL
+    super().__init__(prog, width=max(min(known, 100) - 2, 20))
+
+  def _fill_text(self, text: str, width: int, indent: str) -> str:
+    return "\n\n".join(
+      part
+      if any(line.startswith(" ") for line in part.splitlines())
+      else textwrap.fill(part, width, break_on_hyphens=False, break_long_words=False)
+      for part in text.strip("\n").split("\n\n")
+    )
+
+
+def parser_of(program: str, doc: str | None, *, takes_keys: bool = False) -> Parser:
+  """Makes a parser whose help is a module's docstring: "program: summary", and all that follows.
+
+  Args:
+    program: its name.
+    doc: the docstring.
+    takes_keys: whether --config.KEY=VALUE goes with it, for which a mistyped option may be meant.
+  """
   summary, _, details = (doc or "").partition("\n\n")
-  return Parser(
+  parser = Parser(
     prog=program,
     description=summary.removeprefix(f"{program}: "),
     epilog=details,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    formatter_class=_Help,
     allow_abbrev=False,
   )
+  parser.takes_keys = takes_keys
+  parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
+  return parser
 
 
 def run_as(
@@ -59,7 +107,8 @@ def run_as(
   except (ValueError, OSError) as error:
     if isinstance(error, BrokenPipeError) and _nobody_reads():
       return 141
-    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    line = f"{name}: {' '.join(str(error).split())}"
+    print("\n".join(terminal.wrap(line, terminal.columns(sys.stderr))), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"{name}: {interrupted}", file=sys.stderr)

@@ -34,7 +34,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import bce_jax
 from bce_jax.cli import binary, console, given, verify
 
 if TYPE_CHECKING:
@@ -193,7 +192,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "--plot", metavar="FILE", type=pathlib.Path, help="draw the scores into a .png, .svg or .pdf"
   )
-  parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
   return parser.parse_args(argv)
 
 

@@ -26,10 +26,10 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-from bce_jax import atomic
+from bce_jax import atomic, terminal
 from bce_jax.cli import console
 
 COLUMNS = ("file", "label", "score", "threshold", "above", "best")
@@ -52,7 +52,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     "--reject", metavar="NAME", default="none", help="label where no class is above (none)"
   )
   parser.add_argument(
-    "--output", metavar="FILE.csv", help="where the table goes; else it is printed"
+    "--output",
+    metavar="FILE.csv",
+    help="where the table goes; else it is printed, on a terminal in columns",
   )
   return parser.parse_args(argv)
 
@@ -101,7 +103,11 @@ def run(argv: Sequence[str]) -> int:
   labelled = rejected = ambiguous = 0
   dark: list[str] = []
   with _opened(output) as file:
-    writer = csv.writer(file, lineterminator="\n")
+    columns = terminal.columns(file)
+    names = [*network.class_names, args.reject]
+    write: Callable[[Sequence[Any]], object] = csv.writer(file, lineterminator="\n").writerow
+    if columns is not None:
+      write = _in_columns(file, columns, max(map(terminal.width, names)))
     for path, scores in predict.scored(
       network, paths, progress=None if hidden else console.progress_bar, dark=dark
     ):
@@ -112,8 +118,8 @@ def run(argv: Sequence[str]) -> int:
       best = network.class_names[found.best]
       label = best if found.above else args.reject
       if not labelled:
-        writer.writerow(COLUMNS)
-      writer.writerow((path, label, found.score, found.threshold, found.above, best))
+        write(COLUMNS)
+      write((path, label, found.score, found.threshold, found.above, best))
       labelled += 1
       rejected += not found.above
       ambiguous += found.above > 1
@@ -132,6 +138,30 @@ def run(argv: Sequence[str]) -> int:
     _say(f"{len(paths) - labelled:,} of {len(paths):,} files can't be used")
     return 1
   return 0
+
+
+def _in_columns(file: TextIO, columns: int, longest: int) -> Callable[[Sequence[Any]], object]:
+  """Writes rows for people: aligned, a line each, with names and paths as long as there is room.
+
+  Args:
+    file: a terminal.
+    columns: how many it has.
+    longest: columns that the longest label takes.
+  """
+  label = max(min(longest, 24, (columns - 52) // 2), len("label"))
+  spans = [label, 9, 9, 5, label]
+  spans = [max(columns - 1 - sum(spans) - 2 * len(spans), 12), *spans]
+
+  def text(value: Any, k: int) -> str:
+    if k in (2, 3) and not isinstance(value, str):
+      return f"{float(value):{spans[k]}.4g}"
+    short = terminal.shorten(str(value), spans[k], keep="start" if k else "end")
+    return short.rjust(spans[k]) if k in (2, 3, 4) else terminal.pad(short, spans[k])
+
+  def write(row: Sequence[Any]) -> None:
+    file.write("  ".join(text(value, k) for k, value in enumerate(row)).rstrip() + "\n")
+
+  return write
 
 
 def _list(given: Sequence[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """bce-sweep: trains several configs, or one with varied keys, and sets the runs side by side.
 
-  bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
-  bce-sweep --config cifar_lt:cpu --one-at-a-time --vary objective.contrast_weight=0,0.05,0.1,0.2 \\
-    --vary objective.temperature=0.1,0.5,1 --vary seed=0,1 --workdir DIR
+  bce-sweep --config digits_lt:ce --config digits_lt:bce3s --workdir DIR
+  bce-sweep --config cifar_lt:cpu --one-at-a-time --vary seed=0,1 \\
+    --vary objective.contrast_weight=0,0.05,0.1,0.2 \\
+    --vary objective.temperature=0.1,0.5,1 --workdir DIR
 
 Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
 the end DIR holds table.md (mean ± standard deviation over seeds), table.csv (every figure of every
@@ -26,13 +27,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from bce_jax import atomic
+from bce_jax import atomic, terminal
 from bce_jax.cli import configs, console, report
-from bce_jax.report import comparison, page, studies
+
+if TYPE_CHECKING:  # they bring JAX, for which `--help` need not wait
+  from ml_collections import ConfigDict
+
+  from bce_jax.report.comparison import Run
 
 
 class Plan(NamedTuple):
@@ -48,7 +51,7 @@ class Plan(NamedTuple):
 
   reference: str
   overrides: tuple[tuple[str, str], ...]
-  config: ConfigDict
+  config: "ConfigDict"
   settings: dict[str, Any]
   name: str
 
@@ -71,6 +74,7 @@ def plans(
   Raises:
     ValueError: for a config or a value that no run could use.
   """
+  from bce_jax.report import comparison
   from bce_jax.training import config as config_lib
 
   choices = [[(key, value) for value in values] for key, values in varied]
@@ -119,7 +123,7 @@ def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  parser = console.parser_of("bce-sweep", __doc__)
+  parser = console.parser_of("bce-sweep", __doc__, takes_keys=True)
   parser.add_argument(
     "--config", metavar="FILE[:ARGUMENT]", action="append", help="config file or name; repeatable"
   )
@@ -166,6 +170,8 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError(f"--jobs must be at least 1, got {jobs}")
   if not args.config:
     raise ValueError("--config is needed: a config file or name, repeatable")
+  for reference in args.config:
+    configs.config_path(reference.partition(":")[0])
   workdir = pathlib.Path(args.workdir)
   if not args.workdir or (workdir.exists() and not workdir.is_dir()):
     raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
@@ -230,6 +236,7 @@ def _train(
   plan: Plan, workdir: pathlib.Path, prefix: str, running: set["subprocess.Popen[str]"]
 ) -> int:
   """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
+  from bce_jax.report import page
   from bce_jax.training import workdir as workdir_lib
 
   folder = workdir / plan.name
@@ -272,9 +279,11 @@ def _train(
 
 
 def _compare(
-  runs: Sequence[comparison.Run], missing: Sequence[tuple[Plan, str]], workdir: pathlib.Path
+  runs: Sequence["Run"], missing: Sequence[tuple[Plan, str]], workdir: pathlib.Path
 ) -> None:
   """Sets the finished runs side by side; those missing are listed with the reason."""
+  from bce_jax.report import comparison, studies
+
   failed = {plan.name: why for plan, why in missing}
   table = comparison.markdown(runs, failed)
   listed = [(plan.settings, plan.name, why) for plan, why in missing]
@@ -282,7 +291,8 @@ def _compare(
   for file, text in (("table.md", table + "\n"), ("table.csv", lines)):
     with atomic.opened(workdir / file) as out:
       out.write(text)
-  print(table, flush=True)
+  columns = terminal.columns(sys.stdout)
+  print(table if columns is None else comparison.fitted(runs, columns, failed), flush=True)
   made = ["table.md", "table.csv"]
   name = workdir.resolve().name
   drawn: dict[str, Callable[[pathlib.Path], object]] = {
@@ -313,8 +323,10 @@ _lock = threading.Lock()
 
 def say(line: str) -> None:
   """Prints a line, whole even when several runs have something to say."""
+  columns = terminal.columns(sys.stderr)
+  lines = [terminal.cut(line, columns)] if " step " in line else terminal.wrap(line, columns)
   with _lock:
-    print(line, file=sys.stderr, flush=True)
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,14 +1,16 @@
 """bce-train: trains from a config file, or judges what was trained.
 
   bce-train --workdir runs/digits
-  bce-train --config configs/cifar10.py:bce-nu --config.data.folder=DIR --workdir runs/cifar10
+  bce-train --config cifar10:bce-nu --config.data.folder=DIR --workdir DIR
   bce-train --evaluate-only --workdir runs/digits
+  bce-train --list
 
 --config takes a file with get_config(), or the name of a config that comes with the package (the
-default is digits); behind a colon, an argument for get_config. Run again on the same folder it goes
-on from the newest checkpoint. On several hosts each starts this program, with --distributed or the
-three options below it, and the same folder. Exit codes: 0 done, 1 training failed, 2 something
-given is wrong, 143 ended by SIGTERM, with a checkpoint saved.
+default is digits; --list names them); behind a colon, an argument for get_config. Any key of it is
+set by --config.KEY=VALUE. Run again on the same folder it goes on from the newest checkpoint. On
+several hosts each starts this program, with --distributed or the three options below it, and the
+same folder. Exit codes: 0 done, 1 training failed, 2 something given is wrong, 143 ended by
+SIGTERM, with a checkpoint saved.
 """
 
 import argparse
@@ -22,15 +24,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import bce_jax
+from bce_jax import terminal
 from bce_jax.cli import configs, console
 
 # A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+class _List(argparse.Action):
+  """Prints the configs that come with the package, and ends."""
+
+  def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+    super().__init__(option_strings, dest, nargs=0, **options)
+
+  def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    print(configs.listing(terminal.columns(sys.stdout) or terminal.USUAL))
+    parser.exit()
+
+
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  parser = console.parser_of("bce-train", __doc__)
+  parser = console.parser_of("bce-train", __doc__, takes_keys=True)
   parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="config file or name (digits)")
   parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder")
   parser.add_argument(
@@ -49,7 +62,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   parser.add_argument("--coordinator", metavar="HOST:PORT", help="the same, told: of process 0")
   parser.add_argument("--num-processes", metavar="N", type=int, help="… how many there are")
   parser.add_argument("--process-id", metavar="I", type=int, help="… which one this is, from 0")
-  parser.add_argument("--version", action="version", version=f"bce_jax {bce_jax.__version__}")
+  parser.add_argument("--list", action=_List, help="list the configs that come with bce_jax")
   rest, overrides = configs.split_overrides(argv)
   return parser.parse_args(rest), overrides
 
@@ -75,6 +88,9 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError(f"--workdir {workdir} does not exist: expected a run folder")
   if args.evaluate_only and not (workdir / "config.json").is_file():
     raise ValueError(f"--workdir {workdir} is not a run folder: it has no config.json")
+
+  if args.config is not None:
+    configs.config_path(args.config.partition(":")[0])
 
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
@@ -124,7 +140,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
     return f"{told}\n{_tables(results)}"
   results = loop.train(experiment.build(config, progress=console.progress_bar), workdir)
   seconds, rate = results["seconds"], results["images_per_second"]
-  told = f"{seconds:.1f} s, {rate:,.0f} images/s; everything is in {workdir}"
+  told = (
+    f"{seconds:.1f} s with compiling and evaluating, {rate:,.0f} images/s over all of it;"
+    f" everything is in {workdir}"
+  )
+  told = "\n".join(terminal.wrap(told, terminal.columns(sys.stdout)))
   return f"{_tables(results)}\n{told}"
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bce_jax import terminal
 from bce_jax.report.evidence import Evidence
 
 # Name in results.json, heading, factor to %.
@@ -125,6 +126,9 @@ def columns_of(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
   return [c for c in known if c not in shots or len(shots) > 1]
 
 
+NONE_FINISHED = "No run has finished."
+
+
 def markdown(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> str:
   """A table in Markdown, mean ± standard deviation over seeds, and what it leaves out below it.
 
@@ -135,13 +139,19 @@ def markdown(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> st
     runs: finished.
     failed: {name: reason, in one line} of those that are not.
   """
-  parts = [_table(runs), *notes(runs)] if runs else ["No run has finished."]
+  return "\n\n".join([_table(runs) if runs else NONE_FINISHED, *remarks(runs, failed)])
+
+
+def remarks(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> list[str]:
+  """What stands below a table: notes, and the runs that failed."""
+  parts = notes(runs) if runs else []
   if failed:
     parts.append("\n".join(["Failed:", "", *(f"- {name}: {why}" for name, why in failed.items())]))
-  return "\n\n".join(parts)
+  return parts
 
 
-def _table(runs: Sequence[Run]) -> str:
+def cells(runs: Sequence[Run]) -> list[list[str]]:
+  """Headings, then a row of text a setting; what is clearly ahead between asterisks."""
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
   rows = [[*keys, *(heading for _, heading, _ in columns), "runs"]]
@@ -154,12 +164,30 @@ def _table(runs: Sequence[Run]) -> str:
       row.append(f"**{text}**" if group is ahead else text)
   for group, row in zip(groups, rows[1:], strict=True):
     row.append(str(len(group.counted)))
+  return rows
+
+
+def _table(runs: Sequence[Run]) -> str:
+  rows = cells(runs)
   widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
   lines = [
     "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
   ]
   rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
   return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def fitted(runs: Sequence[Run], columns: int, failed: Mapping[str, str] | None = None) -> str:
+  """What `markdown` says, for a terminal: a table too wide for it goes on in parts below."""
+  if not runs:
+    return markdown(runs, failed)
+  keys = setting_names(grouped(runs))
+  headings, *rows = cells(runs)
+  last = [key.rpartition(".")[2] for key in keys]
+  if len(set(last)) == len(last):  # without its group a key takes less room
+    headings[: len(keys)] = last
+  grid = "\n".join(terminal.grid([headings, *rows], most=columns, fixed=len(keys)))
+  return "\n\n".join([grid, *remarks(runs, failed)])
 
 
 def notes(runs: Sequence[Run]) -> list[str]:

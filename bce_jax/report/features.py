@@ -16,6 +16,8 @@ def feature_map(
 ) -> tuple[Float[np.ndarray, "m 2"], str]:
   """Lays unit features out in the plane.
 
+  Of at most two dimensions, or ten different features, there is nothing that t-SNE could add.
+
   Args:
     features: [m, D]; each is divided by its length first, so that distances mean angles.
     method: "tsne" (neighbours stay neighbours; distances far apart mean nothing) or "pca" (the two
@@ -26,12 +28,17 @@ def feature_map(
   """
   from sklearn.decomposition import PCA
   from sklearn.manifold import TSNE
+  from threadpoolctl import threadpool_limits
 
   unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-  if method == "tsne" and len(unit) > 10 and len(np.unique(unit, axis=0)) > 10:
+  several = len(unit) > 10 and unit.shape[1] > 2
+  if method == "tsne" and several and len(np.unique(unit, axis=0)) > 10:
     perplexity = min(30.0, (len(unit) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500)
-    return tsne.fit_transform(unit), "t-SNE"
+    # So few points are laid out sooner by one thread than by several, which mostly wait for one
+    # another: beside other work those took ten times the CPU time.
+    with threadpool_limits(1):
+      return tsne.fit_transform(unit), "t-SNE"
   dimensions = min(2, *unit.shape)
   pca = PCA(dimensions, svd_solver="full").fit(unit)
   flat = pca.transform(unit)
@@ -79,4 +86,5 @@ def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
   text = f"Directions of the features of {what}, laid out by {how}."
   # Not the places of the points: coordinates on a map mean nothing.
   table = Table(["class", "images on the map", "training images"], rows)
-  return Plot(f"Map of features{': ' if label else ''}{label}", figure, text, table)
+  title = f"Map of features by {how.partition(',')[0]}"
+  return Plot(f"{title}{': ' if label else ''}{label}", figure, text, table)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bce_jax import metrics
+from bce_jax import metrics, terminal
 from bce_jax.training.figures import Figures, between
 from bce_jax.training.verifying import shortest
 
@@ -117,10 +117,8 @@ def table(title: str, values: Figures) -> str:
         ("       positives: above, not above", found[0]),
         ("       negatives: above, not above", found[1]),
       ]
-  width = max(len(name) for name, _ in rows)
-  rule = "─" * (width + 26)
   first = (
     f"{title}: {values['images']:,} samples, one score each, {values['positives']:,} positive,"
     f" {values['negatives']:,} negative"
   )
-  return "\n".join([first, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
+  return terminal.two_columns(first, rows)

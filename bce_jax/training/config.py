@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from bce_jax import models, objectives
 from bce_jax.data import folders, layouts, longtail
+from bce_jax.keys import nearest_key
 from bce_jax.names import nearest
 
 DATASETS = ("digits", "folder")
@@ -235,7 +236,18 @@ def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:
   known = flatten(default(_method_name(config)))
   for key in keys:
     if key not in known:
-      raise ValueError(f"unknown config key {key!r}; did you mean {nearest(key, known)!r}?")
+      raise ValueError(f"unknown config key {key!r}; {_hint(key, known, config)}")
+
+
+def _hint(key: str, known: Iterable[str], config: ConfigDict) -> str:
+  """What an unknown key may be: an option of another method, or the nearest of this one's keys."""
+  group, _, option = key.partition(".")
+  if group == "objective":
+    own = _method_name(config)
+    others = [name for name in objectives.names() if option in objectives.module(name).OPTIONS]
+    if others:
+      return f"it is an option of config.objective.name {' and '.join(others)}, not of {own!r}"
+  return f"did you mean {nearest_key(key, known)!r}?"
 
 
 def check(config: ConfigDict) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bce_jax import metrics
+from bce_jax import metrics, terminal
 
 Figures = dict[str, Any]
 
@@ -288,12 +288,10 @@ def table(split: str, values: Figures, *, unit: str = "images") -> str:
     if name in values:
       mean = number(name)
       spread = mean if mean == "none" else f"{mean} ± {number(f'{name}_std')}"
-      rows.append((f"{name.replace('_', ' ')} (mean ± std over classes)", spread))
+      rows.append((f"{name.replace('_', ' ')} (± std over classes)", spread))
   if "nc1" in values:
     collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
     names = ", ".join(name.upper() for name in collapse)
     rows.append((names, ", ".join(number(name) for name in collapse)))
-  width = max(len(name) for name, _ in rows)
   title = f"{split}: {values['images']:,} {unit}"
-  rule = "─" * (width + 26)
-  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
+  return terminal.two_columns(title, rows)

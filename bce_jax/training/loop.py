@@ -24,7 +24,7 @@ from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.figures import Figures, NonFiniteError
 from bce_jax.training.preemption import PreemptedError, Preemption
-from bce_jax.training.progress import Progress
+from bce_jax.training.progress import EVALUATING, Progress
 from bce_jax.training.skipping import Skipping
 from bce_jax.training.state import TrainState
 from bce_jax.training.step import jit_train_step, make_train_step
@@ -40,7 +40,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
     workdir: the run folder; made if it is missing.
 
   Returns:
-    The final figures, as written to results.json.
+    The final figures, as written to results.json. "seconds" are those of the whole loop, with
+    compiling, evaluating and saving, and "images_per_second" are over all of them; those of the
+    records in metrics.jsonl are of the steps alone (see `progress.Pace`).
 
   Raises:
     NonFiniteError: when the loss, a parameter or a score is not finite.
@@ -86,6 +88,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
       first=first_step,
       total=experiment.total_steps,
       images_per_step=config.batch_size,
+      evaluate_every=experiment.steps(config.eval_every_epochs),
       shown=first_process,
     )
     stack.callback(progress.close)
@@ -106,7 +109,8 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
         experiment, state, loop, steps, checkpoints, writer, progress, preemption, skipping
       )
       checkpoints.wait()
-    seen = judging.of_test_split(experiment, state, steps, observed=True)
+    with progress.doing("evaluating the test split"):
+      seen = judging.of_test_split(experiment, state, steps, observed=True)
     images, seconds = experiment.total_steps * config.batch_size, loop["seconds"]
     results = seen.figures | {
       "seconds": seconds,
@@ -247,7 +251,6 @@ def _run(
   evaluate_every = experiment.steps(config.eval_every_epochs)
   save_every = config.checkpoint_every_steps or total
   start, seconds_before = time.monotonic(), loop["seconds"]
-  since_record = time.monotonic()
   pending: dict[str, list[float]] = loop["pending"]
   on_device: list[dict[str, jax.Array]] = []
   step = first_step = int(state.step)
@@ -273,10 +276,9 @@ def _run(
 
   def evaluate() -> dict[str, Any] | None:
     """Judges the network of this step; returns its figures where the split is held out."""
-    nonlocal since_record
-    before = time.monotonic()
     try:
-      figures = judging.monitor(experiment, state, steps)
+      with progress.doing(EVALUATING, compiling="compiling the evaluation"):
+        figures = judging.monitor(experiment, state, steps)
     except NonFiniteError as error:
       stop(f"after step {step} {error}")
     except DamagedError:
@@ -285,15 +287,7 @@ def _run(
     split = "test" if experiment.dataset.validation is None else "validation"
     epoch = step / experiment.steps_per_epoch
     writer.write({"step": step, "epoch": epoch, "split": split, **figures})
-    progress.say(
-      f"step {step:,} {split}: A_SW {100 * figures['sample_wise_accuracy']:.2f} %"
-      f"  A_Uni {100 * figures['uniform_accuracy']:.2f} %"
-      f" (at the bias {100 * figures['uniform_accuracy_at_bias']:.2f} %)"
-      f"  bias {figures['bias']:.3f}  t* {figures['threshold']:.3f}"
-    )
-    spent = time.monotonic() - before
-    since_record += spent
-    progress.pause(spent)
+    progress.say(_evaluation_line(step, split, figures))
     return None if split == "test" else figures
 
   def save(validation: dict[str, Any] | None, *, judged: bool = True) -> None:
@@ -340,10 +334,17 @@ def _run(
     workers=config.data.workers,
   )
   for batch in read(batches):
-    state, logs = train_step(state, parallel.put_batch(batch, mesh, config.batch_size))
+    placed = parallel.put_batch(batch, mesh, config.batch_size)
+    if step == first_step:
+      with progress.doing("training", compiling="compiling the training step"):
+        state, logs = train_step(state, placed)
+        progress.advance()
+        jax.block_until_ready(logs)
+    else:
+      state, logs = train_step(state, placed)
+      progress.advance()
     on_device.append(logs)
     step += 1
-    progress.advance()
     epoch = step / experiment.steps_per_epoch
     last = step == total
     preempted = preemption.reached(step)
@@ -352,13 +353,15 @@ def _run(
     recording = step % config.log_every_steps == 0 or last
     if recording or saving:
       fetch()
+      rate = progress.images_per_second() if recording else math.nan
       skipping.exchange(step)
-    if saving and not all_finite(state):
-      stop(f"the parameters after step {step} are not finite")
+    if saving:
+      with progress.doing("checking the parameters"):
+        finite = all_finite(state)
+      if not finite:
+        stop(f"the parameters after step {step} are not finite")
     if recording:
-      now = time.monotonic()
       means = {name: math.fsum(values) / len(values) for name, values in pending.items()}
-      count = len(pending["loss"])
       record: dict[str, Any] = {
         "step": step,
         "epoch": epoch,
@@ -366,19 +369,30 @@ def _run(
         **means,
         "learning_rate": float(experiment.schedule(step - 1)),
         "bias": float(judging.head(experiment, state, "bias").mean(dtype=np.float64)),
-        "images_per_second": count * config.batch_size / (now - since_record),
+        "images_per_second": rate,
       }
       writer.write(record)
       progress.show(step, epoch, {name: record[name] for name in (*means, "bias")})
       pending.clear()
-      since_record = now
     validation = evaluate() if evaluating else None
     if saving:
-      save(validation)
+      with progress.doing("saving a checkpoint"):
+        save(validation)
     if preempted and not last:
       checkpoints.wait()
       raise PreemptedError(f"SIGTERM: saved a checkpoint of step {step}")
+    progress.stepping()
   return state, loop
+
+
+def _evaluation_line(step: int, split: str, figures: Figures) -> str:
+  """What people read of an evaluation during training, in 80 columns; accuracies in %."""
+  best, at_bias = (figures[f"uniform_accuracy{x}"] for x in ("", "_at_bias"))
+  return (
+    f"step {step} {split}  A_SW {100 * figures['sample_wise_accuracy']:.2f}"
+    f"  A_Uni {100 * best:.2f}  at b {100 * at_bias:.2f} %"
+    f"  b {figures['bias']:.4g}  t* {figures['threshold']:.4g}"
+  )
 
 
 def _all_finite(state: TrainState) -> jax.Array:

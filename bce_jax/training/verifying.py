@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from bce_jax import metrics
+from bce_jax import metrics, terminal
 from bce_jax.data.pairs import PairList
 from bce_jax.report.evidence import RocPoints
 from bce_jax.training.figures import Figures
@@ -168,11 +168,9 @@ def table(values: Figures) -> str:
   # Where all scores are tied no threshold has equal errors; JSON has no infinity and says null.
   known = best is not None and math.isfinite(best)
   rows.append(("threshold of the equal error rate", repr(best) if known else "none"))
-  width = max(len(name) for name, _ in rows)
   genuine, impostor = (values[f"verification_{n}_pairs"] for n in ("genuine", "impostor"))
   title = (
     f"verification: {values['verification_images']:,} images, {genuine:,} pairs of one identity,"
     f" {impostor:,} of two"
   )
-  rule = "─" * (width + 26)
-  return "\n".join([title, rule, *(f"{name:<{width}}  {value}" for name, value in rows), rule])
+  return terminal.two_columns(title, rows)

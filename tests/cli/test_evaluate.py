@@ -216,7 +216,7 @@ def test_pictures(tmp_path, capsys, model):
   assert evaluate.main([str(tmp_path / "a.npz")]) == 0  # which t* is of which accuracy
   told = capsys.readouterr().out
   assert re.search(rf"on scale · c − b +{figures['threshold_on_decision']:.6g}\n", told)
-  assert re.search(rf"without the bias \(its interval\) +{figures['threshold']:.6g} ", told)
+  assert re.search(rf"on scale · c, without .* {figures['threshold']:.6g} ", told)
   np.savez(tmp_path / "b.npz", logits=model["logits"] * 0, labels=model["labels"])
   assert evaluate.main([str(tmp_path / "b.npz"), "--plot", str(tmp_path / "b.png")]) == 0
   assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

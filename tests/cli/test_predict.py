@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType
 from PIL import Image
 
-from bce_jax import metrics
+from bce_jax import metrics, terminal
 from bce_jax.cli import predict as cli
 from bce_jax.data import images as image_files
 from bce_jax.data import sources
@@ -104,6 +104,27 @@ def test_labels_are_those_that_the_run_was_judged_by(run, folder, capsys):
   assert len({row["threshold"] for row in rows}) > 1  # one a class
   ambiguous = sum(int(row["above"]) > 1 for row in rows)
   assert f"360 images, {round(360 * rejected)} rejected, {ambiguous} ambiguous; " in err
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_on_a_terminal_in_columns(run, folder, capsys, monkeypatch, columns):
+  monkeypatch.setattr(terminal, "columns", lambda stream: columns)
+  long = folder.parent / ("a folder whose name is long " * 3) / "数字"
+  long.mkdir(parents=True, exist_ok=True)
+  for number, path in enumerate(sorted((folder / "3").iterdir())[:3]):
+    shutil.copy(path, long / f"{number}.png")
+  assert cli.main([str(run), str(long)]) == 0
+  head, *lines = capsys.readouterr().out.splitlines()
+  assert head.split() == list(cli.COLUMNS)
+  assert [line.split("  ")[0].endswith(f"/{k}.png") for k, line in enumerate(lines)] == [True] * 3
+  assert max(map(terminal.width, [head, *lines])) < columns
+  monkeypatch.undo()
+  assert cli.main([str(run), str(long)]) == 0
+  for line, row in zip(lines, rows_of(capsys.readouterr().out), strict=True):
+    label, score, threshold, above, best = line.split()[-5:]
+    assert (label, above, best) == (row["label"], row["above"], row["best"])
+    assert float(score) == pytest.approx(float(row["score"]), rel=1e-3)
+    assert float(threshold) == pytest.approx(float(row["threshold"]), rel=1e-3)
 
 
 def test_one_threshold_for_all_classes(run, folder, test_split, tmp_path, capsys):

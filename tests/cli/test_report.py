@@ -1,8 +1,6 @@
 """bce-report on run folders made up from files: no network is trained."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -219,19 +217,3 @@ def test_a_full_disk_leaves_the_old_page(make_folder, tmp_path, capsys, build, m
   fails(capsys, [folder], "report.html", "No space left on device")
   assert (folder / "report.html").read_text() == "old"
   assert not list(folder.glob("*.tmp"))
-
-
-def test_help_waits_for_nothing():
-  script = (
-    "import sys\nfrom bce_jax.cli import report\n"
-    "try:\n  report.main(['--help'])\n"
-    "except SystemExit as end:\n  assert not end.code\n"
-    "loaded = {'jax', 'matplotlib', 'sklearn', 'flax'} & set(sys.modules)\n"
-    "sys.exit(f'loaded: {loaded}' if loaded else 0)"
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-  )
-  assert done.returncode == 0, done.stderr
-  assert "--map" in done.stdout
-  assert "report.html" in done.stdout

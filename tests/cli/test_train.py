@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,20 @@ def test_a_run_folder_holds_what_it_should(uninterrupted):
   assert (workdir / "checkpoints" / "24").is_dir()
   for text in ("A_SW", "A_CW", "A_Uni", "at the learned bias", "t*", "left"):
     assert text in out
+
+
+def test_the_console_shows_the_recorded_images_per_second(uninterrupted):
+  """Those of the steps since the last line; the first line's are not those of compiling."""
+  workdir, out = uninterrupted
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  recorded = {r["step"]: r["images_per_second"] for r in lines if r["split"] == "train"}
+  found = re.findall(r"^step +(\d+)/24 .*?  ([\d,.]+) images/s", out, re.MULTILINE)
+  assert [int(step) for step, _ in found] == list(recorded)
+  for step, rate in found:
+    assert float(rate.replace(",", "")) == pytest.approx(recorded[int(step)], abs=0.5, rel=5e-3)
+  assert out.index("compiling the training step …") < out.index("step  5/24")
+  assert out.index("compiling the evaluation …") < out.index("step 10 validation")
+  assert all(len(line) <= 80 for line in out.splitlines() if "validation  " in line or "─" in line)
 
 
 def test_tensorboard_reads_the_events(uninterrupted):
@@ -222,8 +237,8 @@ def test_an_interrupt_right_after_a_save_keeps_it(uninterrupted, tmp_path, capsy
   workdir = tmp_path / "run"
   save = checkpoint.Checkpoints.save
 
-  def save_and_interrupt(self, *args):
-    save(self, *args)
+  def save_and_interrupt(self, *args, **options):
+    save(self, *args, **options)
     raise KeyboardInterrupt
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_interrupt)

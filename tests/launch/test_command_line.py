@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+import bce_jax
+
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 TPU = ("create", "start", "--name", "pod", "--zone", "z", "--accelerator-type", "v5litepod-16")
 SHARED = ("--volume-claim", "claim", "--mount-path", "/shared")
@@ -39,6 +41,11 @@ def test_a_missing_tool_is_told_in_one_line(launch, no_tools, name, tool):
   out = launch(name, *RIGHT[name], *WORKDIR, env=no_tools)
   assert (out.returncode, out.stdout) == (2, "")
   assert re.fullmatch(rf"{name}: {tool} is not installed .*--dry-run shows .*\n", out.stderr)
+
+
+def test_the_version_is_that_of_the_package(launch):
+  out = launch("local.py", "--version")
+  assert (out.returncode, out.stdout) == (0, f"bce_jax {bce_jax.__version__}\n")
 
 
 @pytest.mark.parametrize("name", RIGHT)

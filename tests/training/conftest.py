@@ -5,8 +5,7 @@ import pytest
 from bce_jax.training import config as config_lib
 
 
-@pytest.fixture
-def tiny():
+def smallest():
   """A config of the smallest network, a few steps long."""
   config = config_lib.default()
   config.model = "resnet8"
@@ -20,3 +19,13 @@ def tiny():
   config.log_every_steps = 3
   config.eval_every_epochs = 100.0
   return config
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+  return smallest
+
+
+@pytest.fixture
+def tiny():
+  return smallest()

@@ -30,14 +30,23 @@ class Recording:
     return getattr(self, name)
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, make_tiny):
+  """A run of one step, from which others start."""
+  config, workdir = make_tiny(), tmp_path_factory.mktemp("first") / "run"
+  config.steps = 1
+  config.loss = "bce-d"
+  loop.train(experiment.build(config), workdir)
+  return workdir
+
+
 @pytest.mark.parametrize("method", objectives.names())
-def test_every_key_is_read(tmp_path, tiny, image_folder, method):
+def test_every_key_is_read(tmp_path, tiny, first_run, image_folder, method):
   seen = set()
   tiny.steps = 1
   tiny.loss = "bce-d"
-  loop.train(experiment.build(tiny), tmp_path / "first")
   config_lib.set_objective(tiny, method)
-  tiny.start_from = str(tmp_path / "first")
+  tiny.start_from = str(first_run)
   (tmp_path / "pairs.csv").write_text(
     "path1,path2,same\ndigit0/12.png,digit0/13.png,1\ndigit0/12.png,digit1/12.png,0\n"
   )
