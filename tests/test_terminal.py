@@ -73,6 +73,9 @@ def test_a_comparison_is_broken_into_parts(make_run, columns):
   lines = comparison.fitted(runs, columns).splitlines()
   assert max(map(len, lines)) <= columns
   text = "\n".join(lines)
+  table, note = text.split("\n\n± is the standard deviation")
+  assert "than twice the combined" in " ".join(note.split())
+  text = table
   assert all(text.count(cell) >= 1 for row in rows for cell in row[2:])
   assert all(heading in text for heading in headings[2:])
   parts = text.split("\n\n")

@@ -187,7 +187,11 @@ def fitted(runs: Sequence[Run], columns: int, failed: Mapping[str, str] | None =
   if len(set(last)) == len(last):  # without its group a key takes less room
     headings[: len(keys)] = last
   grid = "\n".join(terminal.grid([headings, *rows], most=columns, fixed=len(keys)))
-  return "\n\n".join([grid, *remarks(runs, failed)])
+  below = [
+    "\n".join(line for said in text.splitlines() for line in terminal.wrap(said, columns))
+    for text in remarks(runs, failed)
+  ]
+  return "\n\n".join([grid, *below])
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
