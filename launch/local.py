@@ -6,9 +6,9 @@
 
 Each process has CPU devices of its own (fake ones, for trying things out), or its share of the
 GPUs in CUDA_VISIBLE_DEVICES (without it: 0, 1, …). Its lines begin with its number. When one
-fails the others are sent SIGTERM, and SIGKILL after --grace-seconds. SIGTERM and SIGINT go on to
-all; a second one ends everything at once. The exit code is that of the process that failed first,
-128 + the signal when a signal ended it; 0 when all have done their work.
+fails the others are sent SIGTERM, and SIGKILL after --grace-seconds. SIGTERM, SIGINT and SIGHUP go
+on to all; a second one ends everything at once. The exit code is that of the process that failed
+first, 128 + the signal when a signal ended it; 0 when all have done their work.
 """
 
 import argparse
@@ -194,7 +194,11 @@ def run_all(planned: Sequence[Process], grace: float) -> int:
     del frame
     told.append(number)
 
-  before = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT)}
+  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+  before = {n: signal.getsignal(n) for n in numbers}
+  for number, handler in before.items():
+    if handler is not signal.SIG_IGN:  # as of SIGHUP under nohup
+      signal.signal(number, notice)
   children: list[subprocess.Popen[bytes]] = []
   threads: list[threading.Thread] = []
   try:

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "bce_jax"
 
 TEXT = {"names", "keys", "terminal"}
 FORMULAS = {"checks", "explicit", "norms", "losses", "metrics"}
-METHODS = TEXT | FORMULAS | {"atomic", "models", "data", "objectives"}
+METHODS = TEXT | FORMULAS | {"atomic", "interrupts", "models", "data", "objectives"}
 # Each layer and what it may import of this package.
 BELOW = {
   "names": set(),
@@ -19,6 +19,7 @@ BELOW = {
   "terminal": set(),
   "checks": set(),
   "atomic": set(),
+  "interrupts": set(),
   "explicit": set(),
   "norms": {"checks", "explicit"},
   "losses": {"checks", "explicit", "norms"},

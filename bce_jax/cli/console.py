@@ -2,19 +2,16 @@
 
 import argparse
 import difflib
-import io
 import os
 import pathlib
 import re
-import signal
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import bce_jax
-from bce_jax import terminal
+from bce_jax import interrupts, terminal
 from bce_jax.keys import usual_key
 from bce_jax.names import nearest
 
@@ -96,14 +93,15 @@ def run_as(
 
   Where whoever reads stdout has had enough, such as `head`, the exit code is 141, without a word.
   """
-  sys.unraisablehook = _interrupted_where_nothing_can_be_raised
-  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of ASCII costs signs, not the results
-    sys.stdout.reconfigure(errors="replace")
+  reconfigure = getattr(sys.stdout, "reconfigure", None)
+  if reconfigure is not None:  # a terminal of ASCII costs signs, not the results
+    reconfigure(errors="replace")
   try:
-    try:
-      return function(sys.argv[1:] if argv is None else argv)
-    finally:
-      print(end="", flush=True)  # here, and not when Python ends; there may be no stdout
+    with interrupts.raising():
+      try:
+        return function(sys.argv[1:] if argv is None else argv)
+      finally:
+        print(end="", flush=True)  # here, and not when Python ends; there may be no stdout
   except (ValueError, OSError) as error:
     if isinstance(error, BrokenPipeError) and _nobody_reads():
       return 141
@@ -111,19 +109,9 @@ def run_as(
     print("\n".join(terminal.wrap(line, terminal.columns(sys.stderr))), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
+    interrupts.ends()
     print(f"{name}: {interrupted}", file=sys.stderr)
     return 130
-
-
-def _interrupted_where_nothing_can_be_raised(unraisable: "sys.UnraisableHookArgs") -> None:
-  """Repeats a Ctrl-C that came inside a callback, such as JAX's of the garbage collector.
-
-  There Python would print the KeyboardInterrupt and go on.
-  """
-  if issubclass(unraisable.exc_type, KeyboardInterrupt):
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-  else:
-    sys.__unraisablehook__(unraisable)
 
 
 def _nobody_reads() -> bool:

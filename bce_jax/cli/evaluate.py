@@ -283,8 +283,9 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
   results = path / "results.json"
   if results.is_file():  # and what was not kept for each image
     try:
-      figures = {**json.loads(results.read_text()), **figures}
-    except (ValueError, TypeError) as error:
+      stored = {k: v for k, v in json.loads(results.read_text()).items() if k != "provenance"}
+      figures = {**stored, **figures}
+    except (ValueError, TypeError, AttributeError) as error:
       raise ValueError(f"{results} is damaged: {error}") from None
   return Outcome(f"{path}, test", "images", figures, judged, kept.scores, kept.bias)
 
@@ -295,6 +296,8 @@ def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   from bce_jax.training import workdir as workdir_lib
 
   console.cache_compilations()
+  if line := workdir_lib.edited(path):
+    print(f"bce-eval: {path}: {line}", file=sys.stderr)
   parts = experiment.build(workdir_lib.config_of(path), judging=True)
   figures = loop.evaluate_only(parts, path)
   title = f"{path}, latest checkpoint, step {figures['step']}, test"

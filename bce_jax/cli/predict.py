@@ -82,10 +82,13 @@ def run(argv: Sequence[str]) -> int:
   import numpy as np
 
   from bce_jax.training import predict, records
+  from bce_jax.training import workdir as workdir_lib
 
   paths = _list(args.images)
   console.cache_compilations()
   network = predict.load(workdir, which=args.checkpoint)
+  if line := workdir_lib.edited(workdir, believed=True):
+    _say(line)
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")

@@ -38,7 +38,8 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     ValueError: when its run has not ended, or a file is damaged.
   """
   from bce_jax.report import comparison, evidence
-  from bce_jax.training import records
+  from bce_jax.training import provenance, records
+  from bce_jax.training import workdir as workdir_lib
 
   if not (folder / records.CONFIG).is_file():
     raise ValueError(f"{folder} is not a run folder: it has no {records.CONFIG}")
@@ -46,6 +47,9 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     raise ValueError(f"{folder} has no {records.RESULTS}: its run has not ended")
   needed = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias", "threshold")
   figures = records.read_json(folder / records.RESULTS, *needed)
+  figures.pop("provenance", None)
+  if line := workdir_lib.edited(folder):
+    print(f"{folder}: {line}", file=sys.stderr)
   lines = records.read_metrics(folder)
   if not all({"epoch", "split"} <= record.keys() for record in lines):
     raise ValueError(f"{folder / records.METRICS} is damaged: a record lacks its epoch or split")
@@ -62,10 +66,11 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     settings=dict(settings or {}),
     figures=figures,
     name=name,
-    config=_config(records.read_json(folder / records.CONFIG)),
+    config=_config(workdir_lib.trained_by(folder)),
     records=lines,
     evidence=seen,
     dataset=records.read_json(place) if (place := folder / records.DATASET).is_file() else {},
+    sessions=provenance.read(folder).get("sessions", ()),
   )
 
 

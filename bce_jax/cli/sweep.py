@@ -9,12 +9,14 @@ Each run gets a folder of its own below DIR, as bce-train makes it, and its outp
 the end DIR holds table.md (mean ± standard deviation over seeds), table.csv (every figure of every
 run), plot.png and report.html; runs that failed are listed with the reason. Other
 --config.key=value are for all runs. Run again it goes on where it was: what is finished is not
-trained again. A run that fails does not stop the others. Exit codes: 0 done, 1 a run failed, 2
-something given is wrong.
+trained again. A run that fails does not stop the others. Ctrl-C lets the runs save a checkpoint
+and end, a second one ends them at once. Exit codes: 0 done, 1 a run failed, 2 something given is
+wrong, 130 ended by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 import argparse
 import concurrent.futures
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -26,16 +28,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bce_jax import atomic, terminal
+from bce_jax import atomic, interrupts, terminal
 from bce_jax.cli import configs, console, report
 
 if TYPE_CHECKING:  # they bring JAX, for which `--help` need not wait
   from ml_collections import ConfigDict
 
   from bce_jax.report.comparison import Run
+
+AGAIN = "run the same command again to go on"
 
 
 class Plan(NamedTuple):
@@ -175,15 +180,22 @@ def run(argv: Sequence[str]) -> int:
   workdir = pathlib.Path(args.workdir)
   if not args.workdir or (workdir.exists() and not workdir.is_dir()):
     raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
-  if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs end too
   planned = plans(args.config, _varied(args.vary), overrides, one_at_a_time=args.one_at_a_time)
   from bce_jax.training import workdir as workdir_lib  # here: it imports JAX
 
   (workdir / "logs").mkdir(parents=True, exist_ok=True)
   with workdir_lib.locked(workdir):
     say(f"{len(planned)} run(s) into {workdir}")
-    return _run_all(planned, workdir, jobs)
+    running = Running()
+    try:
+      with running.ended_by_signals():
+        return _run_all(planned, workdir, jobs, running)
+    except KeyboardInterrupt:
+      interrupts.ends()
+      ended = sum(workdir_lib.finished(workdir / plan.name) is not None for plan in planned)
+      told = f"interrupted; {AGAIN}: {ended} of {len(planned)} runs are finished"
+      print(f"bce-sweep: {told}", file=sys.stderr)
+      return 130
 
 
 def _jobs() -> int:
@@ -198,10 +210,64 @@ def _jobs() -> int:
   return max(1, cores // 2)
 
 
-def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) -> int:
+class Running:
+  """The runs that are being trained, each in a process of its own, and how all of them end."""
+
+  def __init__(self) -> None:
+    """None yet."""
+    self._processes: set[subprocess.Popen[str]] = set()
+    self._ending = False
+
+  @contextlib.contextmanager
+  def ended_by_signals(self) -> Iterator[None]:
+    """Within, a first Ctrl-C, SIGTERM or SIGHUP lets them save and end, a second Ctrl-C kills them.
+
+    Raises:
+      KeyboardInterrupt: for the first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+      yield
+      return
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+      signal.signal(number, self._end)
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+  @contextlib.contextmanager
+  def counted(self, process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Within, the process is one of them."""
+    self._processes.add(process)
+    if self._ending:  # it was started meanwhile
+      process.terminate()
+    try:
+      yield
+    finally:
+      self._processes.discard(process)
+
+  def _end(self, number: int, frame: types.FrameType | None) -> None:
+    if not self._ending:
+      self._ending = True
+      for process in tuple(self._processes):
+        process.terminate()  # not SIGINT, which a background job's children may ignore
+      interrupts.raise_from(frame, number, KeyboardInterrupt())
+    elif number == signal.SIGINT:
+      for process in tuple(self._processes):
+        with contextlib.suppress(OSError):
+          os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+      os.write(2, f"bce-sweep: interrupted again: ended at once; {AGAIN}\n".encode())
+      os._exit(130)
+
+
+def _run_all(
+  planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int, running: Running
+) -> int:
   """Trains what is not finished and compares what is; returns the exit code."""
   with concurrent.futures.ThreadPoolExecutor(jobs_at_once) as pool:
-    running: set[subprocess.Popen[str]] = set()
     jobs = [
       pool.submit(_train, plan, workdir, f"[{k}/{len(planned)}] ", running)
       for k, plan in enumerate(planned, start=1)
@@ -210,8 +276,7 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
       codes = [job.result() for job in jobs]
     except KeyboardInterrupt:
       pool.shutdown(wait=False, cancel_futures=True)
-      for process in tuple(running):
-        process.terminate()  # not SIGINT, which a background job's children may ignore
+      say("the runs save and end; Ctrl-C once more ends them at once")
       raise
   failed = {
     plan.name: _why(code, workdir / "logs" / f"{plan.name}.log")
@@ -232,9 +297,7 @@ def _run_all(planned: Sequence[Plan], workdir: pathlib.Path, jobs_at_once: int) 
   return 1 if failed else 0
 
 
-def _train(
-  plan: Plan, workdir: pathlib.Path, prefix: str, running: set["subprocess.Popen[str]"]
-) -> int:
+def _train(plan: Plan, workdir: pathlib.Path, prefix: str, running: Running) -> int:
   """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
   from bce_jax.report import page
   from bce_jax.training import workdir as workdir_lib
@@ -242,8 +305,9 @@ def _train(
   folder = workdir / plan.name
   log_path = workdir / "logs" / f"{plan.name}.log"
   try:
-    keys = workdir_lib.RESUMING_KEYS  # as bce-train does
-    workdir_lib.refuse_other_config(folder, plan.config, except_keys=keys)
+    config = plan.config.copy_and_resolve_references()
+    workdir_lib.find_paths(folder, config)  # as bce-train does
+    workdir_lib.refuse_other_config(folder, config, except_keys=workdir_lib.RESUMING_KEYS)
     paged = not plan.config.report or (folder / page.FILE).exists()
     if workdir_lib.finished(folder) is not None and paged:
       say(f"{prefix}{plan.name} is finished")
@@ -266,15 +330,14 @@ def _train(
       text=True,
       start_new_session=True,
     ) as process,
+    running.counted(process),
   ):
-    running.add(process)
     assert process.stdout is not None
     for line in process.stdout:
       log.write(line)
       log.flush()
       if line.startswith(("step ", "bce-train:", "resumed", "starts")):
         say(prefix + line.rstrip())
-  running.discard(process)
   return process.returncode
 
 

@@ -14,8 +14,11 @@ SIGTERM, with a checkpoint saved.
 """
 
 import argparse
+import contextlib
 import errno
+import os
 import pathlib
+import shlex
 import socket
 import sys
 import traceback
@@ -24,8 +27,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bce_jax import terminal
+import bce_jax
+from bce_jax import interrupts, terminal
 from bce_jax.cli import configs, console
+from bce_jax.training import run_log
 
 # A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -92,6 +97,22 @@ def run(argv: Sequence[str]) -> int:
   if args.config is not None:
     configs.config_path(args.config.partition(":")[0])
 
+  try:
+    return _run(args, overrides, workdir)
+  except ValueError:
+    if not args.evaluate_only:
+      _open_log(workdir)
+    raise
+  except KeyboardInterrupt as error:
+    if not args.evaluate_only:
+      _open_log(workdir)
+    return _interrupted(error, None if args.evaluate_only else workdir)
+
+
+def _run(
+  args: argparse.Namespace, overrides: Sequence[tuple[str, str]], workdir: pathlib.Path
+) -> int:
+  """Trains or judges; returns the exit code."""
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
 
@@ -106,10 +127,15 @@ def run(argv: Sequence[str]) -> int:
     config = configs.load_config(args.config or "digits")
   configs.apply_overrides(config, overrides)
   config_lib.check(config)
+  said = workdir_lib.find_paths(workdir, config)
+  if workdir_lib.begun(workdir) and (line := workdir_lib.edited(workdir)):
+    said.append(line)
   keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else workdir_lib.RESUMING_KEYS
   workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
   if args.distributed or args.coordinator:  # after all that every process can find wrong by itself
-    distributed.start(*told)
+    distributed.start(args.coordinator, args.num_processes, args.process_id)
+  for line in said if not jax.process_index() else ():
+    print(line, file=sys.stderr)
   try:
     if args.evaluate_only:
       text = _judge(config, workdir, args.checkpoint or "latest")
@@ -120,7 +146,7 @@ def run(argv: Sequence[str]) -> int:
       if not args.evaluate_only:
         _report(config, workdir)
   except Exception as error:
-    ended = _ended_early(error)
+    ended = _ended_early(error, workdir)
     if ended is None:
       raise
     code, line = ended
@@ -131,14 +157,17 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Trains, unless the folder holds a finished run; returns what is to be told of it."""
-  from bce_jax.training import experiment, loop
+  from bce_jax.training import experiment, loop, preemption
   from bce_jax.training import workdir as workdir_lib
 
   results = workdir_lib.finished(workdir)
   if results is not None:
     told = f"{workdir} holds a finished run; nothing is trained twice"
     return f"{told}\n{_tables(results)}"
-  results = loop.train(experiment.build(config, progress=console.progress_bar), workdir)
+  stop = preemption.Preemption(workdir)
+  with stop.listening():
+    parts = experiment.build(config, progress=console.progress_bar)
+    results = loop.train(parts, workdir, stop)
   seconds, rate = results["seconds"], results["images_per_second"]
   told = (
     f"{seconds:.1f} s with compiling and evaluating, {rate:,.0f} images/s over all of it;"
@@ -192,20 +221,38 @@ def _tables(figures: dict[str, Any]) -> str:
   return "\n".join(tables)
 
 
-def _ended_early(error: Exception) -> tuple[int, str] | None:
+def _open_log(workdir: pathlib.Path) -> None:
+  """Opens the log of a run that could not go on, unless another process is at it."""
+  jax, lib = (sys.modules.get(name) for name in ("jax", "bce_jax.training.workdir"))
+  if jax is None or lib is None or not (workdir / run_log.FILE).exists():
+    return
+  if not (_one_of_several() and jax.process_index()):
+    with contextlib.suppress(ValueError, OSError), lib.locked(workdir):
+      run_log.open_in(workdir)
+
+
+def _interrupted(error: KeyboardInterrupt, workdir: pathlib.Path | None) -> int:
+  """Says what the same command does next, where it trains; returns the exit code."""
+  from bce_jax.training import preemption
+
+  interrupts.ends()
+  told = str(error) or "Ctrl-C"
+  if workdir is not None:
+    told = f"{told}; {preemption.how_to_go_on(workdir)}"
+  print(f"bce-train: {told}", file=sys.stderr)
+  return getattr(error, "code", 130)
+
+
+def _ended_early(error: Exception, workdir: pathlib.Path) -> tuple[int, str] | None:
   """Exit code and line for a run that ended before its time; None where something given is wrong.
 
   What nobody has foreseen is None too.
   """
   import jax
 
-  from bce_jax.training import checkpoint, distributed
+  from bce_jax.training import checkpoint, distributed, preemption
   from bce_jax.training.figures import NonFiniteError
-  from bce_jax.training.preemption import PreemptedError
 
-  again = "run the same command again to go on"
-  if isinstance(error, PreemptedError):
-    return 143, f"{error}; {again}"
   if distributed.lost_another(error):
     reason = " ".join(str(error).split())[:200]
     return 1, (
@@ -215,7 +262,7 @@ def _ended_early(error: Exception) -> tuple[int, str] | None:
   if isinstance(error, NonFiniteError | checkpoint.SaveError):
     return 1, str(error)
   if isinstance(error, OSError) and error.errno in _DISK:
-    return 1, f"{error}; {again}"
+    return 1, f"{error}; {preemption.how_to_go_on(workdir)}"
   return None
 
 
@@ -237,13 +284,22 @@ def _check_processes(coordinator: str | None, count: int | None, number: int | N
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The console script."""
-  try:
-    code = console.run_as("bce-train", run, argv)
-  except Exception:
-    if not _one_of_several():
-      raise
-    traceback.print_exc()
-    code = 1
+  with run_log.kept() as log:
+    words = sys.argv[1:] if argv is None else argv
+    log.note(
+      f"bce-train {shlex.join(words)} (bce_jax {bce_jax.__version__}, process {os.getpid()})"
+    )
+    try:
+      code = console.run_as("bce-train", run, argv)
+    except Exception:
+      if not _one_of_several():
+        for line in traceback.format_exc().splitlines():
+          log.note(line)
+        raise
+      traceback.print_exc()
+      code = 1
+    if not code:  # else the last line says why
+      log.note("bce-train: done")
   if code and _one_of_several():
     from bce_jax.training import distributed
 

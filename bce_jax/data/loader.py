@@ -5,6 +5,7 @@ that an uninterrupted run would have seen, with any number of worker processes, 
 hosts, each of which reads its own rows of every batch.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ from bce_jax.data import sources, splits
 from bce_jax.data.images import DamagedError
 
 Batch = dict[str, np.ndarray]
+
+_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # Ctrl-C; closing it
 
 
 def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
@@ -282,7 +285,12 @@ def _read_in_processes(
   )
   options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
   try:
-    yield from _drain(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+    read = _drain(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+    with _blocked_for_children():  # they start when the first batch is asked for
+      first = next(read, None)
+    if first is not None:
+      yield first
+    yield from read
   except RuntimeError as error:
     if "Worker process" not in str(error):
       raise
@@ -305,10 +313,22 @@ def _drain(dataset: grain.IterDataset) -> Iterator[Batch]:
     iterator.close()
 
 
+@contextlib.contextmanager
+def _blocked_for_children() -> Iterator[None]:
+  """Within, processes are started that no Ctrl-C reaches; of this one another thread notices it."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(index: int, count: int) -> None:
   del index, count  # Grain passes them
-  # Ctrl-C reaches the whole group of processes; the main one answers it, and ends its workers.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # What a terminal sends reaches the whole group of processes; the main one answers it, and ends
+  # its workers.
+  for number in _TERMINAL:
+    signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -50,6 +50,7 @@ class Run(NamedTuple):
     records: of its metrics.jsonl.
     evidence: of its last look at the test split; None where there is none.
     dataset: as in its dataset.json; empty where that is not known.
+    sessions: from which it comes, with versions, devices and times; none of older runs.
   """
 
   settings: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Run(NamedTuple):
   records: Sequence[Mapping[str, Any]] = ()
   evidence: Evidence | None = None
   dataset: Mapping[str, Any] = {}
+  sessions: Sequence[Mapping[str, Any]] = ()
 
 
 class Group(NamedTuple):

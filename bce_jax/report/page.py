@@ -62,6 +62,7 @@ def build(
       _features(drawn, map_method),
       _mistakes(drawn),
       _configs(runs),
+      _provenance(runs),
     ]
     sections = [s for s in sections if s.plots or s.html]
     bodies = [_section(k, section) for k, section in enumerate(sections, start=1)]
@@ -333,6 +334,35 @@ def _configs(runs: Sequence[Run]) -> Section:
     rows = [[run.name, *(_text(run.config.get(key, "")) for key in differing)] for run in runs]
   table = _table(Table(headings, rows, words=len(headings)), "Keys in which the configs differ")
   return Section("Config differences", "", html=f'<div class="card">{table}</div>')
+
+
+def _provenance(runs: Sequence[Run]) -> Section:
+  """Versions, devices and times: of each session of one run, of the last session of several."""
+  if len(runs) == 1:
+    columns = [(f"session {k}", x) for k, x in enumerate(runs[0].sessions, start=1)][-_MOST:]
+  else:
+    columns = [(run.name, run.sessions[-1]) for run in runs if run.sessions]
+  keys = dict.fromkeys(key for _, session in columns for key in session)
+  if len(runs) > 1:  # what is the same for all is told of one
+    same = [k for k in keys if len({frozen(x.get(k)) for _, x in columns}) == 1]
+    columns = columns if len(columns) <= _MOST else [("all", {k: columns[0][1][k] for k in same})]
+  rows = [
+    [k if k == "bce_jax" else k.replace("_", " "), *(_fact(x.get(k)) for _, x in columns)]
+    for k in keys
+  ]
+  rows = [row for row in rows if any(row[1:])]
+  headings = ["", *(name for name, _ in columns)]
+  table = _table(Table(headings, rows, words=len(headings)), "Provenance")
+  return Section("Provenance", "", html=f'<div class="card">{table}</div>' if rows else "")
+
+
+def _fact(value: Any) -> str:
+  """A value of a session: a text, a repository's state, or how many there are of each device."""
+  if isinstance(value, Mapping) and "commit" in value:
+    return f"{value['commit']}{', with changes' if value.get('dirty') else ''}"
+  if isinstance(value, Mapping):
+    return ", ".join(f"{count} × {name}" for name, count in value.items())
+  return "" if value is None else str(value)
 
 
 def _text(value: Any) -> str:

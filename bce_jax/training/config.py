@@ -6,6 +6,8 @@ read or written; what depends on the data is checked when they are there.
 """
 
 import math
+import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +24,8 @@ SCHEDULES = ("cosine", "constant")
 STEMS = ("cifar", "imagenet")
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("latest", "best")
+# Relative ones start from the folder that bce-train is called in; config.json has them absolute.
+PATHS = ("start_from", "data.folder", "verification.folder", "verification.pairs")
 BEST_METRICS = ("sample_wise_accuracy", "class_wise_accuracy", "uniform_accuracy")
 
 
@@ -223,12 +227,41 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   config = default(_method_name(values))
   refuse_unknown_keys(flatten(values), config)
   for key, value in flatten(values).items():
-    group, _, name = key.rpartition(".")
     try:
-      (config[group] if group else config)[name] = value
+      set_value(config, key, value)
     except TypeError:
       raise ValueError(f"config key {key!r} can't be {value!r}") from None
   return config
+
+
+def set_value(config: ConfigDict, key: str, value: Any) -> None:
+  """Sets config.key, where key may be "group.key"."""
+  group, _, name = key.rpartition(".")
+  (config[group] if group else config)[name] = value
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+  """Returns a copy whose relative paths start from the root instead of from the current folder."""
+  config = ConfigDict(config.to_dict(), convert_dict=True)
+  for key, path in flatten(config).items():
+    if key in PATHS and path:
+      set_value(config, key, os.path.abspath(path))
+  return config
+
+
+def same_path(before: str, now: str) -> bool:
+  """Whether two values of a key of `PATHS` may name one place.
+
+  Older versions kept a path as it was typed; what that was relative to is not known.
+
+  >>> same_path("runs/a/", "/home/me/runs/a"), same_path("/x/runs/a", "/home/me/runs/a")
+  (True, False)
+  """
+  if not before or not now:
+    return before == now
+  parts = pathlib.PurePath(os.path.normpath(before)).parts
+  ends = pathlib.PurePath(os.path.abspath(now)).parts
+  return ends == parts if os.path.isabs(before) else ends[-len(parts) :] == parts
 
 
 def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -18,12 +19,13 @@ from ml_collections import ConfigDict
 from bce_jax.data import loader
 from bce_jax.data.images import DamagedError
 from bce_jax.report import evidence
-from bce_jax.training import checkpoint, judging, parallel, records
+from bce_jax.training import checkpoint, data_files, judging, parallel, provenance, records, run_log
+from bce_jax.training import config as config_lib
 from bce_jax.training import workdir as workdir_lib
 from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.figures import Figures, NonFiniteError
-from bce_jax.training.preemption import PreemptedError, Preemption
+from bce_jax.training.preemption import Preemption
 from bce_jax.training.progress import EVALUATING, Progress
 from bce_jax.training.skipping import Skipping
 from bce_jax.training.state import TrainState
@@ -32,12 +34,15 @@ from bce_jax.training.step import jit_train_step, make_train_step
 EMBEDDINGS = "embeddings.npz"
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
+def train(
+  experiment: Experiment, workdir: pathlib.Path, preemption: Preemption | None = None
+) -> Figures:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
   Args:
     experiment: as `experiment.build` returns it.
     workdir: the run folder; made if it is missing.
+    preemption: which listens for signals already; None: listens here.
 
   Returns:
     The final figures, as written to results.json. "seconds" are those of the whole loop, with
@@ -46,15 +51,19 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> Figures:
 
   Raises:
     NonFiniteError: when the loss, a parameter or a score is not finite.
+    PreemptedError: when told to end by a signal.
     ValueError: for an image that can't be read, by name; for a checkpoint that can't be restored.
   """
   made_here = not workdir.exists()
-  preemption = Preemption()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(preemption.listening())
+    if preemption is None:
+      preemption = Preemption(workdir, owns_process=False)
+      stack.enter_context(preemption.listening())
     if jax.process_index() == 0:
       workdir.mkdir(parents=True, exist_ok=True)
       stack.enter_context(workdir_lib.locked(workdir))
+      run_log.open_in(workdir)
+      preemption.at_the_very_end(lambda: (workdir / workdir_lib.LOCK).unlink(missing_ok=True))
     try:
       return _train(experiment, workdir, preemption)
     except ValueError:
@@ -70,11 +79,9 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
   if config.data.skip_damaged and checkpoint.any_in(workdir):
     # An image that was damaged since is no other data, though the mean is without it.
     experiment = workdir_lib.with_statistics_of(workdir, experiment)
-  workdir_lib.refuse_other_dataset(workdir, experiment)
   first_process = jax.process_index() == 0
-  if first_process:
-    records.write_json(workdir / records.CONFIG, config.to_dict())
-    records.write_json(workdir / records.DATASET, workdir_lib.describe_dataset(experiment))
+  kept = config_lib.with_absolute_paths(config).to_dict()
+  _write_down(experiment, workdir, kept, writes=first_process)
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
     stack.push(checkpoints.leave)
@@ -82,7 +89,12 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
     first_step = int(state.step)
     # Checkpoints of version 0.1 hold no records.
     lines = loop.pop("records", None) or records.lines_until(workdir, first_step)
-    writer = records.RecordWriter(workdir, lines, writes=first_process)
+    sessions = stack.enter_context(
+      provenance.recorded(workdir, kept, first_step, writes=first_process)
+    )
+    writer = records.RecordWriter(
+      workdir, lines, step=first_step, sessions=sessions, writes=first_process
+    )
     stack.callback(writer.close)
     progress = Progress(
       first=first_step,
@@ -109,6 +121,8 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
         experiment, state, loop, steps, checkpoints, writer, progress, preemption, skipping
       )
       checkpoints.wait()
+    if preemption.number == signal.SIGINT:  # in the last step; a scheduler's grace may suffice
+      raise preemption.ended(experiment.total_steps)
     with progress.doing("evaluating the test split"):
       seen = judging.of_test_split(experiment, state, steps, observed=True)
     images, seconds = experiment.total_steps * config.batch_size, loop["seconds"]
@@ -121,8 +135,30 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
         evidence.write(workdir, seen.evidence)
       if seen.embeddings is not None:
         _write_embeddings(workdir, experiment, seen)
-      records.write_json(workdir / records.RESULTS, results)
+      provenance.finish(sessions, experiment.total_steps)
+      writer.end(sessions[-1], experiment.total_steps)
+      whence = {"provenance": {"config": kept, "sessions": sessions}}
+      records.write_json(workdir / records.RESULTS, results | whence)
   return results
+
+
+def _write_down(
+  experiment: Experiment, workdir: pathlib.Path, config: dict[str, Any], *, writes: bool
+) -> None:
+  """Writes what a run needs to go on: its config, and which data it is of.
+
+  Raises:
+    ValueError: where the folder holds a run on other data.
+  """
+  files = data_files.describe(experiment.dataset, experiment.config)
+  workdir_lib.refuse_other_dataset(workdir, experiment, files)
+  if not writes:
+    return
+  records.write_json(workdir / records.CONFIG, config)
+  if not (checkpoint.any_in(workdir) and (workdir / data_files.LIST).exists()):
+    data_files.write(workdir, files)
+  told = workdir_lib.describe_dataset(experiment) | {"files": files.digests}
+  records.write_json(workdir / records.DATASET, told)
 
 
 def _write_embeddings(workdir: pathlib.Path, experiment: Experiment, seen: judging.Seen) -> None:
@@ -236,16 +272,18 @@ def _run(
   """
   config, total = experiment.config, experiment.total_steps
   mesh, layout = experiment.mesh, experiment.layout
-  train_step = jit_train_step(
-    make_train_step(
-      experiment.model,
-      experiment.objective,
-      experiment.optimizer,
-      experiment.preprocess,
-      experiment.key,
-      micro_batches=config.micro_batches,
-    ),
-    layout,
+  train_step = preemption.counted(
+    jit_train_step(
+      make_train_step(
+        experiment.model,
+        experiment.objective,
+        experiment.optimizer,
+        experiment.preprocess,
+        experiment.key,
+        micro_batches=config.micro_batches,
+      ),
+      layout,
+    )
   )
   all_finite = jax.jit(_all_finite)
   evaluate_every = experiment.steps(config.eval_every_epochs)
@@ -380,7 +418,7 @@ def _run(
         save(validation)
     if preempted and not last:
       checkpoints.wait()
-      raise PreemptedError(f"SIGTERM: saved a checkpoint of step {step}")
+      raise preemption.ended(step)
     progress.stepping()
   return state, loop
 

@@ -80,7 +80,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
   Raises:
     ValueError: when there is no such checkpoint, or a file is damaged.
   """
-  config = workdir_lib.config_of(workdir)
+  config = workdir_lib.written_config(workdir)
   config_lib.check(config)
   data = records.read_json(workdir / records.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]

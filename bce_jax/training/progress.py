@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tqdm.std import Bar
 
 from bce_jax import terminal
+from bce_jax.training import run_log
 
 _MAIN = ("loss", "accuracy", "bias")  # what is shown first; others follow where there is room
 # Columns of the bar, its ends among them: at least, beside what is less important, at most.
@@ -133,6 +134,8 @@ class Progress:
     self._pace.stop()
     if self._terminal:
       self._bar.refresh()
+      if first:
+        run_log.note(self._doing)
     elif first:
       self.say(self._doing)
     try:
@@ -162,11 +165,13 @@ class Progress:
       values: "loss", "accuracy" (as a share) and "bias" first, others where there is room.
     """
     self._values, self._epoch = dict(values), epoch
+    where = [f"step {step:>{len(str(self._total))}}/{self._total}", f"epoch {epoch:.1f}"]
+    line = "  ".join([*where, *self._fields(_WORDS[0]), *self._others()])
     if self._terminal:
       self._bar.refresh()
-      return
-    where = [f"step {step:>{len(str(self._total))}}/{self._total}", f"epoch {epoch:.1f}"]
-    self.say("  ".join([*where, *self._fields(_WORDS[0]), *self._others()]))
+      run_log.note(line)
+    else:
+      self.say(line)
 
   def say(self, line: str) -> None:
     """Prints a line, above the bar if there is one, and there in as many as the width asks for."""

@@ -5,13 +5,16 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer import record_writer
 
 from bce_jax import atomic
@@ -19,6 +22,8 @@ from bce_jax import atomic
 CONFIG, DATASET = "config.json", "dataset.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 SKIPPED = "skipped"  # the split of a record of a damaged image: its file, and the reason
+
+SESSION = "session"  # the split of what metrics.jsonl begins with: the run's sessions
 
 Record = dict[str, Any]
 
@@ -48,7 +53,10 @@ def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Record]:
-  """Returns the records of a run folder's metrics.jsonl; a line cut off by a kill is left out."""
+  """Returns the records of a run folder's metrics.jsonl, without what it says of its sessions.
+
+  A line cut off by a kill is left out.
+  """
   return [json.loads(line) for line in lines_until(workdir, sys.maxsize)]
 
 
@@ -65,16 +73,26 @@ class RecordWriter:
   """Appends records to metrics.jsonl, a line each, and to TensorBoard's events.
 
   Attributes:
-    lines: of metrics.jsonl so far. They are part of a checkpoint too, so that a resumed run has all
-      of its records, whatever became of the file.
+    lines: of metrics.jsonl so far, without those of sessions. They are part of a checkpoint too, so
+      that a resumed run has all of its records, whatever became of the file.
   """
 
-  def __init__(self, workdir: pathlib.Path, lines: list[str] | None, *, writes: bool = True):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    lines: list[str] | None,
+    *,
+    step: int = 0,
+    sessions: Sequence[Record] = (),
+    writes: bool = True,
+  ):
     """Opens the files, with the lines of a checkpoint in place of those in metrics.jsonl.
 
     Args:
       workdir: the run folder.
       lines: those until the step to go on from; records after it are made again.
+      step: that step.
+      sessions: of the run, this one last: the lines that metrics.jsonl begins with.
       writes: False only keeps the lines: on all hosts but one.
     """
     self.lines = list(lines or [])
@@ -84,14 +102,14 @@ class RecordWriter:
       return
     path = workdir / METRICS
     with atomic.opened(path) as file:
+      for one in sessions:
+        file.write(_session_line(one, one["from_step"]) + "\n")
       file.write("".join(line + "\n" for line in self.lines))
     self._file = _Appended(path)
-    now, host = time.time(), socket.gethostname()
-    self._events = _Appended(
-      workdir / f"events.out.tfevents.{int(now):010d}.{host}.{os.getpid()}.{time.monotonic_ns()}"
-    )
+    self._events = _Appended(workdir / _events_name(workdir))
     try:
-      self._events.write(_event(Event(wall_time=now, file_version="brain.Event:2")))
+      for event in _first_events(step, sessions):
+        self._events.write(_event(event))
     except OSError:
       self.close()
       raise
@@ -110,6 +128,12 @@ class RecordWriter:
     ]
     summary = Summary(value=values)
     self._events.write(_event(Event(wall_time=time.time(), step=record["step"], summary=summary)))
+
+  def end(self, session: Record, step: int) -> None:
+    """Writes how a session ended, at a step, which the next one puts in front of the records."""
+    if self._file is not None and self._events is not None:
+      self._file.write(f"{_session_line(session, step)}\n".encode())
+      self._events.write(_event(_session_event(session, step)))
 
   def close(self) -> None:
     """Closes both files."""
@@ -136,6 +160,40 @@ class _Appended:
     self._file.close()
 
 
+def _events_name(workdir: pathlib.Path) -> str:
+  """A name that TensorBoard reads after those that are there, which it takes in their order."""
+  names = (path.name for path in workdir.glob("events.out.tfevents.*"))
+  before = [int(x[1]) for x in (re.match(r"events\.out\.tfevents\.(\d+)", n) for n in names) if x]
+  number = max([int(time.time()), *(n + 1 for n in before if n < 10**10)])
+  host = socket.gethostname()
+  return f"events.out.tfevents.{number:010d}.{host}.{os.getpid()}.{time.monotonic_ns()}"
+
+
+def _first_events(step: int, sessions: Sequence[Record]) -> list[Event]:
+  """The version; a session's start, which tells TensorBoard to drop later steps; what it is."""
+  now, first = time.time(), step + 1 if step else 0
+  start = SessionLog(status=SessionLog.START)
+  events = [
+    Event(wall_time=now, file_version="brain.Event:2"),
+    Event(wall_time=now, step=first, session_log=start),
+  ]
+  return [*events, *(_session_event(one, first) for one in sessions[-1:])]
+
+
+def _session_event(session: Record, step: int) -> Event:
+  """A table, as text in Markdown."""
+  rows = (f"| {key} | `{json.dumps(value)}` |" for key, value in session.items())
+  text = text_pb("provenance", "\n".join(["| | |", "|---|---|", *rows]))
+  summary = Summary.FromString(text.SerializeToString())  # made of the same file of the protocol
+  return Event(wall_time=time.time(), step=step, summary=summary)
+
+
+def _session_line(session: Record, step: int) -> str:
+  """A line of metrics.jsonl; with a step and an epoch, as every record has."""
+  line = {"step": step, "epoch": 0.0, "split": SESSION, SESSION: session}
+  return json.dumps(_finite(line), allow_nan=False)
+
+
 def _event(event: Event) -> bytes:
   """A record of TensorBoard's event files."""
   out = io.BytesIO()
@@ -144,15 +202,16 @@ def _event(event: Event) -> bytes:
 
 
 def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
-  """Returns the lines of metrics.jsonl up to a step; one cut off by a kill belongs to none."""
+  """Returns the records of metrics.jsonl up to a step, as lines; sessions belong to none."""
   path = workdir / METRICS
   lines = path.read_text(errors="replace").splitlines() if path.exists() else []
   return [line for line in lines if _step(line) <= step]
 
 
 def _step(line: str) -> float:
-  """The step of a line of metrics.jsonl; a line cut off by a kill belongs to no step."""
+  """The step of a record of metrics.jsonl; a line cut off by a kill belongs to no step."""
   try:
-    return json.loads(line)["step"]
-  except (ValueError, KeyError, TypeError):
+    record = json.loads(line)
+    return math.inf if record.get("split") == SESSION else record["step"]
+  except (ValueError, KeyError, TypeError, AttributeError):
     return math.inf

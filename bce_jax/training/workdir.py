@@ -5,14 +5,14 @@ import fcntl
 import os
 import pathlib
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from bce_jax import objectives
-from bce_jax.training import checkpoint, records
+from bce_jax.training import checkpoint, data_files, provenance, records
 from bce_jax.training import config as config_lib
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.figures import Figures
@@ -37,7 +37,7 @@ JUDGING_KEYS = (
 )
 
 # What may differ when a run goes on: where its data lie, and who reads and computes how much at
-# once. That the images are the same is told by dataset.json.
+# once. That the images are the same is told by dataset.json and the list of files beside it.
 RESUMING_KEYS = (
   "report",
   "class_devices",
@@ -95,17 +95,104 @@ def finished(workdir: pathlib.Path) -> Figures | None:
     ValueError: when they are damaged.
   """
   path = workdir / records.RESULTS
-  keys = ("images", "uniform_accuracy", "threshold", "seconds")
-  return records.read_json(path, *keys) if path.exists() else None
+  if not path.exists():
+    return None
+  results = records.read_json(path, "images", "uniform_accuracy", "threshold", "seconds")
+  return {key: value for key, value in results.items() if key != "provenance"}
+
+
+def begun(workdir: pathlib.Path) -> bool:
+  """Whether a folder holds a run of which something was kept; else it may be started anew."""
+  kept = (workdir / records.RESULTS).exists() or checkpoint.any_in(workdir)
+  return kept and (workdir / records.CONFIG).exists()
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
   """Returns the config of the run in a folder.
 
+  That is config.json; of what was changed there by hand, see `edited`, only `JUDGING_KEYS` count.
+
+  Raises:
+    ValueError: when there is none, or it is damaged.
+  """
+  config = written_config(workdir)
+  before = _trained_config(workdir)
+  if before is not None:
+    allowed = {key: value for key, value in _flat(config).items() if key in JUDGING_KEYS}
+    config = before
+    for key, value in allowed.items():
+      config_lib.set_value(config, key, value)
+  return config
+
+
+def edited(workdir: pathlib.Path, *, believed: bool = False) -> str:
+  """Says how config.json was changed since the run wrote it; empty where it was not.
+
+  Args:
+    workdir: the run folder.
+    believed: whether `written_config` is used, not `config_of`.
+
+  Raises:
+    ValueError: when it is damaged.
+  """
+  trained = provenance.read(workdir).get("config")
+  if trained is None:  # of an older version, which kept no other copy
+    return ""
+  # Of another version, perhaps, with keys that are not known here.
+  before, now = (_with_defaults(x) for x in (trained, records.read_json(workdir / records.CONFIG)))
+  changed = _changes(before, now, "is")
+  if not changed:
+    return ""
+  own = _changes(before, now, "is", JUDGING_KEYS)
+  end = "; what the run was trained by is used" if own else ""
+  end = "; what it says now is used" if believed else end
+  return f"{records.CONFIG} was changed after the run: {'; '.join(changed)} there{end}"
+
+
+def trained_by(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config that a run wrote down besides config.json; that one where there is no other."""
+  written = records.read_json(workdir / records.CONFIG)
+  return provenance.read(workdir).get("config", written)
+
+
+def written_config(workdir: pathlib.Path) -> ConfigDict:
+  """Returns what config.json says, whoever has written it.
+
   Raises:
     ValueError: when there is none, or it is damaged.
   """
   return config_lib.from_dict(records.read_json(workdir / records.CONFIG))
+
+
+def _trained_config(workdir: pathlib.Path) -> ConfigDict | None:
+  """The config that a run wrote down besides config.json; None where there is none to be used."""
+  values = provenance.read(workdir).get("config")
+  try:
+    return None if values is None else config_lib.from_dict(values)
+  except (ValueError, TypeError, KeyError, AttributeError):
+    return None
+
+
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+  try:
+    return _flat(config_lib.from_dict(values))
+  except (ValueError, TypeError, KeyError, AttributeError):
+    return config_lib.flatten(values)
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+  return config_lib.flatten(config.to_dict())
+
+
+def _changes(
+  before: Mapping[str, Any], now: Mapping[str, Any], verb: str, except_keys: Collection[str] = ()
+) -> list[str]:
+  """The keys whose values differ, with both, in words."""
+  return [
+    f"{key} was {before.get(key)!r} and {verb} {now.get(key)!r}"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key) and key not in except_keys
+  ]
 
 
 def refuse_other_config(
@@ -123,21 +210,48 @@ def refuse_other_config(
   Raises:
     ValueError: naming the keys that differ.
   """
-  path = workdir / records.CONFIG
-  if not path.exists() or not (finished(workdir) or checkpoint.any_in(workdir)):
+  if not begun(workdir):
     return
-  before = config_lib.flatten(config_of(workdir))
-  now = config_lib.flatten(config.to_dict())
-  changed = [
-    f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-    for key in sorted(before.keys() | now.keys())
-    if before.get(key) != now.get(key) and key not in except_keys
-  ]
+  finished(workdir)  # damaged results are told of first
+  before = _flat(_trained_config(workdir) or written_config(workdir))
+  now = _flat(config_lib.with_absolute_paths(config))
+  for key in config_lib.PATHS:
+    if key in before and config_lib.same_path(before[key], now[key]):
+      before[key] = now[key]
+  changed = _changes(before, now, "is", except_keys)
   if changed:
     raise ValueError(
       f"{workdir} holds a run with another config: {'; '.join(changed)}."
       " Take another --workdir, or the same config"
     )
+
+
+def find_paths(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+  """Makes a config's paths absolute; one that is not here is taken from the run, where it is.
+
+  A run may be gone on with from another folder than it was started in.
+
+  Returns:
+    What was taken from the run, a line each.
+
+  Raises:
+    ValueError: when the run's config is damaged.
+  """
+  said = []
+  here = _flat(config_lib.with_absolute_paths(config))
+  before = {}
+  if begun(workdir):
+    before = _flat(_trained_config(workdir) or written_config(workdir))
+  for key in config_lib.PATHS:
+    typed, was = _flat(config)[key], before.get(key) or ""
+    if not typed:
+      continue
+    config_lib.set_value(config, key, here[key])
+    elsewhere = not os.path.isabs(typed) and os.path.isabs(was) and config_lib.same_path(typed, was)
+    if elsewhere and not os.path.exists(here[key]) and os.path.exists(was):
+      config_lib.set_value(config, key, was)
+      said.append(f"config.{key} {typed!r} is not in {os.getcwd()}: {was} is used, as before")
+  return said
 
 
 def describe_dataset(experiment: Experiment) -> dict[str, Any]:
@@ -153,16 +267,24 @@ def describe_dataset(experiment: Experiment) -> dict[str, Any]:
   }
 
 
-def refuse_other_dataset(workdir: pathlib.Path, experiment: Experiment) -> None:
+def refuse_other_dataset(
+  workdir: pathlib.Path, experiment: Experiment, files: data_files.DataFiles
+) -> None:
   """Refuses to go on with a run on other data than it was started with.
 
   Raises:
-    ValueError: naming what differs.
+    ValueError: naming the first file that differs, or what else does.
   """
   path = workdir / records.DATASET
   if not path.exists() or not checkpoint.any_in(workdir):
     return
   before, now = records.read_json(path), describe_dataset(experiment)
+  if isinstance(before.get("files"), dict):  # else it is of an older version
+    names = (before.get("class_names") or (), now["class_names"])
+    most = experiment.config.data.skip_damaged
+    differs = data_files.difference(workdir, before["files"], files, names, damaged=most)
+    if differs:
+      raise ValueError(f"{workdir} holds a run on other data: {differs}")
   changed = [key for key in now if before.get(key) != now[key]]
   if changed:
     raise ValueError(f"{workdir} holds a run on other data: {', '.join(changed)} differ")

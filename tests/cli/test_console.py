@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,17 +15,11 @@ import time
 import pytest
 
 import bce_jax
-from bce_jax import objectives
+from bce_jax import interrupts, objectives
 from bce_jax.cli import configs, console, train
 from bce_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def hook(monkeypatch):
-  """What a console script sets is that of its own process."""
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 def test_a_reader_who_has_had_enough(monkeypatch):
@@ -49,6 +44,37 @@ def test_a_terminal_of_ascii(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdout", plain)
     assert console.run_as("bce-x", lambda argv: print("t* – 3") or 0, []) == 0
   assert (tmp_path / "out").read_text() == "t* ? 3\n"
+
+
+def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
+  """It would be lost in the hook, which sends the first again."""
+  original, calls = interrupts.send_again, []
+
+  def send_again(number):
+    calls.append(number)
+    if len(calls) == 1:
+      signal.raise_signal(signal.SIGINT)
+    else:
+      original(number)
+
+  def once(phase, info):
+    gc.callbacks.remove(once)
+    raise KeyboardInterrupt
+
+  def run(argv):
+    gc.callbacks.append(once)
+    gc.collect()
+    time.sleep(30)
+    return 0
+
+  monkeypatch.setattr(interrupts, "send_again", send_again)
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    assert console.run_as("bce-x", run, []) == 130
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert len(calls) >= 2
+  assert "Traceback" not in capsys.readouterr().err
 
 
 def test_ctrl_c_within_a_callback_that_cannot_raise(capsys):

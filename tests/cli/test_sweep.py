@@ -86,7 +86,7 @@ def test_a_finished_run_whose_page_was_not_made_gets_it(tmp_path, monkeypatch, l
       started.append(command)
 
   monkeypatch.setattr(subprocess, "Popen", Process)
-  assert sweep._train(plan, tmp_path, "", set()) == 0
+  assert sweep._train(plan, tmp_path, "", sweep.Running()) == 0
   assert len(started) == lacking  # bce-train, which makes it and trains nothing twice
 
 
@@ -206,7 +206,9 @@ def test_a_signal_ends_the_sweep_and_its_run_which_go_on_later(tmp_path, how):
   process.send_signal(how)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 130
-  assert "interrupted; run the same command again to go on" in err
+  assert "interrupted; run the same command again to go on: 0 of 1 runs are finished" in err
+  assert "bce-train: SIGTERM: saved a checkpoint of step" in err
+  assert "Traceback" not in err
   steps = [int(p.name) for p in (tmp_path / "digits" / "checkpoints").iterdir() if p.name.isdigit()]
   assert 0 < max(steps) < 4000
   assert not (tmp_path / "digits" / "results.json").exists()

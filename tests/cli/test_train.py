@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from bce_jax.cli import train as cli
+from bce_jax.data import sources
 from bce_jax.training import checkpoint, experiment
 from bce_jax.training import config as config_lib
 from bce_jax.training import records as run_records
@@ -45,12 +46,15 @@ RESULTS = (
 def records(workdir):
   """metrics.jsonl without what no repetition reproduces."""
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  lines = [line for line in lines if line["split"] != "session"]
   return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
 def results(workdir):
   values = json.loads((workdir / "results.json").read_text())
-  return {k: v for k, v in values.items() if k not in ("seconds", "images_per_second")}
+  return {
+    k: v for k, v in values.items() if k not in ("seconds", "images_per_second", "provenance")
+  }
 
 
 def final_state(workdir):
@@ -91,6 +95,15 @@ def test_a_run_folder_holds_what_it_should(uninterrupted):
   assert [r["step"] for r in lines if r["split"] == "train"] == [5, 10, 15, 20, 24]
   assert [r["step"] for r in lines if r["split"] == "validation"] == [10, 20, 24]
   assert (workdir / "checkpoints" / "24").is_dir()
+  [session] = values["provenance"]["sessions"]
+  assert session["jax"] == jax.__version__
+  assert session["outcome"] == "finished at step 24"
+  assert "--config.report=true" in session["command"]
+  assert session["command"] in (workdir / "metrics.jsonl").read_text().splitlines()[0]
+  assert f"<td class='text'>{jax.__version__}</td>" in (workdir / "report.html").read_text()
+  log = (workdir / "run.log").read_text()
+  printed = [line for line in out.splitlines() if line.strip()]
+  assert [line.partition(" ")[2] for line in log.splitlines()][1:-1] == printed
   for text in ("A_SW", "A_CW", "A_Uni", "at the learned bias", "t*", "left"):
     assert text in out
 
@@ -135,6 +148,7 @@ def test_another_config_on_the_same_folder_is_refused(uninterrupted, capsys):
   error = capsys.readouterr().err
   assert "seed was 0 and is 5" in error
   assert error.count("\n") == 1
+  assert (workdir / "run.log").read_text().endswith(f" {error}")
 
 
 def test_evaluate_only_gives_the_figures_of_the_run(uninterrupted, capsys):
@@ -178,6 +192,21 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, after_step):
   )
   for a, b in leaves:
     np.testing.assert_array_equal(a, b)
+
+
+def test_other_labels_are_refused_by_the_first_image_that_differs(copy, capsys, monkeypatch):
+  digits = sources.digits
+
+  def swapped(**options):
+    dataset = digits(**options)
+    dataset.train.labels[[4, 7]] = (dataset.train.labels[[4, 7]] + 1) % 10
+    return dataset
+
+  (copy / "results.json").unlink()
+  monkeypatch.setattr(sources, "digits", swapped)
+  line = fails(capsys, [*SMALL, "--config.report=true", "--workdir", str(copy)])
+  assert "holds a run on other data: image 4 of train was of class" in line
+  assert line.endswith("(2 files differ)")
 
 
 def test_mirror_images_and_logit_adjustment_are_judged_besides(uninterrupted, capsys):
@@ -373,6 +402,14 @@ def outcome(capsys, argv):
 def test_a_run_is_not_judged_as_what_it_is_not(copy, capsys):
   judge = ["--evaluate-only", "--workdir", str(copy)]
   assert "scale was 16.0 and is 3.0" in fails(capsys, [*judge, "--config.scale=3"])
+  table = outcome(capsys, judge)
+  config = (copy / "config.json").read_text()
+  (copy / "config.json").write_text(config.replace('"scale": 16.0', '"scale": 3.0'))
+  assert cli.main(judge) == 0
+  printed = capsys.readouterr()
+  assert "config.json was changed after the run: scale was 16.0 and is 3.0 there" in printed.err
+  assert printed.out == table
+  (copy / "config.json").write_text(config)
   line = fails(capsys, [*judge, "--config=digits:bce-nd"])
   assert "loss was 'bce-nu' and is 'bce-nd'" in line
   assert cli.main([*judge, "--config.eval_batch_size=64"]) == 0
@@ -415,7 +452,8 @@ def test_records_after_a_cut_in_the_middle_of_a_character(copy):
   path = copy / "metrics.jsonl"
   whole = path.read_text()
   path.write_bytes(path.read_bytes() + b'{"step": 1, "split": "\xff')
-  assert "".join(f"{line}\n" for line in run_records.lines_until(copy, 24)) == whole
+  records = [line for line in whole.splitlines() if '"split": "session"' not in line]
+  assert run_records.lines_until(copy, 24) == records
 
 
 def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):

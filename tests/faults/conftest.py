@@ -167,13 +167,13 @@ def killed(workdir, *argv, at, count=1, **options):
 
 def records(workdir):
   """metrics.jsonl without what no repetition reproduces."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [{**json.loads(line), "images_per_second": None} for line in lines]
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [{**line, "images_per_second": None} for line in lines if line["split"] != "session"]
 
 
 def results(workdir):
   values = json.loads((workdir / "results.json").read_text())
-  return values | {"seconds": None, "images_per_second": None}
+  return values | {"seconds": None, "images_per_second": None, "provenance": None}
 
 
 def steps(workdir):

@@ -2,9 +2,9 @@
 
 Points are what Python tells its audit hooks before it does it ("os.rename FROM TO", "open FILE w",
 paths from the run folder's parent on) and what `watch` adds ("step 7"). ACTION happens at the N-th
-point that the regular expression POINT fits, once: kill, kill in SECONDS, term, term twice, full
-(the disk), spoil FILE,
-wait FILE (until it is there; FILE.reached tells that it waits).
+point that the regular expression POINT fits, once: kill, kill in SECONDS, term, term twice, int
+(Ctrl-C), hup, full (the disk), spoil FILE, wait FILE (until it is there; FILE.reached tells that it
+waits).
 """
 
 import errno
@@ -79,6 +79,16 @@ def term(twice):
     time.sleep(0.01)
 
 
+def interrupt(_):
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(0.01)
+
+
+def hang_up(_):
+  os.kill(os.getpid(), signal.SIGHUP)
+  time.sleep(0.01)
+
+
 def full(_):
   raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -93,7 +103,10 @@ def wait(file):
     time.sleep(0.01)
 
 
-ACTIONS = {"kill": kill, "term": term, "full": full, "spoil": spoil, "wait": wait}
+ACTIONS = {
+  "kill": kill, "term": term, "int": interrupt, "hup": hang_up,
+  "full": full, "spoil": spoil, "wait": wait,
+}  # fmt: skip
 
 
 def act(action):

@@ -1,5 +1,6 @@
-"""SIGTERM: a checkpoint of the step where it was, exit code 143, one line; then on from there."""
+"""SIGTERM, Ctrl-C, SIGHUP: a checkpoint of the step where it was, one line; then on from there."""
 
+import json
 import os
 import pathlib
 import signal
@@ -12,10 +13,19 @@ import pytest
 from bce_jax.training import preemption
 
 
-def pauses(ended, *steps):
-  """One line told which step was saved: one of `steps`."""
-  line = ended.fails(143, "run the same command again to go on")
-  told = [f"saved a checkpoint of step {step};" in line for step in steps]
+@pytest.fixture(autouse=True)
+def interruptible():
+  """The tests may run in the background, where a shell has SIGINT ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+def pauses(ended, *steps, code=143):
+  """One line told which step was saved, and is gone on from: one of `steps`."""
+  line = ended.fails(code, "run the same command again to go on")
+  again = "; run the same command again to go on from step"
+  told = [line.endswith(f"saved a checkpoint of step {step}{again} {step}") for step in steps]
   assert any(told), line
   return steps[told.index(True)]
 
@@ -43,6 +53,24 @@ def test_saves_where_it_was_and_goes_on(whole_here, lab, here, tmp_path, point, 
   lab.same(workdir, whole_here)
 
 
+def test_ctrl_c_and_a_closed_terminal_do_the_same(whole_here, lab, here, tmp_path):
+  workdir = tmp_path / "run"
+  for point, action, step, code in (("step 9", "int", 9, 130), ("step 12", "hup", 12, 129)):
+    pauses(here(workdir, faults=[[point, 1, action]]), step, code=code)
+  # In the last step all is saved, and only the last evaluation is left.
+  pauses(here(workdir, faults=[["step 24", 1, "int"]]), 24, code=130)
+  log = (workdir / "run.log").read_text()
+  for word in ("Ctrl-C: ends after this step", "SIGHUP: saved a checkpoint", "resumed from the"):
+    assert word in log
+  assert log.splitlines()[-1].endswith("run the same command again to go on from step 24")
+  assert here(workdir).resumed() == 24
+  lab.same(workdir, whole_here)
+  sessions = json.loads((workdir / "results.json").read_text())["provenance"]["sessions"]
+  assert [one["from_step"] for one in sessions] == [0, 9, 12, 24]
+  assert all(one["started"] <= one["ended"] for one in sessions)
+  assert "Ctrl-C" in sessions[0]["outcome"]
+
+
 def test_again_and_again(whole_here, lab, here, tmp_path):
   """A run that is given only a few steps each time gets to its end."""
   workdir = tmp_path / "run"
@@ -54,7 +82,9 @@ def test_again_and_again(whole_here, lab, here, tmp_path):
 
 def test_before_the_first_step_nothing_is_saved(whole_here, lab, here, tmp_path):
   workdir = tmp_path / "run"
-  here(workdir, faults=[["progress 0", 1, "term"]]).fails(143, "run the same command again")
+  for action, code in (("int", 130), ("term", 143)):
+    line = here(workdir, faults=[["progress 0", 1, action]]).fails(code)
+    assert line.endswith("nothing was saved yet: run the same command again to start at step 0")
   assert lab.steps(workdir) == []
   assert not list(workdir.rglob("*tmp*"))
   assert here(workdir).resumed() == 0

@@ -58,6 +58,7 @@ def equal(a, b):
 
 def records(folder):
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  lines = [line for line in lines if line["split"] != "session"]
   return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
