@@ -116,7 +116,9 @@ def difference(
   paths = [*gone, *(path for path in new if path not in gone)]
   told = {path: _told(gone.get(path), new.get(path), class_names) for path in paths}
   differing = [path for path in paths if told[path]]
-  if len(differing) <= damaged and not any(told[p].startswith((_NEW, _CLASS)) for p in differing):
+  if 0 < len(differing) <= damaged and not any(
+    told[p].startswith((_NEW, _CLASS)) for p in differing
+  ):
     return ""
   if differing:
     # One that changed its split only may have done so because another one came or went.

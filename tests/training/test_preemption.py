@@ -14,6 +14,8 @@ STUCK = """
 import ctypes, os, pathlib, signal, sys, threading, time
 from bce_jax.training import preemption
 
+# The tests may run in the background, where a shell has SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(128)
 stop = preemption.Preemption(pathlib.Path(sys.argv[1]))
 stop.at_the_very_end(lambda: print("cleaned up", flush=True))
@@ -49,8 +51,6 @@ def test_a_main_thread_that_does_not_answer(tmp_path, trained, count, told):
     text=True,
     timeout=60,
     check=False,
-    # The tests may run in the background, where a shell has SIGINT ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   assert out.returncode == 130, out
   assert out.stderr.splitlines()[-1] == f"bce-train: {told}"
