@@ -88,8 +88,8 @@ def list_splits(
 
   Args:
     path: the folder.
-    validation_fraction: share of the training images to set apart; 0 where the folder has a
-      validation split of its own.
+    validation_fraction: share of the training images to set apart; of a folder that has a
+      validation split nothing is, and this is said.
     test_fraction: share of the images of a flat folder to set apart.
     layout: auto, flat or splits; see `layouts.layout_of`.
     empty_classes: what becomes of a class without training images: refuse, drop or keep.
@@ -113,14 +113,11 @@ def list_splits(
   class_names, notes = _choose_classes(train, others, empty_classes)
   listed = [_files(split, class_names, train, empty_classes, notes) for split in (train, *others)]
   if found.validation:
-    if validation_fraction:
-      raise ValueError(
-        f"config.data.validation_fraction is {validation_fraction}; expected 0"
-        f" (--config.data.validation_fraction=0), since {path} has a validation folder of its own,"
-        f" {found.validation!r}"
-      )
     files, test, validation = listed
-    notes.insert(0, f"{path}: {found.validation!r} is the validation split")
+    note = f"{path}: {found.validation!r} is the validation split"
+    if validation_fraction:
+      note += f"; data.validation_fraction={validation_fraction} takes nothing more"
+    notes.insert(0, note)
   else:
     files, test = listed if found.train else _taken(listed[0], test_fraction, "data.test_fraction")
     files, validation = _taken(files, validation_fraction, "data.validation_fraction")

@@ -332,7 +332,7 @@ def folder(
     in_memory: True decodes every image now; False checks every file's header now, and decodes
       when asked; None decides by `MEMORY_LIMIT`.
     validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1;
-      every class keeps an image for training.
+      every class keeps an image for training. A folder that has a validation split keeps it.
     test_fraction: the same for the test split, 0 < f < 1, where the folder has none.
     unseen_fraction: share of the classes, 0 ≤ f < 1, that is in none of these splits: all of their
       images are `unseen`.

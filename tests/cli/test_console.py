@@ -46,6 +46,7 @@ def test_a_terminal_of_ascii(monkeypatch, tmp_path):
   assert (tmp_path / "out").read_text() == "t* ? 3\n"
 
 
+@pytest.mark.core
 def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
   """It would be lost in the hook, which sends the first again."""
   original, calls = interrupts.send_again, []
@@ -77,6 +78,7 @@ def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
   assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.core
 def test_ctrl_c_within_a_callback_that_cannot_raise(capsys):
   """As JAX has one of the garbage collector: Python prints what it raises, and goes on."""
 

@@ -83,6 +83,7 @@ def uninterrupted(tmp_path_factory):
   return workdir, out
 
 
+@pytest.mark.core
 def test_a_run_folder_holds_what_it_should(uninterrupted):
   workdir, out = uninterrupted
   assert json.loads((workdir / "config.json").read_text())["loss"] == "bce-nu"

@@ -53,7 +53,9 @@ def test_a_validation_folder_is_the_validation_split(tmp_path, name):
   listing = listed(tmp_path)
   assert counts(listing) == [[3, 2], [2, 1], [1, 1]]
   assert listing.notes == (f"{tmp_path}: {name!r} is the validation split",)
-  refused(tmp_path, "validation_fraction is 0.1", "fraction=0)", name, validation_fraction=0.1)
+  listing = listed(tmp_path, validation_fraction=0.5)  # as many presets have
+  assert counts(listing) == [[3, 2], [2, 1], [1, 1]]
+  assert listing.notes[0].endswith("split; data.validation_fraction=0.5 takes nothing more")
 
 
 @pytest.mark.parametrize("name", ["valid", "dev"])

@@ -117,9 +117,9 @@ def test_folder_with_validation(tmp_path, in_memory, name):
   assert values(dataset.train) == [0, 1, 2, 3]
   assert values(dataset.test) == [4, 5, 6, 7]
   assert values(dataset.validation) == [8, 9, 10, 11]
-  with pytest.raises(ValueError, match="validation folder of its own") as error:
-    sources.folder(tmp_path, validation_fraction=0.5)
-  assert_one_line(error, "0.5", tmp_path)
+  again = sources.folder(tmp_path, in_memory=in_memory, validation_fraction=0.5)
+  assert values(again.train) == [0, 1, 2, 3]
+  assert any("data.validation_fraction=0.5 takes nothing more" in note for note in again.notes)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -34,6 +34,7 @@ with stop.listening(), stop.training():
 """
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
   ("trained", "count", "told"),
   [
