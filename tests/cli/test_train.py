@@ -505,12 +505,12 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   short += ["--config.data.validation_fraction=0"]
   line = fails(capsys, [*argv, *short, "--config.data.in_memory=false"], started=True)
   assert "13.png" in line
-  assert not workdir.exists()
+  assert (workdir / "checkpoints" / "1").exists()  # what was trained is kept
   empty = tmp_path / "empty"
   empty.mkdir()
-  argv[1] = f"--config.data.folder={empty}"
+  argv[1:] = [f"--config.data.folder={empty}", "--workdir", str(tmp_path / "none")]
   assert "empty" in fails(capsys, argv)
-  assert not workdir.exists()
+  assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
