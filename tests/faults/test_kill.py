@@ -97,9 +97,9 @@ def test_what_is_being_saved_does_not_change(here, tmp_path, monkeypatch):
   saved = []
   original = checkpoint.Checkpoints.save
 
-  def save(self, state, loop, validation):
+  def save(self, state, loop, validation, **options):
     saved.append((loop, copy.deepcopy(loop)))
-    return original(self, state, loop, validation)
+    return original(self, state, loop, validation, **options)
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
   assert here(tmp_path / "run").code == 0
