@@ -46,6 +46,19 @@ def test_a_terminal_of_ascii(monkeypatch, tmp_path):
   assert (tmp_path / "out").read_text() == "t* ? 3\n"
 
 
+def interrupted_in_a_callback(argv):
+  """A program that Ctrl-C reaches where Python prints what is raised, and goes on."""
+
+  def once(phase, info):
+    gc.callbacks.remove(once)
+    raise KeyboardInterrupt
+
+  gc.callbacks.append(once)
+  gc.collect()
+  time.sleep(30)
+  return 0
+
+
 @pytest.mark.core
 def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
   """It would be lost in the hook, which sends the first again."""
@@ -58,20 +71,10 @@ def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
     else:
       original(number)
 
-  def once(phase, info):
-    gc.callbacks.remove(once)
-    raise KeyboardInterrupt
-
-  def run(argv):
-    gc.callbacks.append(once)
-    gc.collect()
-    time.sleep(30)
-    return 0
-
   monkeypatch.setattr(interrupts, "send_again", send_again)
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
-    assert console.run_as("bce-x", run, []) == 130
+    assert console.run_as("bce-x", interrupted_in_a_callback, []) == 130
   finally:
     signal.signal(signal.SIGINT, before)
   assert len(calls) >= 2
@@ -82,18 +85,8 @@ def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
 def test_ctrl_c_within_a_callback_that_cannot_raise(capsys):
   """As JAX has one of the garbage collector: Python prints what it raises, and goes on."""
 
-  def once(phase, info):
-    gc.callbacks.remove(once)
-    raise KeyboardInterrupt
-
-  def run(argv):
-    gc.callbacks.append(once)
-    gc.collect()
-    time.sleep(30)
-    return 0
-
   start = time.monotonic()
-  assert console.run_as("bce-x", run, []) == 130
+  assert console.run_as("bce-x", interrupted_in_a_callback, []) == 130
   assert time.monotonic() - start < 20
   assert capsys.readouterr().err == "bce-x: interrupted; run the same command again to go on\n"
 
