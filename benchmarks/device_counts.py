@@ -24,9 +24,10 @@ from flax import linen as nn
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
+from bce_jax import sharding
 from bce_jax.cli import configs
 from bce_jax.data import loader, sources
-from bce_jax.training import experiment, parallel, step
+from bce_jax.training import experiment, step
 
 MARKS = (1, 5, 20, 100)
 
@@ -51,7 +52,7 @@ def build(config: ConfigDict, devices: int) -> Way:
   train_step = step.make_train_step(
     parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
   )
-  return Way(parts, step.jit_train_step(train_step, parts.layout))
+  return Way(parts, step.jit_train_step(train_step, parts.state_sharding))
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     source = sources.ArraySource(pixels, source.labels)
   made = jax.device_get(jax.jit(parts._replace(key=jax.random.key(seed)).init_state)())
-  state = jax.device_put(made, parts.layout.shardings())
+  state = jax.device_put(made, parts.state_sharding.shardings())
   found = {}
   batches = loader.train_batches(
     source,
@@ -79,7 +80,7 @@ def train(
     last_step=max(marks),
   )
   for number, batch in enumerate(batches, start=1):
-    state, logs = way.jitted(state, parallel.put_batch(batch, parts.mesh))
+    state, logs = way.jitted(state, sharding.put_batch(batch, parts.mesh))
     if number in marks:
       leaves = [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(state.params)]
       found[number] = (np.concatenate(leaves), float(logs["loss"]))

@@ -19,7 +19,8 @@ import pytest
 
 from bce_jax import metrics
 from bce_jax.report.comparison import Run
-from bce_jax.report.evidence import Evidence, RocPoints
+from bce_jax.runs.test_outputs import RocPoints, TestOutputs
+from bce_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -62,7 +63,7 @@ NAMES = ("plain", "<b>bold</b>", 'with "quotes" & more', "ünïcödé", "a very 
 def made_up(
   *, seed=0, num_classes=5, diverse=False, counts=None, pairs=False, size=(9, 6, 1), points=300
 ):
-  """Evidence whose figures are those of the scores it was made from, and the scores."""
+  """TestOutputs whose figures are those of the scores it was made from, and the scores."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, num_classes, points).astype(np.int32)
   labels[:num_classes] = np.arange(num_classes)
@@ -81,7 +82,7 @@ def made_up(
   if pairs:
     t = np.linspace(-1, 1, 50)
     curve = RocPoints(t, 1 - ((t + 1) / 2) ** 2, ((1 - t) / 2) ** 2)
-  evidence = Evidence(
+  evidence = TestOutputs(
     class_names=tuple(names),
     train_counts=np.asarray(counts or [200, 150, 60, 10, 5] + [3] * num_classes)[:num_classes],
     labels=labels,
@@ -168,3 +169,29 @@ def two_settings():
     for loss in ("bce-u", "soft-u")
     for seed in (0, 1)
   ]
+
+
+def smallest():
+  """A config of the smallest network, a few steps long."""
+  config = config_lib.default()
+  config.model = "resnet8"
+  config.scale = 16.0
+  config.batch_size = 32
+  config.eval_batch_size = 128
+  config.steps = 6
+  config.optimizer.learning_rate = 0.05
+  config.data.crop_padding = 1
+  config.data.flip = False
+  config.log_every_steps = 3
+  config.eval_every_epochs = 100.0
+  return config
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+  return smallest
+
+
+@pytest.fixture
+def tiny():
+  return smallest()

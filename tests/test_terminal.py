@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from bce_jax import terminal
+from bce_jax.evaluation import summary, verification
 from bce_jax.report import comparison
-from bce_jax.training import figures, verifying
 
 # All that a table of figures can hold, with the longest numbers there are.
 FIGURES = {
@@ -41,9 +41,9 @@ FIGURES = {
 def test_a_table_of_figures_fits(monkeypatch, columns):
   title = "/a/very/long/path/of/some/run/folder, latest checkpoint, step 123456, test"
   monkeypatch.setattr(terminal, "columns", lambda stream: 300)
-  whole = figures.table(title, FIGURES)
+  whole = summary.table(title, FIGURES)
   monkeypatch.setattr(terminal, "columns", lambda stream: columns)
-  text = figures.table(title, FIGURES)
+  text = summary.table(title, FIGURES)
   assert max(map(terminal.width, text.splitlines())) <= columns
   assert sorted(text.replace("─", "").split()) == sorted(whole.replace("─", "").split())
   value = f"{FIGURES['bias']:.6g}  ("
@@ -56,7 +56,7 @@ def test_a_table_of_a_verification_fits(make_run, monkeypatch):
   values = run.figures | {"verification_images": 12345, "verification_accuracy_at_threshold": 0.5}
   for columns in (60, 80):
     monkeypatch.setattr(terminal, "columns", lambda stream: columns)  # noqa: B023
-    assert max(map(len, verifying.table(values).splitlines())) <= columns
+    assert max(map(len, verification.table(values).splitlines())) <= columns
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -44,7 +44,7 @@ def judge(
   Raises:
     ValueError: naming what does not fit together.
   """
-  from bce_jax.training import binary, stored
+  from bce_jax.evaluation import binary, from_files
 
   for name in ("pairs", "train_counts"):
     if getattr(args, name) is not None:
@@ -57,7 +57,7 @@ def judge(
   logits = found["logits"]
   if not len(logits):
     raise ValueError(f"{logits.name} has shape {logits.shape}: expected some scores")
-  scores, extremes = stored.column(logits)
+  scores, extremes = from_files.column(logits)
   positive = labels.two_kinds(found["labels"], len(scores), class_names=given.names_for(found))
   bias = given.bias(args.bias, found.get("bias"), 1)
   figures = binary.summarize(

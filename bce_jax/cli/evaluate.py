@@ -35,13 +35,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bce_jax.cli import binary, console, given, verify
+from bce_jax.runs import files
 
 if TYPE_CHECKING:
   import numpy as np
 
   from bce_jax import metrics
   from bce_jax.data.arrays import StoredArray
-  from bce_jax.training.figures import Figures, Judged
+  from bce_jax.evaluation.summary import EvalOutputs, Results
 
 _PICTURES = (".png", ".svg", ".pdf")
 _BIG = 2**26  # bytes: of a larger file it is shown how far it is
@@ -61,8 +62,8 @@ class Outcome(NamedTuple):
 
   title: str
   unit: str
-  figures: "Figures"
-  judged: "Judged | None"
+  figures: "Results"
+  judged: "EvalOutputs | None"
   distributions: "metrics.ScoreDistributions | None"
   bias: "np.ndarray | None"
 
@@ -76,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
   try:
     return _run(_parse(argv))
   except RuntimeError as error:
-    from bce_jax.training.figures import NonFiniteError  # here: it takes JAX
+    from bce_jax.evaluation.summary import NonFiniteError  # here: it takes JAX
 
     if isinstance(error, NonFiniteError):  # not of a training: the scores were given
       raise ValueError(str(error)) from None
@@ -107,13 +108,13 @@ def _run(args: argparse.Namespace) -> int:
   if args.json:
     _print_json(outcome.figures)
     return 0
-  from bce_jax.training.figures import table
+  from bce_jax.evaluation.summary import table
 
   print(table(outcome.title, outcome.figures, unit=outcome.unit))
   if "verification_auc" in outcome.figures:
-    from bce_jax.training import verifying
+    from bce_jax.evaluation import verification
 
-    print(verifying.table(outcome.figures))
+    print(verification.table(outcome.figures))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -123,18 +124,18 @@ def _verified(
   path: pathlib.Path, held: "Mapping[str, StoredArray]", args: argparse.Namespace
 ) -> int:
   """Judges embeddings and tells of it."""
-  from bce_jax.training import verifying
+  from bce_jax.evaluation import verification
 
   console.cache_compilations()
   figures, points = verify.judge(path, held, args)
   if args.plot is not None:
-    from bce_jax.report import verification
+    from bce_jax.report.verification import picture
 
-    verification.picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
+    picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
   if args.json:
     _print_json(figures)
     return 0
-  print(verifying.table(figures))
+  print(verification.table(figures))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -144,7 +145,7 @@ def _two_kinds(
   path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.Namespace
 ) -> int:
   """Judges one score a sample and tells of it."""
-  from bce_jax.training import binary as binary_lib
+  from bce_jax.evaluation import binary as binary_lib
 
   figures, scores, positive = binary.judge(path, found, args)
   if args.plot is not None:
@@ -162,7 +163,7 @@ def _two_kinds(
   return 0
 
 
-def _print_json(figures: "Figures") -> None:
+def _print_json(figures: "Results") -> None:
   print(json.dumps({key: _finite(x) for key, x in figures.items()}, allow_nan=False))
 
 
@@ -222,8 +223,8 @@ def _stay_on_the_host() -> None:
 
 def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   """Looks at the scores, and sums up."""
-  from bce_jax.training import stored
-  from bce_jax.training.figures import summarize
+  from bce_jax.evaluation import from_files
+  from bce_jax.evaluation.summary import summarize
 
   console.cache_compilations()
   logits, features = model.logits, model.features
@@ -232,7 +233,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   unified = None if model.bias is None or model.bias.ndim else float(model.bias)
   bias = None if unified is not None else model.bias
   with _bar(logits, "scores") as bar:
-    judged, distributions, extremes = stored.scores(
+    judged, distributions, extremes = from_files.scores(
       logits, model.labels, bias, distributions=args.plot is not None, progress=bar.update
     )
   for line in extremes.lines(logits):
@@ -240,7 +241,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   moments = None
   if features is not None:
     with _bar(features, "features") as bar:
-      moments = stored.moments(
+      moments = from_files.moments(
         features, model.labels, num_classes=logits.shape[1], progress=bar.update
       )
   figures = summarize(
@@ -254,27 +255,27 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
     weights=model.weights,
   )
   if unified is not None:
-    figures |= stored.at_unified_bias(judged, unified)
+    figures |= from_files.at_unified_bias(judged, unified)
   figures |= extremes.figures()
   return Outcome(model.name, "samples", figures, judged, distributions, model.bias)
 
 
 def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
   """What a run of bce-train holds: judged.npz of its end, else its latest checkpoint."""
-  from bce_jax.report import evidence
-  from bce_jax.training.figures import Judged, summarize
+  from bce_jax.evaluation.summary import EvalOutputs, summarize
+  from bce_jax.runs import test_outputs
 
   if not (path / "config.json").is_file():
     raise ValueError(f"{path} is not a run folder: it has no config.json")
-  if not (path / evidence.FILE).is_file():
+  if not test_outputs.path_in(path).is_file():
     if args.threshold is not None or args.plot is not None:
       raise ValueError(
-        f"{path} has no {evidence.FILE}: --threshold and --plot need a run that has ended"
+        f"{path} has no {files.TEST_OUTPUTS}: --threshold and --plot need a run that has ended"
       )
     return _latest_checkpoint(path)
   _stay_on_the_host()
-  kept = evidence.read(path)
-  judged = Judged(
+  kept = test_outputs.read(path)
+  judged = EvalOutputs(
     kept.positive, kept.hardest_negative, kept.scaled_positive, kept.scaled_hardest_negative
   )
   figures = summarize(
@@ -292,13 +293,13 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
 
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   """Judges a run that has not ended, on its test split, as bce-train --evaluate-only does."""
+  from bce_jax.runs import run_config
   from bce_jax.training import experiment, loop
-  from bce_jax.training import workdir as workdir_lib
 
   console.cache_compilations()
-  if line := workdir_lib.edited(path):
+  if line := run_config.edited(path):
     print(f"bce-eval: {path}: {line}", file=sys.stderr)
-  parts = experiment.build(workdir_lib.config_of(path), judging=True)
+  parts = experiment.build(run_config.config_of(path), judging=True)
   figures = loop.evaluate_only(parts, path)
   title = f"{path}, latest checkpoint, step {figures['step']}, test"
   return Outcome(title, "images", figures, None, None, None)

@@ -170,7 +170,7 @@ def bias(option: str | None, stored: "StoredArray | None", num_classes: int) -> 
 
 
 def _weights(stored: "StoredArray", features: "StoredArray", logits: "StoredArray") -> Any:
-  from bce_jax.training import stored as stored_lib
+  from bce_jax.evaluation import from_files as stored_lib
 
   expected = (logits.shape[1], features.shape[1])
   if stored.shape != expected:

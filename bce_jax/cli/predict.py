@@ -31,6 +31,7 @@ from typing import Any, TextIO
 
 from bce_jax import atomic, terminal
 from bce_jax.cli import console
+from bce_jax.runs import files
 
 COLUMNS = ("file", "label", "score", "threshold", "above", "best")
 
@@ -81,19 +82,19 @@ def run(argv: Sequence[str]) -> int:
   # Here, since `--help` and a mistyped option need not wait for them.
   import numpy as np
 
-  from bce_jax.training import predict, records
-  from bce_jax.training import workdir as workdir_lib
+  from bce_jax.evaluation import predict
+  from bce_jax.runs import run_config
 
   paths = _list(args.images)
   console.cache_compilations()
   network = predict.load(workdir, which=args.checkpoint)
-  if line := workdir_lib.edited(workdir, believed=True):
+  if line := run_config.edited(workdir, believed=True):
     _say(line)
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")
   thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)
-  if not (workdir / records.RESULTS).is_file():
+  if not (workdir / files.RESULTS).is_file():
     _say(f"{workdir} has not ended: these are labels of its {args.checkpoint} checkpoint")
   if args.threshold is None and network.loss.startswith("soft"):
     _say(
@@ -170,7 +171,7 @@ def _in_columns(file: TextIO, columns: int, longest: int) -> Callable[[Sequence[
 def _list(given: Sequence[str]) -> list[str]:
   """The images in what was given, each once, in the order of the command line."""
   from bce_jax.data import folders
-  from bce_jax.training import predict
+  from bce_jax.evaluation import predict
 
   found = {path: predict.files_of(path) for path in given}
   files = {path: names for path, (names, _) in found.items()}

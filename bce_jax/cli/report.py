@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bce_jax.cli import console
+from bce_jax.runs import files
 
 if TYPE_CHECKING:  # it brings JAX, for which `--help` need not wait
   from bce_jax.report.comparison import Run
@@ -37,39 +38,38 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
   Raises:
     ValueError: when its run has not ended, or a file is damaged.
   """
-  from bce_jax.report import comparison, evidence
-  from bce_jax.training import provenance, records
-  from bce_jax.training import workdir as workdir_lib
+  from bce_jax.report import comparison
+  from bce_jax.runs import provenance, records, run_config, test_outputs
 
-  if not (folder / records.CONFIG).is_file():
-    raise ValueError(f"{folder} is not a run folder: it has no {records.CONFIG}")
-  if not (folder / records.RESULTS).is_file():
-    raise ValueError(f"{folder} has no {records.RESULTS}: its run has not ended")
+  if not (folder / files.CONFIG).is_file():
+    raise ValueError(f"{folder} is not a run folder: it has no {files.CONFIG}")
+  if not (folder / files.RESULTS).is_file():
+    raise ValueError(f"{folder} has no {files.RESULTS}: its run has not ended")
   needed = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias", "threshold")
-  figures = records.read_json(folder / records.RESULTS, *needed)
+  figures = records.read_json(folder / files.RESULTS, *needed)
   figures.pop("provenance", None)
-  if line := workdir_lib.edited(folder):
+  if line := run_config.edited(folder):
     print(f"{folder}: {line}", file=sys.stderr)
   lines = records.read_metrics(folder)
   if not all({"epoch", "split"} <= record.keys() for record in lines):
-    raise ValueError(f"{folder / records.METRICS} is damaged: a record lacks its epoch or split")
+    raise ValueError(f"{folder / files.METRICS} is damaged: a record lacks its epoch or split")
   lines = [record for record in lines if record["split"] != records.SKIPPED]
-  # Figures that only training has, as it last logged them.
+  # Results that only training has, as it last logged them.
   for record in lines:
     if record.get("split") == "train":
       cosines = ("positive_cosine", "negative_cosine")
       figures |= {key: record[key] for key in cosines if key in record}
   seen = None
-  if (folder / evidence.FILE).exists():
-    seen = evidence.read(folder)
+  if test_outputs.path_in(folder).exists():
+    seen = test_outputs.read(folder)
   return comparison.Run(
     settings=dict(settings or {}),
     figures=figures,
     name=name,
-    config=_config(workdir_lib.trained_by(folder)),
+    config=_config(run_config.trained_by(folder)),
     records=lines,
     evidence=seen,
-    dataset=records.read_json(place) if (place := folder / records.DATASET).is_file() else {},
+    dataset=records.read_json(place) if (place := folder / files.DATASET).is_file() else {},
     sessions=provenance.read(folder).get("sessions", ()),
   )
 
@@ -103,10 +103,9 @@ def write_page(
 
 def write_run_page(folder: pathlib.Path, *, map_method: str = "tsne") -> pathlib.Path:
   """Writes report.html of one finished run into its folder; returns its path."""
-  from bce_jax.report import page
 
   name = folder.resolve().name
-  path = folder / page.FILE
+  path = folder / files.REPORT
   write_page([read(folder, name=name)], path, title=name, map_method=map_method)
   return path
 
@@ -139,24 +138,22 @@ def run(argv: Sequence[str]) -> int:
   for folder in folders:
     if not folder.is_dir():
       raise ValueError(f"{folder} is not a folder: expected a run folder of bce-train")
-  from bce_jax.report import page
   from bce_jax.report.settings import with_settings
-  from bce_jax.training import records
 
   # A sweep's folder holds others beside its runs, which `sweep/*/` names too, and unfinished runs.
-  needed = (records.CONFIG, records.RESULTS)
+  needed = (files.CONFIG, files.RESULTS)
   whole = [f for f in folders if all((f / name).is_file() for name in needed)]
   unfinished: dict[str, str] = {}
   if whole:
     for folder in folders:
       if folder not in whole:
-        other = not (folder / records.CONFIG).is_file()
-        why = f"it has no {records.CONFIG}" if other else "its run has not ended"
+        other = not (folder / files.CONFIG).is_file()
+        why = f"it has no {files.CONFIG}" if other else "its run has not ended"
         print(f"{folder} is skipped: {why}", file=sys.stderr)
         if not other:  # a folder that is no run lacks nothing
           unfinished[str(folder)] = why
     folders = whole
-  default = folders[0] / page.FILE if len(folders) == 1 else pathlib.Path(page.FILE)
+  default = folders[0] / files.REPORT if len(folders) == 1 else pathlib.Path(files.REPORT)
   path = pathlib.Path(args.output) if args.output else default
   if path.is_dir():
     raise ValueError(f"--output {path} is a folder: expected a file")

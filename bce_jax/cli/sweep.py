@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bce_jax import atomic, interrupts, terminal
 from bce_jax.cli import configs, console, report
+from bce_jax.runs import files
 
 if TYPE_CHECKING:  # they bring JAX, for which `--help` need not wait
   from ml_collections import ConfigDict
@@ -181,10 +182,11 @@ def run(argv: Sequence[str]) -> int:
   if not args.workdir or (workdir.exists() and not workdir.is_dir()):
     raise ValueError(f"--workdir {args.workdir!r}: expected a folder")
   planned = plans(args.config, _varied(args.vary), overrides, one_at_a_time=args.one_at_a_time)
-  from bce_jax.training import workdir as workdir_lib  # here: it imports JAX
+  from bce_jax.runs import run_config
+  from bce_jax.runs.lock import locked
 
   (workdir / "logs").mkdir(parents=True, exist_ok=True)
-  with workdir_lib.locked(workdir):
+  with locked(workdir):
     say(f"{len(planned)} run(s) into {workdir}")
     running = Running()
     try:
@@ -192,7 +194,7 @@ def run(argv: Sequence[str]) -> int:
         return _run_all(planned, workdir, jobs, running)
     except KeyboardInterrupt:
       interrupts.ends()
-      ended = sum(workdir_lib.finished(workdir / plan.name) is not None for plan in planned)
+      ended = sum(run_config.finished(workdir / plan.name) is not None for plan in planned)
       told = f"interrupted; {AGAIN}: {ended} of {len(planned)} runs are finished"
       print(f"bce-sweep: {told}", file=sys.stderr)
       return 130
@@ -299,17 +301,16 @@ def _run_all(
 
 def _train(plan: Plan, workdir: pathlib.Path, prefix: str, running: Running) -> int:
   """Trains one run in a process of its own; its lines go to a log and, numbered, to stderr."""
-  from bce_jax.report import page
-  from bce_jax.training import workdir as workdir_lib
+  from bce_jax.runs import run_config
 
   folder = workdir / plan.name
   log_path = workdir / "logs" / f"{plan.name}.log"
   try:
     config = plan.config.copy_and_resolve_references()
-    workdir_lib.find_paths(folder, config)  # as bce-train does
-    workdir_lib.refuse_other_config(folder, config, except_keys=workdir_lib.RESUMING_KEYS)
-    paged = not plan.config.report or (folder / page.FILE).exists()
-    if workdir_lib.finished(folder) is not None and paged:
+    run_config.find_paths(folder, config)  # as bce-train does
+    run_config.refuse_other_config(folder, config, except_keys=run_config.RESUMING_KEYS)
+    paged = not plan.config.report or (folder / files.REPORT).exists()
+    if run_config.finished(folder) is not None and paged:
       say(f"{prefix}{plan.name} is finished")
       return 0
   except ValueError as error:

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 import bce_jax
 from bce_jax import interrupts, terminal
 from bce_jax.cli import configs, console
-from bce_jax.training import run_log
+from bce_jax.runs import files, run_log
 
 # A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -116,22 +116,22 @@ def _run(
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
 
+  from bce_jax.runs import run_config
   from bce_jax.training import config as config_lib
   from bce_jax.training import distributed
-  from bce_jax.training import workdir as workdir_lib
 
   console.cache_compilations()
   if args.evaluate_only and args.config is None:
-    config = workdir_lib.config_of(workdir)
+    config = run_config.config_of(workdir)
   else:
     config = configs.load_config(args.config or "digits")
   configs.apply_overrides(config, overrides)
   config_lib.check(config)
-  said = workdir_lib.find_paths(workdir, config)
-  if workdir_lib.begun(workdir) and (line := workdir_lib.edited(workdir)):
+  said = run_config.find_paths(workdir, config)
+  if run_config.begun(workdir) and (line := run_config.edited(workdir)):
     said.append(line)
-  keys = workdir_lib.JUDGING_KEYS if args.evaluate_only else workdir_lib.RESUMING_KEYS
-  workdir_lib.refuse_other_config(workdir, config, except_keys=keys)
+  keys = run_config.JUDGING_KEYS if args.evaluate_only else run_config.RESUMING_KEYS
+  run_config.refuse_other_config(workdir, config, except_keys=keys)
   if args.distributed or args.coordinator:  # after all that every process can find wrong by itself
     distributed.start(args.coordinator, args.num_processes, args.process_id)
   for line in said if not jax.process_index() else ():
@@ -157,10 +157,10 @@ def _run(
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Trains, unless the folder holds a finished run; returns what is to be told of it."""
+  from bce_jax.runs import run_config
   from bce_jax.training import experiment, loop, preemption
-  from bce_jax.training import workdir as workdir_lib
 
-  results = workdir_lib.finished(workdir)
+  results = run_config.finished(workdir)
   if results is not None:
     told = f"{workdir} holds a finished run; nothing is trained twice"
     return f"{told}\n{_tables(results)}"
@@ -180,9 +180,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
 def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
   """Makes the page of a finished run, unless it is there already or not wanted."""
   from bce_jax.cli import report
-  from bce_jax.report import page
 
-  if not config.report or (workdir / page.FILE).exists():
+  if not config.report or (workdir / files.REPORT).exists():
     return
   try:
     print(f"{report.write_run_page(workdir)} shows it")
@@ -212,19 +211,19 @@ def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
 
 def _tables(figures: dict[str, Any]) -> str:
   """The figures of the test split, and those of a verification if there was one."""
-  from bce_jax.training import verifying
-  from bce_jax.training.figures import table
+  from bce_jax.evaluation import verification
+  from bce_jax.evaluation.summary import table
 
   tables = [table("test", figures)]
   if "verification_auc" in figures:
-    tables.append(verifying.table(figures))
+    tables.append(verification.table(figures))
   return "\n".join(tables)
 
 
 def _open_log(workdir: pathlib.Path) -> None:
   """Opens the log of a run that could not go on, unless another process is at it."""
-  jax, lib = (sys.modules.get(name) for name in ("jax", "bce_jax.training.workdir"))
-  if jax is None or lib is None or not (workdir / run_log.FILE).exists():
+  jax, lib = (sys.modules.get(name) for name in ("jax", "bce_jax.runs.workdir"))
+  if jax is None or lib is None or not (workdir / files.LOG).exists():
     return
   if not (_one_of_several() and jax.process_index()):
     with contextlib.suppress(ValueError, OSError), lib.locked(workdir):
@@ -250,8 +249,9 @@ def _ended_early(error: Exception, workdir: pathlib.Path) -> tuple[int, str] | N
   """
   import jax
 
-  from bce_jax.training import checkpoint, distributed, preemption
-  from bce_jax.training.figures import NonFiniteError
+  from bce_jax.evaluation.summary import NonFiniteError
+  from bce_jax.runs import checkpoint
+  from bce_jax.training import distributed, preemption
 
   if distributed.lost_another(error):
     reason = " ".join(str(error).split())[:200]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
   import numpy as np
 
   from bce_jax.data.arrays import StoredArray
-  from bce_jax.report.evidence import RocPoints
+  from bce_jax.runs.test_outputs import RocPoints
 
 
 def wanted(held: Mapping[str, Any], args: argparse.Namespace) -> bool:
@@ -38,7 +38,7 @@ def judge(
   Raises:
     ValueError: naming what does not fit together.
   """
-  from bce_jax.training import verifying
+  from bce_jax.evaluation import verification
 
   for name in ("bias", "train_counts"):
     if getattr(args, name) is not None:
@@ -51,7 +51,7 @@ def judge(
   threshold = args.threshold if args.threshold is not None else _learned(held)
   if args.pairs is not None:
     listed = _listed(path, held, args.pairs, len(features))
-    return verifying.verify_listed_pairs(features, listed, threshold=threshold)
+    return verification.verify_listed_pairs(features, listed, threshold=threshold)
   if "labels" not in held:
     assert isinstance(held, keys.Named)
     hint = "; --pairs FILE asks for pairs of its paths" if "paths" in held else ""
@@ -64,7 +64,7 @@ def judge(
         bar.total = total
         bar.update(done - bar.n)
 
-      return verifying.verify_all_pairs(features, labels, threshold=threshold, progress=advance)
+      return verification.verify_all_pairs(features, labels, threshold=threshold, progress=advance)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
 
@@ -72,8 +72,8 @@ def judge(
 def _features(stored: "StoredArray") -> "np.ndarray":
   import numpy as np
 
+  from bce_jax.evaluation.from_files import computed_in
   from bce_jax.metrics.cosines import MIN_NORM
-  from bce_jax.training.stored import computed_in
 
   if len(stored.shape) != 2 or 0 in stored.shape or stored.shape[0] < 2:
     raise ValueError(

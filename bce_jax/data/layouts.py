@@ -13,7 +13,7 @@ _SPLITS = {"train", "training", "test", "testing", *VALIDATION}
 _FLAT = "config.data.layout=flat"
 
 
-class Layout(NamedTuple):
+class StateSharding(NamedTuple):
   """Which folders hold which split; all None in a flat layout, a folder for each class.
 
   Attributes:
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
   others: tuple[str, ...] = ()
 
 
-def layout_of(path: pathlib.Path, layout: str = "auto") -> Layout:
+def layout_of(path: pathlib.Path, layout: str = "auto") -> StateSharding:
   """Finds out how a folder is laid out.
 
   Args:
@@ -48,7 +48,7 @@ def layout_of(path: pathlib.Path, layout: str = "auto") -> Layout:
   if layout == "auto":
     layout = _told_by_content(path, names)
   if layout == "flat":
-    return Layout()
+    return StateSharding()
   if "train" not in names:
     raise ValueError(f"{path} has no folder 'train'; expected 'train' and 'test', or {_FLAT}")
   validation = [name for name in VALIDATION if name in names]
@@ -66,7 +66,7 @@ def layout_of(path: pathlib.Path, layout: str = "auto") -> Layout:
     test = validation.pop()
   used = {"train", test, *validation}
   others = tuple(name for name in names if name not in used)
-  return Layout("train", test, validation[0] if validation else None, others)
+  return StateSharding("train", test, validation[0] if validation else None, others)
 
 
 def _told_by_content(path: pathlib.Path, names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ class RocCurve(NamedTuple):
 
 
 class Verification(NamedTuple):
-  """Figures of a verification experiment. FAR steps by 1 / num_impostor, TAR by 1 / num_genuine.
+  """Results of a verification experiment. FAR steps by 1 / num_impostor, TAR by 1 / num_genuine.
 
   Attributes:
     tar_at_far: for each FAR asked for, the largest TAR of a threshold whose FAR is not above it;

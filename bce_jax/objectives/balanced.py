@@ -99,4 +99,5 @@ def balanced(
     after_update=after_update,
     trainable=("head",),
     batch_statistics=drifting_statistics,
+    continues_head=True,
   )

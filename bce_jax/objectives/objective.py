@@ -24,13 +24,13 @@ class Problem(NamedTuple):
     train_counts: training images of each class: int [N].
     steps_per_epoch: updates until every training image was seen about once, ≥ 1.
     head: the classifier.
-    mesh: the devices.
+    mesh: the devices; None under pmap, where a program sees one.
   """
 
   train_counts: Int[np.ndarray, "N"]
   steps_per_epoch: int
   head: Head
-  mesh: Mesh
+  mesh: Mesh | None
 
 
 class Batch(NamedTuple):
@@ -110,6 +110,8 @@ class Objective(NamedTuple):
       its share of a batch; micro-batches hand the memory on.
     channel_statistics: (mean, std) of the three channels of colour images on 0 … 1, in place of the
       training images' own; gray ones keep theirs.
+    continues_head: whether a head trained before is what it goes on from, so that a fresh one is
+      refused.
   """
 
   views: Callable[[jax.Array, Batch, Any], Views]
@@ -123,3 +125,4 @@ class Objective(NamedTuple):
   num_views: int = 1
   memory_of_images: bool = False
   channel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  continues_head: bool = False

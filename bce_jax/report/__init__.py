@@ -1,1 +1,1 @@
-"""Figures and tables from the records of runs."""
+"""Results and tables from the records of runs."""

@@ -9,10 +9,10 @@ import numpy as np
 from bce_jax.metrics import Spread
 from bce_jax.metrics.longtail import FEW, MANY
 from bce_jax.report.comparison import Group
-from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots
 from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain, short
+from bce_jax.runs.test_outputs import TestOutputs
 
 _NAMED = 12  # classes up to which an axis names each
 
@@ -37,14 +37,14 @@ def geometry_section(groups: Sequence[Group]) -> Section:
   return Section("Compactness and separability", lead, plots)
 
 
-def order(evidence: Evidence) -> np.ndarray:
+def order(evidence: TestOutputs) -> np.ndarray:
   """The classes with test images, from the most to the fewest training images."""
   tested = np.bincount(evidence.labels, minlength=len(evidence.train_counts)) > 0
   by_count = np.argsort(-evidence.train_counts, kind="stable")
   return by_count[tested[by_count]]
 
 
-def class_accuracy(evidence: Evidence) -> np.ndarray:
+def class_accuracy(evidence: TestOutputs) -> np.ndarray:
   """A_SW of each class, [N]; nan for one without test images."""
   n = len(evidence.train_counts)
   count = np.bincount(evidence.labels, minlength=n)
@@ -52,7 +52,7 @@ def class_accuracy(evidence: Evidence) -> np.ndarray:
   return np.where(count > 0, right / np.maximum(count, 1), math.nan)
 
 
-def _accuracy(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
+def _accuracy(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
   _, first = judged[0]
   classes = order(first)
   figure = new_figure(5.2, 3.4)
@@ -119,7 +119,7 @@ def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
   return f"{', '.join(told)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
 
 
-def _by_shots(evidence: Evidence) -> list[tuple[str, float]]:
+def _by_shots(evidence: TestOutputs) -> list[tuple[str, float]]:
   counts = evidence.train_counts[evidence.labels]
   groups = (
     ("many", counts > MANY),
@@ -160,7 +160,7 @@ def _name_classes(axis: Any, names: Sequence[str]) -> None:
     axis.set_xlabel("class, from the most to the fewest training images")
 
 
-def bias_plot(evidence: Evidence) -> Plot | None:
+def bias_plot(evidence: TestOutputs) -> Plot | None:
   """The scores of each class around its bias: figure 3 of the uniform paper.
 
   Type I negatives of a class are its images' scores for the others; type II are the others' images'
@@ -217,7 +217,7 @@ def _mean(spread: Spread) -> np.ndarray:
   return spread.mean()
 
 
-def _geometry(judged: Sequence[tuple[Group, Evidence]]) -> Plot | None:
+def _geometry(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
   """Compactness, separability and the classifier's separability of each class."""
   measured = [(g, e) for g, e in judged if e.compactness is not None]
   if not measured:

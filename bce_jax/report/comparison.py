@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bce_jax import terminal
-from bce_jax.report.evidence import Evidence
+from bce_jax.runs.test_outputs import TestOutputs
 
 # Name in results.json, heading, factor to %.
 COLUMNS = (
@@ -58,7 +58,7 @@ class Run(NamedTuple):
   name: str = ""
   config: Mapping[str, Any] = {}
   records: Sequence[Mapping[str, Any]] = ()
-  evidence: Evidence | None = None
+  evidence: TestOutputs | None = None
   dataset: Mapping[str, Any] = {}
   sessions: Sequence[Mapping[str, Any]] = ()
 

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
-from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, short
+from bce_jax.runs.test_outputs import TestOutputs
 
 METHODS = ("tsne", "pca")
 _MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
@@ -47,7 +47,7 @@ def feature_map(
   return np.pad(flat, ((0, 0), (0, 2 - dimensions))), f"PCA, {shown} of the variance"
 
 
-def plot(evidence: Evidence, label: str, *, method: str) -> Plot | None:
+def plot(evidence: TestOutputs, label: str, *, method: str) -> Plot | None:
   """Draws the map of a run's test features, a colour a class; None without features.
 
   Args:

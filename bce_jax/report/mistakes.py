@@ -6,14 +6,14 @@ import io
 
 import numpy as np
 
-from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Table
 from bce_jax.report.svg import COLOURS, INK, new_figure, short
+from bce_jax.runs.test_outputs import TestOutputs
 
 _CLASSES, _OTHERS = 8, 3
 
 
-def plot(evidence: Evidence, label: str) -> Plot | None:
+def plot(evidence: TestOutputs, label: str) -> Plot | None:
   """Draws which classes the worst ones are taken for; None where all is right or not known.
 
   Args:
@@ -78,7 +78,7 @@ def plot(evidence: Evidence, label: str) -> Plot | None:
   return Plot(title, figure, text, table)
 
 
-def worst_classes(evidence: Evidence) -> np.ndarray:
+def worst_classes(evidence: TestOutputs) -> np.ndarray:
   """At most eight classes with the largest share of wrong images, the worst first."""
   n = len(evidence.class_names)
   count = np.bincount(evidence.labels, minlength=n)
@@ -88,7 +88,7 @@ def worst_classes(evidence: Evidence) -> np.ndarray:
   return worst[wrong[worst] > 0]
 
 
-def examples(evidence: Evidence) -> str:
+def examples(evidence: TestOutputs) -> str:
   """Images judged wrong, as HTML: a row a class; empty without any."""
   if not len(evidence.example_rows):
     return ""

@@ -188,7 +188,7 @@ def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
   )
   left_out = f"<p>Not on this page:</p><ul>{listed}</ul>" if listed else ""
   if len(groups) == 1 and len(groups[0].runs) == 1:
-    return Section("Figures", "", html=_tiles(groups[0].runs[0].figures) + left_out)
+    return Section("Results", "", html=_tiles(groups[0].runs[0].figures) + left_out)
   runs = [run for group in groups for run in group.runs]
   keys = setting_names(groups)
   columns = [column for column in columns_of(runs) if column[2] == 100]  # others: see their plots
@@ -213,7 +213,7 @@ def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in shown)] for run in runs]
   every = _table(Table([RUN, *shown], names, words=len(shown) + 1), "The runs")
   runs_html = f"<details><summary>The {len(runs)} runs</summary>{every}</details>"
-  return Section("Figures", lead, html=f'<div class="card">{table}{runs_html}{left_out}</div>')
+  return Section("Results", lead, html=f'<div class="card">{table}{runs_html}{left_out}</div>')
 
 
 def _tiles(figures: Mapping[str, Any]) -> str:

@@ -10,9 +10,9 @@ from bce_jax import metrics
 from bce_jax.report import classes
 from bce_jax.report.comparison import Group, Run
 from bce_jax.report.distributions import draw_distributions, draw_uniform_curve
-from bce_jax.report.evidence import Evidence
 from bce_jax.report.plot import Plot, Section, Table, percent
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
+from bce_jax.runs.test_outputs import TestOutputs
 
 
 def section(groups: Sequence[Group]) -> Section:
@@ -40,7 +40,7 @@ def section(groups: Sequence[Group]) -> Section:
   return Section("Scores and threshold", lead, [plot for plot in plots if plot is not None])
 
 
-def _on_one_scale(evidence: Evidence, figures: Mapping[str, Any]) -> tuple[Any, ...]:
+def _on_one_scale(evidence: TestOutputs, figures: Mapping[str, Any]) -> tuple[Any, ...]:
   """Scores on which one threshold is drawn, what they are, and where bias and threshold lie.
 
   A unified bias and t* are both on scale · c. A diverse bias is a threshold of its own for each
@@ -55,7 +55,7 @@ def _on_one_scale(evidence: Evidence, figures: Mapping[str, Any]) -> tuple[Any, 
   return evidence.decisions, pairs, "z = scale · c − b", 0.0, threshold, (None, None)
 
 
-def _distributions(evidence: Evidence, figures: Mapping[str, Any], label: str) -> Plot | None:
+def _distributions(evidence: TestOutputs, figures: Mapping[str, Any], label: str) -> Plot | None:
   scores, _, unit, bias, threshold, interval = _on_one_scale(evidence, figures)
   if scores is None:
     return None

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bce_jax.report.comparison import Group, Run
-from bce_jax.report.evidence import RocPoints
 from bce_jax.report.plot import Plot, Section, Table, percent
 from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain, plain_log, style
+from bce_jax.runs.test_outputs import RocPoints
 
 _FIXED = "verification_threshold"  # b/γ, or one that bce-eval was given
 

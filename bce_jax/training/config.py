@@ -24,6 +24,8 @@ SCHEDULES = ("cosine", "constant")
 STEMS = ("cifar", "imagenet")
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("latest", "best")
+PARALLEL = ("jit", "pmap")
+PARTS = (None, "all", "backbone")
 # Relative ones start from the folder that bce-train is called in; config.json has them absolute.
 PATHS = ("start_from", "data.folder", "verification.folder", "verification.pairs")
 BEST_METRICS = ("sample_wise_accuracy", "class_wise_accuracy", "uniform_accuracy")
@@ -87,6 +89,8 @@ def default(objective: str = "joint") -> ConfigDict:
   # A run folder from whose network training starts, and which of its checkpoints: latest or best.
   config.start_from = ""
   config.start_from_checkpoint = "latest"
+  # all of it, or its backbone with a fresh head; none: all where the head fits, else the backbone.
+  config.start_from_parts = config_dict.placeholder(str)
 
   config.batch_size = 128
   # Parts that a batch is run in, one after the other, to need less memory; one update for all.
@@ -94,6 +98,8 @@ def default(objective: str = "joint") -> ConfigDict:
   config.eval_batch_size = 256
   # Devices that share the classifier's rows; the batch is split over the others.
   config.class_devices = 1
+  # How a step runs on the devices: jit over a mesh, or pmap, each with its share of the batch.
+  config.parallel = "jit"
   # Classes whose scores exist at one time in training, 0: chosen; none: all of them. For tables of
   # so many classes that [batch, classes] is too much; of BCE losses, joint or balanced.
   config.class_chunk = config_dict.placeholder(int)
@@ -311,6 +317,8 @@ def check(config: ConfigDict) -> None:
     "weight_init": models.WEIGHT_INITS,
     "bias_init": models.BIAS_INITS,
     "start_from_checkpoint": CHECKPOINTS,
+    "start_from_parts": PARTS,
+    "parallel": PARALLEL,
     "data.imbalance_profile": longtail.PROFILES,
     "best_metric": BEST_METRICS,
     "optimizer.name": OPTIMIZERS,
@@ -397,6 +405,7 @@ def check(config: ConfigDict) -> None:
     ("data.imbalance_profile", "exponential", "data.imbalance"),
     ("data.imbalance_seed", None, "data.imbalance"),
     ("start_from_checkpoint", "latest", "start_from"),
+    ("start_from_parts", None, "start_from"),
   ):
     if flat[key] != usual and not flat[needs]:
       raise ValueError(f"config.{key} is {flat[key]!r}, without effect: set config.{needs} too")

@@ -13,16 +13,17 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bce_jax import models, objectives
+from bce_jax import models, objectives, sharding
 from bce_jax.data import listed, longtail, reading, sources, statistics
+from bce_jax.data.preprocess import Preprocess
 from bce_jax.data.reading import Skipped
 from bce_jax.data.sources import Dataset
+from bce_jax.evaluation.evaluator import Evaluator
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective, Problem
 from bce_jax.training import config as config_lib
-from bce_jax.training import optim, parallel, parts
+from bce_jax.training import microbatch, optim, pmap
 from bce_jax.training.state import TrainState, create_state
-from bce_jax.training.step import Preprocess
 
 
 class Experiment(NamedTuple):
@@ -73,9 +74,16 @@ class Experiment(NamedTuple):
     )
 
   @property
-  def layout(self) -> parallel.Layout:
+  def state_sharding(self) -> sharding.StateSharding:
     """Where the train state lies on the devices."""
-    return parallel.Layout(self.mesh, jax.eval_shape(self.init_state))
+    return sharding.StateSharding(self.mesh, jax.eval_shape(self.init_state))
+
+  @property
+  def evaluator(self) -> Evaluator:
+    """What evaluates the network; its steps are compiled once for each evaluator."""
+    return Evaluator(
+      self.config, self.dataset, self.mesh, self.model, self.preprocess, self.train_counts
+    )
 
   def steps(self, epochs: float) -> int:
     """A duration in epochs as a number of steps, at least 1."""
@@ -233,11 +241,11 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
   class_devices = config.class_devices
   if judging:  # on other devices, perhaps; the figures are the same to rounding on any
     class_devices = math.gcd(class_devices, jax.device_count())
-  mesh = parallel.make_mesh(class_devices)
-  parallel.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+  mesh = sharding.make_mesh(class_devices)
+  sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
   if not judging:
-    parallel.check_batch_size("batch_size", config.batch_size, mesh)
-    parts.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
+    sharding.check_batch_size("batch_size", config.batch_size, mesh)
+    microbatch.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
   _build_backbone(config)  # what it refuses, it refuses before the data are read
   dataset = load_dataset(config, progress, judging=judging)
   steps_per_epoch = len(dataset.train) // config.batch_size
@@ -249,15 +257,19 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     )
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
   model = build_model(config, len(dataset.class_names))
-  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, mesh))
+  # Under pmap each device is a mesh of its own.
+  inner = mesh if config.parallel == "jit" else None
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, inner))
   if not judging:
     images = config.batch_size // config.micro_batches * objective.num_views
-    parts.check_batch_norm_group(config.batch_norm_group, images)
+    microbatch.check_batch_norm_group(config.batch_norm_group, images)
     if config.batch_norm_group and not objective.batch_statistics:
       raise ValueError(
         f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
         f" {config.objective.name!r} normalises by the running statistics: expected none"
       )
+  if config.parallel == "pmap" and not judging:
+    pmap.check(config, objective)
   total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
   if total_steps >= 2**31:  # the train state counts them in int32
     raise ValueError(

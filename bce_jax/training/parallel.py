@@ -1,195 +1,127 @@
-"""Devices as a mesh, and where arrays lie on it: on one host or on many.
+"""How a train step runs on many devices: `jax.jit` over a mesh, or `jax.pmap`; a config chooses."""
 
-The batch is split along the mesh's axis 'data', the classifier's rows along 'class'. The rows of a
-stored state are padded with zeros to a number that the devices share evenly; the step, the
-checkpoints and everything else see them without.
-"""
-
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int64
+
+from bce_jax import sharding
+from bce_jax.training import pmap
+from bce_jax.training.experiment import Experiment
+from bce_jax.training.state import TrainState
+from bce_jax.training.step import jit_train_step, make_train_step
+
+Logs = dict[str, jax.Array]
 
 
-def make_mesh(class_devices: int = 1) -> Mesh:
-  """Returns all devices of all processes as a mesh ('data', 'class').
+class Execution(Protocol):
+  """What the loop needs of either form; `carried` is the train state as the form keeps it."""
 
-  The axes are Auto: the compiler places what is between the arguments.
+  def rows(self) -> np.ndarray:
+    """Returns which rows of a batch this process reads."""
+    ...
 
-  Args:
-    class_devices: how many devices share the classifier's rows.
+  def put_batch(self, batch: Any) -> Any:
+    """Places these rows on the devices."""
+    ...
 
-  Raises:
-    ValueError: when they don't divide the devices.
-  """
-  devices = jax.device_count()
-  if class_devices < 1 or devices % class_devices:
-    fits = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-    raise ValueError(
-      f"config.class_devices is {class_devices}, which does not divide {devices} device(s):"
-      f" expected one of {fits}"
-    )
-  shape = (devices // class_devices, class_devices)
-  return jax.make_mesh(shape, ("data", "class"), axis_types=(AxisType.Auto,) * 2)
+  def carry(self, state: TrainState) -> Any:
+    """Returns a state on the mesh, padded, as the step takes it; the state may be donated."""
+    ...
 
+  def state(self, carried: Any) -> TrainState:
+    """Returns the state on the mesh, padded: what is evaluated and saved."""
+    ...
 
-def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
-  return NamedSharding(mesh, PartitionSpec())
+  def step(self, carried: Any, batch: Any) -> tuple[Any, Any]:
+    """Trains on a batch; returns what to carry on and logs on the devices."""
+    ...
 
-
-def batch_sharded(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over the devices along 'data'."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  def fetch(self, logs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+    """Returns the logs of steps on the host."""
+    ...
 
 
-def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
-  """Refuses a batch that the devices cannot split evenly.
+class JitExecution:
+  """One program over the mesh: the batch split along 'data', the classifier along 'class'."""
 
-  Raises:
-    ValueError: naming the nearest sizes that fit.
-  """
-  devices = mesh.shape["data"]
-  if size % devices:
-    below = size - size % devices
-    fits = " or ".join(str(n) for n in (below, below + devices) if n)
-    raise ValueError(f"config.{name} is {size}, which {devices} devices can't split; {fits} fits")
+  def __init__(self, experiment: Experiment):
+    self._mesh, self._batch_size = experiment.mesh, experiment.config.batch_size
+    self.step = jit_train_step(_train_step(experiment), experiment.state_sharding)
 
+  def rows(self) -> np.ndarray:
+    """Returns which rows of a batch this process reads."""
+    return sharding.local_rows(self._batch_size, self._mesh)
 
-def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, "k"]:
-  """Returns which rows of a batch the devices of this process hold, in ascending order."""
-  indices = batch_sharded(mesh).addressable_devices_indices_map((size,)).values()
-  return np.unique(np.concatenate([np.arange(size)[index] for index in indices]))
+  def put_batch(self, batch: Any) -> Any:
+    """Splits the batch along 'data'."""
+    return sharding.put_batch(batch, self._mesh, self._batch_size)
 
+  def carry(self, state: TrainState) -> TrainState:
+    """Returns the state as it is."""
+    return state
 
-def put_batch(batch: Any, mesh: Mesh, size: int | None = None) -> Any:
-  """Lays a batch out over the mesh, split along the first axis.
+  def state(self, carried: TrainState) -> TrainState:
+    """Returns the state as it is."""
+    return carried
 
-  Args:
-    batch: arrays of the rows that this process holds, `local_rows(size, mesh)`.
-    mesh: the devices.
-    size: rows of the batch on all processes; on one alone the batch tells.
-  """
-  sharding = batch_sharded(mesh)
-  if jax.process_count() == 1:
-    return jax.device_put(batch, sharding)
-  assert size is not None
-  rows = local_rows(size, mesh)
-
-  def put(array: np.ndarray) -> jax.Array:
-    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-      assert index is not None
-      start, stop, _ = index[0].indices(size)
-      first = np.searchsorted(rows, start)
-      return array[first : first + stop - start]
-
-    return jax.make_array_from_callback((size, *array.shape[1:]), sharding, shard)
-
-  return jax.tree.map(put, batch)
+  def fetch(self, logs: Sequence[Logs]) -> list[dict[str, np.ndarray]]:
+    """Returns the logs of steps on the host."""
+    return jax.device_get(list(logs))
 
 
-def to_host(tree: Any) -> Any:
-  """Returns arrays of any layout as numpy; every process gets all of them."""
+class PmapExecution:
+  """One program per device: each has a copy of the state and its share of the batch."""
 
-  def whole(x: Any) -> Any:
-    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-      return x
-    assert isinstance(x.sharding, NamedSharding)
-    assert isinstance(x.sharding.mesh, Mesh)
-    return jax.jit(lambda a: a, out_shardings=replicated(x.sharding.mesh))(x)
-
-  return jax.device_get(jax.tree.map(whole, tree))
-
-
-class Layout(NamedTuple):
-  """Where the parts of a train state lie: the classifier's rows along 'class', the rest everywhere.
-
-  The rows are those of the head's weights, of its diverse bias, and what the optimiser keeps of
-  both. With one device along 'class' a stored state is the logical one.
-
-  Attributes:
-    mesh: the devices.
-    like: shapes and dtypes of the logical state, rows not padded.
-  """
-
-  mesh: Mesh
-  like: Any
-
-  def shardings(self) -> Any:
-    """The sharding of each part of a stored state."""
-    return self._map(
-      lambda x, rows: self._sharding("class") if rows else self._sharding(), self.like
+  def __init__(self, experiment: Experiment):
+    self._batch_size = experiment.config.batch_size
+    self._sharding = experiment.state_sharding
+    self.step = pmap.make_pmap_train_step(
+      experiment.model,
+      experiment.objective,
+      experiment.optimizer,
+      experiment.preprocess,
+      experiment.key,
+      micro_batches=experiment.config.micro_batches,
     )
 
-  def stored(self, state: Any) -> Any:
-    """Pads the classifier's rows with zeros, to a number that the devices share evenly."""
-    devices = self.mesh.shape["class"]
+  def rows(self) -> np.ndarray:
+    """Returns which rows of a batch this process reads: successive ones."""
+    count = self._batch_size // jax.process_count()
+    return jax.process_index() * count + np.arange(count)
 
-    def pad(x: jax.Array, rows: bool) -> jax.Array:
-      missing = -len(x) % devices if rows else 0
-      return jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1)) if missing else x
+  def put_batch(self, batch: Any) -> Any:
+    """Cuts the rows into each device's share."""
+    return pmap.split(batch)
 
-    return self._map(pad, state)
+  def carry(self, state: TrainState) -> TrainState:
+    """Returns a copy of the state for each device."""
+    return pmap.replicate(sharding.to_host(state))
 
-  def logical(self, state: Any) -> Any:
-    """Takes the padding off again."""
-    return jax.tree.map(
-      lambda x, like: x if x.shape == like.shape else x[: like.shape[0]], state, self.like
-    )
+  def state(self, carried: TrainState) -> TrainState:
+    """Returns one of the copies, which are equal, on the mesh."""
+    return self._sharding.put(pmap.unreplicate(carried))
 
-  def put(self, state: Any) -> Any:
-    """Lays a logical state out over the devices: stored."""
-    if not self._padded():
-      return jax.device_put(state, self.shardings())
-    return jax.jit(self.stored, out_shardings=self.shardings())(state)
-
-  def to_save(self, state: Any) -> Any:
-    """Returns the logical state of a stored one, in arrays that are split evenly."""
-    if not self._padded():
-      return state
-    shardings = jax.tree.map(lambda x: x.sharding, self.to_restore())
-    return jax.jit(self.logical, out_shardings=shardings)(state)
-
-  def to_restore(self) -> Any:
-    """Returns what a checkpoint is restored into: the logical state, split as `to_save` does."""
-    return self.abstract(self.like)
-
-  def abstract(self, tree: Any) -> Any:
-    """Returns shapes, dtypes and shardings of a logical state, or of one like it.
-
-    Where neither the rows nor the features can be split evenly every device holds all of them.
-    """
-    devices = self.mesh.shape["class"]
-
-    def abstract(x: Any, rows: bool) -> jax.ShapeDtypeStruct:
-      # Padding can't be saved, and an array can't be split unevenly: then along another axis.
-      axes = [axis for axis, n in enumerate(x.shape) if n % devices == 0] if rows else []
-      spec = (*(None,) * axes[0], "class") if axes else ()
-      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(*spec))
-
-    return self._map(abstract, tree)
-
-  def _padded(self) -> bool:
-    stored = jax.eval_shape(self.stored, self.like)
-    return any(
-      a.shape != b.shape
-      for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(self.like), strict=True)
-    )
-
-  def _sharding(self, *spec: str | None) -> NamedSharding:
-    return NamedSharding(self.mesh, PartitionSpec(*spec))
-
-  def _map(self, function: Any, tree: Any) -> Any:
-    split = self.mesh.shape["class"] > 1
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: function(x, split and _is_classifier_rows(path, x)), tree
-    )
+  def fetch(self, logs: Sequence[Logs]) -> list[dict[str, np.ndarray]]:
+    """Returns the first device's logs, which are those of all, on the host."""
+    return jax.device_get([pmap.unreplicate(of_step) for of_step in logs])
 
 
-def _is_classifier_rows(path: tuple[Any, ...], leaf: Any) -> bool:
-  """Whether a part of a train state has a row for each class: the head's, or its optimiser's."""
-  names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-  return names[-2:-1] == ["head"] and names[-1] in ("weights", "bias") and len(leaf.shape) > 0
+FORMS: dict[str, Callable[[Experiment], Execution]] = {"jit": JitExecution, "pmap": PmapExecution}
+
+
+def create(experiment: Experiment) -> Execution:
+  """Returns the form that the config names, `config.parallel`."""
+  return FORMS[experiment.config.parallel](experiment)
+
+
+def _train_step(experiment: Experiment) -> Callable:
+  return make_train_step(
+    experiment.model,
+    experiment.objective,
+    experiment.optimizer,
+    experiment.preprocess,
+    experiment.key,
+    micro_batches=experiment.config.micro_batches,
+  )

@@ -7,14 +7,37 @@ import jax
 import numpy as np
 import optax
 from flax import jax_utils
+from ml_collections import ConfigDict
 
+from bce_jax.data.preprocess import Preprocess
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective
-from bce_jax.training.parts import Arrays
+from bce_jax.training import microbatch
+from bce_jax.training.microbatch import Arrays
 from bce_jax.training.state import TrainState
-from bce_jax.training.step import Preprocess, make_train_step
+from bce_jax.training.step import make_train_step
 
 AXIS = "data"
+
+
+def check(config: ConfigDict, objective: Objective) -> None:
+  """Refuses what can't be trained with `config.parallel` 'pmap'.
+
+  Raises:
+    ValueError: one line, naming the key.
+  """
+  if config.class_devices != 1:
+    raise ValueError(
+      f"config.class_devices is {config.class_devices}, but under pmap each device holds the whole"
+      " classifier: expected 1, or config.parallel 'jit'"
+    )
+  if objective.memory_of_images:
+    raise ValueError(
+      f"config.parallel is 'pmap', but the objective {config.objective.name!r} remembers images of"
+      " the whole batch, which no device sees under pmap: expected 'jit'"
+    )
+  images = config.batch_size // jax.device_count() // config.micro_batches * objective.num_views
+  microbatch.check_batch_norm_group(config.batch_norm_group, images, where="one device")
 
 
 def make_pmap_train_step(
@@ -75,7 +98,7 @@ def replicate(tree: Any) -> Any:
 
 def unreplicate(tree: Any) -> Any:
   """Returns a tree without its first axis: the first local device's copy."""
-  return jax_utils.unreplicate(tree)
+  return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
 def split(batch: dict[str, np.ndarray], devices: int | None = None) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from bce_jax.data import reading
 from bce_jax.data.reading import Skipped
 from bce_jax.data.sources import FolderSource
-from bce_jax.training import records
+from bce_jax.runs import records
 from bce_jax.training.experiment import Experiment
 
 

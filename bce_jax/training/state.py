@@ -28,6 +28,12 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
   memory: Any
 
+  @property
+  def variables(self) -> Any:
+    """The network's own: what `evaluation` runs."""
+    params = {name: self.params[name] for name in ("backbone", "head")}
+    return {"params": params, "batch_stats": self.batch_stats}
+
 
 def trained(params: Any, objective: Objective) -> Any:
   """Returns the groups of parameters that the method trains."""
@@ -51,13 +57,14 @@ def create_state(
     optimizer: of the parameters that are trained.
     objective: the method.
     image_shape: height, width, channels.
-    network: (params, batch_stats) to start from; None starts anew.
+    network: (params, batch_stats) to start from, with or without a head; None starts anew.
   """
-  if network is None:
+  params, batch_stats = network or ({}, {})
+  if not {"backbone", "head"} <= params.keys():
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-  else:
-    params, batch_stats = network
+    if network is None:
+      batch_stats = variables.get("batch_stats", {})
+    params = variables["params"] | params
   params = {name: params[name] for name in ("backbone", "head")}
   if objective.parameters is not None:
     num_features = params["head"]["weights"].shape[-1]

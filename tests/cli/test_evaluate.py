@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score
 
 from bce_jax import metrics
 from bce_jax.cli import evaluate
-from bce_jax.report import evidence
-from bce_jax.training import stored
-from bce_jax.training.figures import NonFiniteError
+from bce_jax.evaluation import from_files
+from bce_jax.evaluation.summary import NonFiniteError
+from bce_jax.runs import test_outputs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -39,7 +39,7 @@ def model():
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
   """Rows are read in several blocks, the last of which is filled up."""
-  monkeypatch.setattr(stored, "_BLOCK", 2048)
+  monkeypatch.setattr(from_files, "_BLOCK", 2048)
 
 
 def judge(capsys, *argv):
@@ -228,7 +228,7 @@ def test_a_run_folder_that_holds_what_was_judged(tmp_path, capsys, model, divers
   logits, labels = model["logits"], model["labels"]
   bias = np.linspace(-1, 2, 10, dtype=np.float32) if diverse else np.float32(0.5)
   raw, on_z = metrics.score_pairs(logits, labels), metrics.score_pairs(logits - bias, labels)
-  empty = dict.fromkeys(evidence.Evidence._fields)
+  empty = dict.fromkeys(test_outputs.TestOutputs._fields)
   kept = {
     "class_names": tuple("0123456789"),
     "train_counts": model["train_counts"],
@@ -244,7 +244,7 @@ def test_a_run_folder_that_holds_what_was_judged(tmp_path, capsys, model, divers
     "example_images": np.zeros((0, 8, 8, 1), np.uint8),
     "example_rows": labels[:0],
   }
-  evidence.write(tmp_path, evidence.Evidence(**(empty | kept)))
+  test_outputs.write(tmp_path, test_outputs.TestOutputs(**(empty | kept)))
   (tmp_path / "config.json").write_text("{}")
   (tmp_path / "results.json").write_text(json.dumps({"seconds": 3.5, "nc1": 0.25}))
   options = ("--threshold", "1.25", "--plot", tmp_path / "a.svg")

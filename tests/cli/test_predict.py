@@ -12,12 +12,14 @@ import pytest
 from jax.sharding import AxisType
 from PIL import Image
 
-from bce_jax import metrics, terminal
+from bce_jax import metrics, sharding, terminal
 from bce_jax.cli import predict as cli
 from bce_jax.data import images as image_files
 from bce_jax.data import sources
-from bce_jax.training import checkpoint, experiment, loop, parallel, predict
+from bce_jax.evaluation import predict
+from bce_jax.runs import files
 from bce_jax.training import config as config_lib
+from bce_jax.training import experiment, loop
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_on_a_terminal_in_columns(run, folder, capsys, monkeypatch, columns):
 def test_one_threshold_for_all_classes(run, folder, test_split, tmp_path, capsys):
   network = predict.load(run)
   scores = np.concatenate(
-    [network.score(part) for part in np.split(test_split.images(np.arange(360)), 9)]
+    [network.outputs(part)[0] for part in np.split(test_split.images(np.arange(360)), 9)]
   )
   threshold = round(float(np.quantile(np.sort(scores)[:, -2:], 0.5)), 3)
   file = tmp_path / "labels.csv"
@@ -169,7 +171,7 @@ def test_training_data_and_devices_may_be_others(run, test_split, tmp_path, caps
   rows = rows_of(capsys.readouterr().out)
   padded = np.concatenate([images[..., None], np.zeros((5, 8, 8, 1), np.uint8)])
   network = predict.load(run)
-  decided = [predict.decide(row, network.bias) for row in network.score(padded)[:3]]
+  decided = [predict.decide(row, network.bias) for row in network.outputs(padded)[0][:3]]
   assert [row["best"] for row in rows] == [str(found.best) for found in decided]
   scores = [float(row["score"]) for row in rows]
   np.testing.assert_allclose(scores, [found.score for found in decided], rtol=1e-4, atol=1e-4)
@@ -291,7 +293,7 @@ def test_a_run_folder_without_its_parts(run, tmp_path, capsys):
   argv = [str(copy), str(tmp_path / "x.png")]
   for spoil, message in (
     (lambda: None, "holds another network than config.json and dataset.json tell of"),
-    (lambda: shutil.rmtree(copy / checkpoint.FOLDER), "no latest checkpoint"),
+    (lambda: shutil.rmtree(copy / files.CHECKPOINTS), "no latest checkpoint"),
     (lambda: (copy / "dataset.json").unlink(), "dataset.json can't be read"),
   ):
     spoil()
@@ -302,8 +304,11 @@ def test_a_run_folder_without_its_parts(run, tmp_path, capsys):
 
 
 def fake_network(score, batch_size):
-  return predict.Network(
-    ("a", "b"), (8, 8, 1), None, np.float32(0), "bce-u", batch_size, parallel.make_mesh(), score
+  def outputs(batch):
+    return score(batch), None
+
+  return predict.TrainedNetwork(
+    ("a", "b"), (8, 8, 1), None, np.float32(0), "bce-u", batch_size, sharding.make_mesh(), outputs
   )
 
 

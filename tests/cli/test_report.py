@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from bce_jax.cli import report
-from bce_jax.report import evidence
+from bce_jax.runs import files, records, test_outputs
 from bce_jax.training import config as config_lib
-from bce_jax.training import records
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +19,11 @@ def make_folder(make_run):
     config = config_lib.default()
     config.seed, config.loss, config.scale = seed, loss, scale
     folder.mkdir(parents=True)
-    records.write_json(folder / records.CONFIG, config.to_dict())
-    records.write_json(folder / records.RESULTS, dict(run.figures))
+    records.write_json(folder / files.CONFIG, config.to_dict())
+    records.write_json(folder / files.RESULTS, dict(run.figures))
     lines = "".join(json.dumps(record) + "\n" for record in run.records)
-    (folder / records.METRICS).write_text(lines)
-    evidence.write(folder, run.evidence)
+    (folder / files.METRICS).write_text(lines)
+    test_outputs.write(folder, run.evidence)
     return folder
 
   return made
@@ -66,7 +65,7 @@ def test_the_page_of_one_run_goes_into_its_folder(make_folder, tmp_path, capsys)
   assert "<title>digits</title>" in text
   assert "PCA, " in text
   assert "t-SNE" not in text
-  assert "What the worst classes are taken for" in text  # of judged.npz
+  assert "What the worst classes are taken for" in text  # of test_outputs.npz
   assert "Training loss" in text  # of metrics.jsonl
   assert not list(folder.glob("*.tmp"))
 
@@ -101,14 +100,14 @@ def test_of_several_runs_the_page_goes_here(make_folder, tmp_path, monkeypatch, 
 
 def test_a_run_of_an_older_version_has_a_page_too(make_folder, tmp_path, build):
   folder = make_folder(tmp_path / "old")
-  (folder / "judged.npz").unlink()
+  (folder / "test_outputs.npz").unlink()
   assert report.main([str(folder)]) == 0
   assert build[0][0][0].evidence is None
 
 
 def test_configs_of_two_versions_are_compared_key_by_key(make_folder, tmp_path, build):
   folders = [make_folder(tmp_path / name, seed=k) for k, name in enumerate("ab")]
-  path = folders[0] / records.CONFIG
+  path = folders[0] / files.CONFIG
   config = json.loads(path.read_text())
   for key in ("report", "embedding", "verification"):  # as before there were such
     del config[key]
@@ -165,9 +164,9 @@ def test_what_is_no_finished_run_is_told_in_a_line(make_folder, tmp_path, capsys
 @pytest.mark.parametrize(
   "damage",
   [
-    pytest.param(("judged.npz", lambda data: data[: len(data) // 2]), id="npz-cut"),
-    pytest.param(("judged.npz", lambda data: b""), id="npz-empty"),
-    pytest.param(("judged.npz", lambda data: b"no archive"), id="npz-other"),
+    pytest.param(("test_outputs.npz", lambda data: data[: len(data) // 2]), id="npz-cut"),
+    pytest.param(("test_outputs.npz", lambda data: b""), id="npz-empty"),
+    pytest.param(("test_outputs.npz", lambda data: b"no archive"), id="npz-other"),
     pytest.param(("results.json", lambda data: data[: len(data) // 2]), id="results-cut"),
     pytest.param(("results.json", lambda data: b"[]"), id="results-list"),
     pytest.param(("results.json", lambda data: b'{"bias": 1.0}'), id="results-lacking"),
@@ -191,11 +190,11 @@ def test_a_damaged_file_is_told_and_the_page_stays(make_folder, tmp_path, capsys
 
 def test_evidence_of_other_classes_than_it_says_is_damaged(make_folder, tmp_path, capsys, build):
   folder = make_folder(tmp_path / "run")
-  with np.load(folder / "judged.npz") as archive:
+  with np.load(folder / "test_outputs.npz") as archive:
     arrays = dict(archive)
   arrays["class_names"] = arrays["class_names"][:-1]
-  np.savez(folder / "judged.npz", **arrays)
-  fails(capsys, [folder], "judged.npz", "damaged")
+  np.savez(folder / "test_outputs.npz", **arrays)
+  fails(capsys, [folder], "test_outputs.npz", "damaged")
 
 
 def test_where_the_page_cannot_go(make_folder, tmp_path, capsys, build):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bce_jax.cli import configs, sweep
-from bce_jax.training import records, workdir
+from bce_jax.runs import files, lock, records
 
 FAST = (
   *("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3"),
@@ -55,7 +55,7 @@ def test_configs_side_by_side_and_again(tmp_path, capfd):
     assert min(picture.size) > 400
   assert "step 3/3" in (folder / "logs" / "digits_lt_ce.log").read_text()
   before = (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns
-  (folder / "digits_lt_bce3s" / "judged.npz").write_bytes(b"PK")  # the other is still told of
+  (folder / "digits_lt_bce3s" / "test_outputs.npz").write_bytes(b"PK")  # the other is still told of
   assert sweep.main(argv) == 1  # trains nothing twice
   assert (folder / "digits_lt_ce" / "results.json").stat().st_mtime_ns == before
   out, err = capfd.readouterr()
@@ -63,7 +63,7 @@ def test_configs_side_by_side_and_again(tmp_path, capfd):
   assert "| digits_lt:ce |" in out
   assert "| digits_lt:bce3s |" not in out
   assert "digits_lt_bce3s failed: " in err
-  assert "judged.npz is damaged" in err
+  assert "test_outputs.npz is damaged" in err
 
 
 @pytest.mark.parametrize("lacking", [True, False])
@@ -72,9 +72,9 @@ def test_a_finished_run_whose_page_was_not_made_gets_it(tmp_path, monkeypatch, l
   folder, started = tmp_path / plan.name, []
   folder.mkdir()
   (tmp_path / "logs").mkdir()
-  records.write_json(folder / records.CONFIG, plan.config.to_dict())
+  records.write_json(folder / files.CONFIG, plan.config.to_dict())
   figures = ("images", "uniform_accuracy", "threshold", "seconds")
-  records.write_json(folder / records.RESULTS, dict.fromkeys(figures, 1.0))
+  records.write_json(folder / files.RESULTS, dict.fromkeys(figures, 1.0))
   if not lacking:
     (folder / "report.html").write_text("a page")
 
@@ -111,7 +111,7 @@ def test_where_all_runs_fail_the_table_says_so(tmp_path, monkeypatch, capsys):
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path, capsys):
   argv = ["--config", "digits", *FAST, "--workdir", str(tmp_path)]
-  with workdir.locked(tmp_path):
+  with lock.locked(tmp_path):
     assert sweep.main(argv) == 2
   assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
   assert not list(tmp_path.glob("digits*"))

@@ -17,9 +17,10 @@ from PIL import Image
 
 from bce_jax.cli import train as cli
 from bce_jax.data import sources
-from bce_jax.training import checkpoint, experiment
+from bce_jax.runs import checkpoint
+from bce_jax.runs import records as run_records
 from bce_jax.training import config as config_lib
-from bce_jax.training import records as run_records
+from bce_jax.training import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = (
@@ -61,7 +62,7 @@ def final_state(workdir):
   config = config_lib.from_dict(json.loads((workdir / "config.json").read_text()))
   parts = experiment.build(config)
   store = checkpoint.Checkpoints(workdir, best_metric=config.best_metric, read_only=True)
-  return store.restore(store.latest_step(), parts.layout.to_restore())[0]
+  return store.restore(store.latest_step(), parts.state_sharding.to_restore())[0]
 
 
 def start(*argv):
@@ -379,7 +380,7 @@ def copy(uninterrupted, tmp_path):
 
 def test_a_page_that_cannot_be_made_does_not_fail_the_run(copy, capsys):
   argv = [*SMALL, "--config.report=true", "--workdir", str(copy)]
-  kept, page = copy / "judged.npz", copy / "report.html"
+  kept, page = copy / "test_outputs.npz", copy / "report.html"
   assert "shows it" not in outcome(capsys, argv)  # it is there
   page.unlink()
   whole = kept.read_bytes()

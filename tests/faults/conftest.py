@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bce_jax.cli import train as cli
-from bce_jax.training import checkpoint
+from bce_jax.runs import checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DRIVER = pathlib.Path(__file__).parent / "driver.py"

@@ -22,7 +22,9 @@ import time
 
 def watch(point, replace=setattr):
   """Calls point(name) where a run gets on; `replace` may be monkeypatch.setattr."""
-  from bce_jax.training import checkpoint, evaluate, judging, loop, progress, records
+  from bce_jax.evaluation import evaluate, evaluator
+  from bce_jax.runs import checkpoint, records
+  from bce_jax.training import loop, progress_bar
 
   def before(owner, name, label):
     function = getattr(owner, name)
@@ -54,11 +56,11 @@ def watch(point, replace=setattr):
     return f"step {steps[0]}"
 
   before(loop, "train", lambda *_: "train")
-  after(progress.Progress, "__init__", first)
-  after(progress.Progress, "advance", step)
+  after(progress_bar.Progress, "__init__", first)
+  after(progress_bar.Progress, "advance", step)
   after(records.RecordWriter, "write", lambda _, record: f"record {record['step']}")
-  before(evaluate, "judge", lambda *_, **__: f"judge {steps[0]}")
-  before(judging, "summarize", lambda *_, **__: f"figures {steps[0]}")
+  before(evaluate, "evaluate", lambda *_, **__: f"evaluate {steps[0]}")
+  before(evaluator, "summarize", lambda *_, **__: f"results {steps[0]}")
   after(checkpoint.Checkpoints, "save", lambda *_, **__: f"save {steps[0]}")
   after(checkpoint.Checkpoints, "wait", lambda *_: f"wait {steps[0]}")
 

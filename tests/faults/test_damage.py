@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from bce_jax.training import checkpoint, experiment
+from bce_jax.runs import checkpoint
 from bce_jax.training import config as config_lib
+from bce_jax.training import experiment
 
 
 def empty(path):
@@ -57,7 +58,7 @@ DAMAGES = (other_record, empty, truncate, flip, flip_one, zero, remove)
 def like(stopped_here):
   """What its checkpoints are restored into."""
   config = config_lib.from_dict(json.loads((stopped_here / "config.json").read_text()))
-  return experiment.build(config).layout.to_restore()
+  return experiment.build(config).state_sharding.to_restore()
 
 
 def restored(workdir, like):

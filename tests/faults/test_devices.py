@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from bce_jax.training import checkpoint
+from bce_jax.runs import checkpoint
 
 
 def close(lab, workdir, whole, tolerance):
-  """Figures agree to what rounding grows to over the steps: see docs/scale.md, Data parallel."""
+  """Results agree to what rounding grows to over the steps: see docs/scale.md, Data parallel."""
   ours, theirs = lab.records(workdir), lab.records(whole)
   assert [(r["step"], r["split"]) for r in ours] == [(r["step"], r["split"]) for r in theirs]
   for one, other in zip(ours, theirs, strict=True):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bce_jax.training import records
+from bce_jax.runs import records
 
 
 def test_too_full_for_a_checkpoint(whole, lab, tmp_path):
@@ -33,7 +33,7 @@ def test_too_full_for_the_first_checkpoint(lab, tmp_path):
   "points",
   [
     ("open config.json.tmp w", "rename dataset.json.*", "open metrics.jsonl.tmp w"),
-    ("open judged.npz.tmp w", "open results.json.tmp w", "rename results.json.*"),
+    ("open test_outputs.npz.tmp w", "open results.json.tmp w", "rename results.json.*"),
   ],
 )
 def test_too_full_for_a_record(whole, lab, tmp_path, points):

@@ -83,7 +83,7 @@ def test_found_by_an_evaluation(whole, lab, here, images, tmp_path, split):
   workdir = tmp_path / "run"
   spoilt = sorted((images / split).rglob("*.png"))
   before = {path: path.read_bytes() for path in spoilt}
-  at = ["judge 6", 1] if split == "train" else ["judge 16", 2]
+  at = ["evaluate 6", 1] if split == "train" else ["evaluate 16", 2]
   ended = here(workdir, *options(images), faults=[[*at, f"spoil {path}"] for path in spoilt])
   assert any(str(path) in ended.fails(2, "cannot be read as an image") for path in spoilt)
   assert lab.steps(workdir)[-1] == (6 if split == "train" else 16)

@@ -3,7 +3,7 @@
 import copy
 import random
 
-from bce_jax.training import checkpoint
+from bce_jax.runs import checkpoint
 
 
 def goes_on(lab, workdir, whole):
@@ -61,9 +61,9 @@ def kills(lab, workdir, *points):
 def test_killed_in_an_evaluation_and_right_after_a_record(lab, whole, tmp_path):
   """The steps since the last record are in the checkpoint; the records after it are made anew."""
   workdir = tmp_path / "run"
-  kills(lab, workdir, ("judge 10", 1), ("record 15", 1), ("record 24", 2))
+  kills(lab, workdir, ("evaluate 10", 1), ("record 15", 1), ("record 24", 2))
   # In the last evaluation, when all is trained and the last checkpoint is there.
-  assert kills(lab, workdir, ("figures 24", 2))[-1] == 24
+  assert kills(lab, workdir, ("results 24", 2))[-1] == 24
   assert goes_on(lab, workdir, whole).resumed() == 24
 
 

@@ -36,7 +36,7 @@ def pauses(ended, *steps, code=143):
     ("step 1", "term", (1,)),
     ("step 12", "term", (12,)),
     ("step 9", "term twice", (9,)),
-    ("judge 10", "term", (10, 11)),  # in an evaluation: that is finished first
+    ("evaluate 10", "term", (10, 11)),  # in an evaluation: that is finished first
     ("save 14", "term", (14, 15)),  # with a save under way
     ("record 20", "term", (20, 21)),
   ],
@@ -101,7 +101,7 @@ def test_at_the_end_it_ends(whole_here, lab, here, tmp_path):
 
 def test_in_the_last_evaluation(whole_here, lab, here, tmp_path):
   workdir = tmp_path / "run"
-  here(workdir, faults=[["figures 24", 2, "term"]]).fails(143, "run the same command again")
+  here(workdir, faults=[["results 24", 2, "term"]]).fails(143, "run the same command again")
   assert lab.steps(workdir)[-1] == 24
   assert not (workdir / "results.json").exists()
   assert here(workdir).resumed() == 24

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from bce_jax import sharding
 from bce_jax.data import loader, sources
 from bce_jax.models import resnet
-from bce_jax.training import checkpoint, config, experiment, loop, parallel, step
+from bce_jax.runs import checkpoint
+from bce_jax.training import config, experiment, loop, step
 
 # Of the code, not of the program: the few steps here run in less time than it takes.
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -30,12 +32,12 @@ def compiled_step(parts):
   train_step = step.make_train_step(
     parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
   )
-  return step.jit_train_step(train_step, parts.layout)
+  return step.jit_train_step(train_step, parts.state_sharding)
 
 
 def train(config, steps=3):
   parts = small(experiment.build(config))
-  state = parts.layout.put(jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)())
+  state = parts.state_sharding.put(jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)())
   losses, train_step = [], None
   for batch in loader.train_batches(
     parts.dataset.train,
@@ -45,7 +47,7 @@ def train(config, steps=3):
     last_step=steps,
     partner_exponent=parts.objective.partner,
   ):
-    batch = parallel.put_batch(batch, parts.mesh)
+    batch = sharding.put_batch(batch, parts.mesh)
     if train_step is None:
       train_step = compiled_step(parts).lower(state, batch).compile(UNOPTIMIZED)
     state, logs = train_step(state, batch)
@@ -95,7 +97,7 @@ def test_any_split_trains_like_one_device(wide, loss, method, changes):
       split.params["head"]["weights"].shape
     )[0]
     assert rows == -(-10 // devices)
-    close(jax.jit(parts.layout.logical)(split), one)
+    close(jax.jit(parts.state_sharding.unpad)(split), one)
 
 
 COLLECTIVE = r"= (.*?) (all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\("
@@ -108,7 +110,7 @@ def test_the_classifier_never_travels(wide, loss, chunk):
   wide.class_devices = 4
   wide.class_chunk = chunk
   parts = experiment.build(wide)
-  abstract = jax.eval_shape(parts.layout.stored, parts.layout.like)
+  abstract = jax.eval_shape(parts.state_sharding.pad, parts.state_sharding.like)
   batch = {
     "images": jax.ShapeDtypeStruct((32, 8, 8, 1), np.uint8),
     "labels": jax.ShapeDtypeStruct((32,), np.int32),
@@ -139,7 +141,7 @@ def test_a_chunk_leaves_no_scores_behind(tmp_path, image_folder, wide):
   dense = wide.copy_and_resolve_references()
   dense.class_chunk = None
   texts = [
-    compiled_step(p).lower(p.layout.like, batch).compile().as_text()
+    compiled_step(p).lower(p.state_sharding.like, batch).compile().as_text()
     for p in (parts, experiment.build(dense))
   ]
   assert "f32[4,10]" not in texts[0]
@@ -161,19 +163,19 @@ def test_a_checkpoint_holds_one_logical_array(tmp_path, wide, saved_on, restored
     return experiment.build(wide)._replace(mesh=mesh)
 
   before, after = parts_on(saved_on), parts_on(restored_on)
-  state = before.layout.put(jax.jit(before.init_state)())
+  state = before.state_sharding.put(jax.jit(before.init_state)())
   store = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy")
-  store.save(before.layout.to_save(state), {"seconds": 0.0}, None)
+  store.save(before.state_sharding.to_save(state), {"seconds": 0.0}, None)
   store.close()
   again = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy", read_only=True)
-  restored, _ = again.restore(0, after.layout.to_restore())
+  restored, _ = again.restore(0, after.state_sharding.to_restore())
   again.close()
   assert restored.params["head"]["weights"].shape == (10, 64)
-  placed = after.layout.put(restored)
+  placed = after.state_sharding.put(restored)
   assert placed.params["head"]["weights"].shape[0] == -(-10 // restored_on) * restored_on
   for a, b in zip(
-    jax.tree.leaves(after.layout.logical(placed)),
-    jax.tree.leaves(before.layout.logical(state)),
+    jax.tree.leaves(after.state_sharding.unpad(placed)),
+    jax.tree.leaves(before.state_sharding.unpad(state)),
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)

@@ -8,10 +8,11 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
+from bce_jax import sharding
 from bce_jax.data import loader, sources
 from bce_jax.models import resnet
 from bce_jax.training import config as config_lib
-from bce_jax.training import experiment, parallel, pmap, step
+from bce_jax.training import experiment, pmap, step
 
 DEVICES = 8
 AUGMENTED = {"data.flip": True, "data.cutout": 3}
@@ -77,7 +78,7 @@ def jitted(parts, *, unrolled=None):
   train_step = step.make_train_step(
     *of_step(parts), micro_batches=parts.config.micro_batches, unrolled=unrolled
   )
-  return step.jit_train_step(train_step, parts.layout)
+  return step.jit_train_step(train_step, parts.state_sharding)
 
 
 def start(parts, _made={}):  # noqa: B006
@@ -92,11 +93,11 @@ def start(parts, _made={}):  # noqa: B006
 
 def trained(parts, *, steps=3, unrolled=None, order=None):
   """The state after some steps under jit, and the logs of each."""
-  state, logs, compiled = jax.device_put(start(parts), parts.layout.shardings()), [], None
+  state, logs, compiled = jax.device_put(start(parts), parts.state_sharding.shardings()), [], None
   for batch in batches(parts, steps):
     if order is not None:
       batch = {name: x[order] for name, x in batch.items()}
-    batch = parallel.put_batch(batch, parts.mesh)
+    batch = sharding.put_batch(batch, parts.mesh)
     if compiled is None:
       compiled = jitted(parts, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
     state, of_this = compiled(state, batch)
@@ -160,9 +161,13 @@ def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny
 
   def parameters(devices):
     parts = build(tiny, devices, noise=False)
-    state, compiled, found = jax.device_put(start(parts), parts.layout.shardings()), None, []
+    state, compiled, found = (
+      jax.device_put(start(parts), parts.state_sharding.shardings()),
+      None,
+      [],
+    )
     for batch in batches(parts, 20):
-      batch = parallel.put_batch(batch, parts.mesh)
+      batch = sharding.put_batch(batch, parts.mesh)
       if compiled is None:
         compiled = jitted(parts).lower(state, batch).compile(UNOPTIMIZED)
       state, _ = compiled(state, batch)
@@ -268,7 +273,7 @@ def forward(parts):
     )
     return outputs.features
 
-  split, whole = parallel.batch_sharded(parts.mesh), parallel.replicated(parts.mesh)
+  split, whole = sharding.batch_sharded(parts.mesh), sharding.replicated(parts.mesh)
   state = jax.eval_shape(parts.init_state)
   images = jax.ShapeDtypeStruct((32, *parts.dataset.train.image_shape), np.float32)
   return jax.jit(features, in_shardings=(whole, split)).lower(state, images).compile(UNOPTIMIZED)

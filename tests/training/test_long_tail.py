@@ -10,9 +10,10 @@ import pytest
 
 from bce_jax import losses, objectives
 from bce_jax.data import loader
-from bce_jax.training import checkpoint, experiment, figures, judging, loop, workdir
+from bce_jax.evaluation import evaluate, inference, summary
+from bce_jax.runs import checkpoint, run_config
 from bce_jax.training import config as config_lib
-from bce_jax.training.step import make_eval_step
+from bce_jax.training import experiment, loop, start
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def second(config, folder, **options):
 def state_of(folder, config):
   parts = experiment.build(config)
   store = checkpoint.Checkpoints(folder, best_metric=config.best_metric, read_only=True)
-  return store.restore(store.latest_step(), parts.layout.to_restore())[0]
+  return store.restore(store.latest_step(), parts.state_sharding.to_restore())[0]
 
 
 def equal(a, b):
@@ -144,13 +145,13 @@ def test_statistics_drift_where_asked(tripartite, stage1, tmp_path):
 
 def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
   config = second(tripartite, stage1)
-  parts = loop._with_source(experiment.build(config), stage1.parent / "new")
+  parts = start.with_source(experiment.build(config), stage1.parent / "new")
   store = checkpoint.Checkpoints(stage1, best_metric=config.best_metric, read_only=True)
-  network = store.network(15, parts.layout.abstract)
+  network = store.network(15, parts.state_sharding.abstract)
   state = parts.init_state(network)
   first = state_of(stage1, tripartite)
   assert equal(state.params["head"], first.params["head"])
-  judged = judging.of_test_split(parts, state, judging.jit_steps(parts)).figures
+  judged = parts.evaluator.test_split(state.variables).results
   expected = json.loads((stage1 / "results.json").read_text())
   for name in ("sample_wise_accuracy", "uniform_accuracy", "threshold", "bias_min"):
     assert judged[name] == pytest.approx(expected[name], rel=1e-6)
@@ -298,7 +299,7 @@ def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
       expected = right[members].mean()
       assert results[f"{prefix}{name}_accuracy"] == pytest.approx(expected, abs=2.5 / 30)
   assert results["flip_uniform_accuracy"] != results["uniform_accuracy"]
-  table = figures.table("test", results)
+  table = summary.table("test", results)
   for words in ("of classes of > 100", "with mirror images", "after logit adjustment", "NC1"):
     assert words in table
 
@@ -326,9 +327,10 @@ def test_geometry_of_the_test_split(tiny, tmp_path):
   results = loop.train(experiment.build(tiny), tmp_path / "run")
   parts, state = experiment.build(tiny), state_of(tmp_path / "run", tiny)
   test = parts.dataset.test
-  eval_step = make_eval_step(parts.model, parts.preprocess)
+  place = inference.variables_sharding(parts.model, test.image_shape, parts.mesh)
+  eval_step = evaluate.make_eval_step(inference.Network(parts.model, parts.preprocess, place))
   whole = {"images": test.images(np.arange(len(test))), "labels": test.labels}
-  x = np.asarray(eval_step(state, whole).features, np.float64)
+  x = np.asarray(eval_step(state.variables, whole).features, np.float64)
   x /= np.linalg.norm(x, axis=1, keepdims=True)
   means = np.stack([x[test.labels == k].mean(0) for k in range(10)])
   within = [
@@ -356,7 +358,7 @@ def test_other_images_are_judged_by_the_counts_of_the_run(tiny, tmp_path, image_
   tiny.data.folder = str(other)  # 2 images of a class: neither a batch nor an imbalance of 4
   parts = experiment.build(tiny, judging=True)
   assert parts.train_counts.tolist() == [2, 2, 2]
-  parts = workdir.with_statistics_of(tmp_path / "run", parts)
+  parts = start.with_statistics_of(tmp_path / "run", parts)
   assert parts.train_counts.tolist() == [12, 6, 3]
   assert loop.evaluate_only(parts, tmp_path / "run")["images"] == 12
 
@@ -398,7 +400,7 @@ def test_a_fourth_method_is_one_file_and_a_config(tiny, tmp_path, monkeypatch):
   config_lib.set_objective(tiny, "hinge")
   tiny.objective.weight = 3.0
   loop.train(experiment.build(tiny), tmp_path / "run")
-  again = workdir.config_of(tmp_path / "run")
+  again = run_config.config_of(tmp_path / "run")
   assert again.objective.weight == 3.0
   assert state_of(tmp_path / "run", again).memory == 7.0
   assert all("seen" in line for line in records(tmp_path / "run") if line["split"] == "train")

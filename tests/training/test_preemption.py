@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from bce_jax.training import checkpoint, preemption
+from bce_jax.runs import files
+from bce_jax.training import preemption
 
 # Waits for a lock that nobody gives back, outside of Python, where no handler of a signal runs.
 STUCK = """
@@ -80,7 +81,7 @@ def test_a_finished_run_is_not_to_be_gone_on_with(tmp_path):
 
 
 def test_the_folder_of_the_checkpoints_is_theirs(tmp_path):
-  (tmp_path / checkpoint.FOLDER / "12").mkdir(parents=True)
+  (tmp_path / files.CHECKPOINTS / "12").mkdir(parents=True)
   assert preemption.newest_step(tmp_path) == 12
 
 

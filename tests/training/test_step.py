@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from bce_jax import sharding
 from bce_jax.data import loader
-from bce_jax.training import (
-  checkpoint,
-  evaluate,
-  experiment,
-  figures,
-  judging,
-  loop,
-  parallel,
-  step,
-)
+from bce_jax.evaluation import summary
+from bce_jax.runs import checkpoint
+from bce_jax.training import experiment, loop, step
 
 
 def mesh_of(devices):
@@ -32,9 +26,9 @@ def states_after(config, devices, steps):
     step.make_train_step(
       parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
     ),
-    parts.layout,
+    parts.state_sharding,
   )
-  state = parts.layout.put(jax.jit(parts.init_state)())
+  state = parts.state_sharding.put(jax.jit(parts.init_state)())
   losses = []
   for batch in loader.train_batches(
     parts.dataset.train,
@@ -44,7 +38,7 @@ def states_after(config, devices, steps):
     last_step=steps,
     partner_exponent=parts.objective.partner,
   ):
-    state, logs = train_step(state, parallel.put_batch(batch, parts.mesh))
+    state, logs = train_step(state, sharding.put_batch(batch, parts.mesh))
     losses.append(float(logs["loss"]))
   return parts, state, losses
 
@@ -105,14 +99,12 @@ def test_evaluation_is_exact(tiny, loss, devices):
   tiny.eval_batch_size = 64  # 360 images: the last batch is filled up
   parts, state, _ = states_after(tiny, 1, 2)
   parts = parts._replace(mesh=mesh_of(devices))
-  state = jax.device_put(state, parallel.replicated(parts.mesh))
+  state = jax.device_put(state, sharding.replicated(parts.mesh))
   test = parts.dataset.test
-  judged, moments = evaluate.judge(
-    judging.jit_eval(parts), state, test, num_classes=10, batch_size=64, workers=0, mesh=parts.mesh
-  )
+  outputs, moments = parts.evaluator.split(state.variables, "test")
   bias, weights = (np.asarray(state.params["head"][name]) for name in ("bias", "weights"))
-  actual = figures.summarize(
-    judged, test.labels, bias, train_counts=parts.train_counts, moments=moments, weights=weights
+  actual = summary.summarize(
+    outputs, test.labels, bias, train_counts=parts.train_counts, moments=moments, weights=weights
   )
 
   # By definition, from all scores of all images at once.
@@ -149,12 +141,12 @@ def test_evaluation_is_exact(tiny, loss, devices):
 def test_validation_threshold_is_chosen_on_the_validation_split():
   def pairs(positive, negative):
     p, n = np.float32(positive), np.float32(negative)
-    return figures.Judged(p, n, p, n)
+    return summary.EvalOutputs(p, n, p, n)
 
   validation = pairs([2.0, 3.0], [1.0, 1.5])  # best between 1.5 and 2
   test = pairs([5.0, 1.6, 1.7, 9.0], [1.0, 1.0, 1.0, 8.0])
   labels = np.array([0, 1])
-  assert figures.at_validation_threshold(test, validation, labels, 2) == 0.25
+  assert summary.at_validation_threshold(test, validation, labels, 2) == 0.25
 
 
 def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, monkeypatch):
@@ -173,7 +165,7 @@ def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, mon
 
   monkeypatch.setattr(loop, "make_train_step", overflowing)
   message = "the parameters after step 3 are not finite; training stops. Checkpoint 2 is kept"
-  with pytest.raises(figures.NonFiniteError, match=message):
+  with pytest.raises(summary.NonFiniteError, match=message):
     loop.train(experiment.build(tiny), tmp_path)
   assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
 
@@ -195,7 +187,7 @@ def test_checkpoints_keep_the_latest_and_the_best(tmp_path, tiny):
     "4",
     "5",
   ]
-  like = parts.layout.to_restore()
+  like = parts.state_sharding.to_restore()
   restored, record = again.restore(2, like)
   assert int(restored.step) == 2
   assert record == {"seconds": 1.0}

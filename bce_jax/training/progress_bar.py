@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tqdm.std import Bar
 
 from bce_jax import terminal
-from bce_jax.training import run_log
+from bce_jax.runs import run_log
 
 _MAIN = ("loss", "accuracy", "bias")  # what is shown first; others follow where there is room
 # Columns of the bar, its ends among them: at least, beside what is less important, at most.

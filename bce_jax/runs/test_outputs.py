@@ -1,7 +1,7 @@
-"""What a run keeps of its last look at the test split, for pictures: judged.npz in its folder.
+"""What a run keeps of its test split for the report: test_outputs.npz in its folder.
 
 Its size does not grow with the number of scores: a few numbers an image, histograms and class sums
-of all scores, features of at most 1,000 images, and a few dozen images that were judged wrong.
+of all scores, features of at most 1,000 images, and a few dozen wrongly classified images.
 """
 
 import pathlib
@@ -13,8 +13,7 @@ from jaxtyping import Float, Int, UInt8
 
 from bce_jax import atomic
 from bce_jax.metrics import Histogram, ScoreDistributions, Spread
-
-FILE = "judged.npz"
+from bce_jax.runs import files
 
 
 class RocPoints(NamedTuple):
@@ -31,27 +30,27 @@ class RocPoints(NamedTuple):
   false_accept: Float[np.ndarray, "k"]
 
 
-class Evidence(NamedTuple):
-  """Of n images of a split, judged by a network of N classes.
+class TestOutputs(NamedTuple):
+  """What a network of N classes made of the n images of the test split.
 
   Attributes:
     class_names: N of them.
     train_counts: training images of each class.
     labels: of each image.
-    predicted: the class of the largest decision score; None where scores were not looked at.
+    predicted: the class of the largest decision score; None where scores were not collected.
     positive: p, the score of the own class on z = scale · c − bias.
     hardest_negative: n, the largest other one.
     scaled_positive: the same on scale · c.
     scaled_hardest_negative: likewise.
     bias: the head's, [] or [N].
-    scores: distributions of all scores on scale · c; None where they were not looked at.
+    scores: distributions of all scores on scale · c; None where they were not collected.
     decisions: the same on z, where the bias is diverse; else None.
     compactness: of each class; None where features were not summed up, as the two after it.
     separability: likewise.
     classifier_separability: likewise.
     map_features: [m, D], of some images of some classes.
     map_labels: [m].
-    example_images: [k, height, width, channels], some that were judged wrong.
+    example_images: [k, height, width, channels], some that were wrongly classified.
     example_rows: [k], which of the n images they are.
     pairs: of the verification of classes never trained on; None without one.
   """
@@ -86,14 +85,21 @@ _DISTRIBUTIONS = ("scores", "decisions")
 _OPTIONAL = ("predicted", "compactness", "separability", "classifier_separability")
 
 
-def write(folder: pathlib.Path, evidence: Evidence) -> None:
-  """Writes judged.npz whole or not at all.
+def path_in(folder: pathlib.Path) -> pathlib.Path:
+  """Returns the file of a run folder's test outputs; runs of version 0.1 have another name."""
+  old = folder / files.OLD_TEST_OUTPUTS
+  new = folder / files.TEST_OUTPUTS
+  return old if old.exists() and not new.exists() else new
+
+
+def write(folder: pathlib.Path, outputs: TestOutputs) -> None:
+  """Writes test_outputs.npz whole or not at all.
 
   Raises:
     OSError: with the file's name.
   """
   arrays: dict[str, Any] = {}
-  for name, value in evidence._asdict().items():
+  for name, value in outputs._asdict().items():
     if value is None:
       continue
     if name == "pairs":
@@ -103,7 +109,7 @@ def write(folder: pathlib.Path, evidence: Evidence) -> None:
         arrays |= {f"{name}.{part}.{key}": x for key, x in summed._asdict().items()}
     else:
       arrays[name] = np.array(value, np.str_) if name == "class_names" else value
-  write_arrays(folder / FILE, arrays)
+  write_arrays(folder / files.TEST_OUTPUTS, arrays)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -116,70 +122,72 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     np.savez_compressed(file, **arrays)
 
 
-def read(folder: pathlib.Path) -> Evidence:
-  """Reads judged.npz; nothing is unpickled.
+def read(folder: pathlib.Path) -> TestOutputs:
+  """Reads test_outputs.npz, or what version 0.1 wrote; nothing is unpickled.
 
   Raises:
     ValueError: when there is none, or it is damaged.
   """
-  path = folder / FILE
+  path = path_in(folder)
   try:
     with open(path, "rb") as file:
       archive = np.load(file, allow_pickle=False)
       if not isinstance(archive, Mapping):
         raise ValueError("it is not an .npz archive")
       arrays = dict(archive)
-    values: dict[str, Any] = {name: arrays.get(name) for name in Evidence._fields}
+    values: dict[str, Any] = {name: arrays.get(name) for name in TestOutputs._fields}
     values["class_names"] = tuple(str(name) for name in arrays["class_names"])
     for name in _DISTRIBUTIONS:
       values[name] = _distributions(arrays, name)
     if "pairs.thresholds" in arrays:
       values["pairs"] = RocPoints(*(arrays[f"pairs.{key}"] for key in RocPoints._fields))
-    evidence = Evidence(**values)
-    _check(evidence)
-    return evidence
+    outputs = TestOutputs(**values)
+    _check(outputs)
+    return outputs
   except FileNotFoundError:
-    raise ValueError(f"{folder} has no {FILE}: its run has not ended, or is an older one") from None
+    raise ValueError(
+      f"{folder} has no {files.TEST_OUTPUTS}: its run has not ended, or is an older one"
+    ) from None
   except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
     raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
-def _check(evidence: Evidence) -> None:
+def _check(outputs: TestOutputs) -> None:
   """Refuses what does not fit together.
 
   Raises:
     ValueError: with the name of what does not.
   """
-  one_a_class, one_an_image = (len(evidence.class_names),), evidence.labels.shape
+  per_class, per_image = (len(outputs.class_names),), outputs.labels.shape
   shapes = {
-    "train_counts": (one_a_class,),
-    "labels": ((len(evidence.labels),),),
-    "predicted": (one_an_image,),
-    "positive": (one_an_image,),
-    "hardest_negative": (one_an_image,),
-    "scaled_positive": (one_an_image,),
-    "scaled_hardest_negative": (one_an_image,),
-    "bias": ((), one_a_class),
-    "compactness": (one_a_class,),
-    "separability": (one_a_class,),
-    "classifier_separability": (one_a_class,),
-    "map_features": ((len(evidence.map_labels), *evidence.map_features.shape[1:2]),),
-    "example_images": ((len(evidence.example_rows), *evidence.example_images.shape[-3:]),),
+    "train_counts": (per_class,),
+    "labels": ((len(outputs.labels),),),
+    "predicted": (per_image,),
+    "positive": (per_image,),
+    "hardest_negative": (per_image,),
+    "scaled_positive": (per_image,),
+    "scaled_hardest_negative": (per_image,),
+    "bias": ((), per_class),
+    "compactness": (per_class,),
+    "separability": (per_class,),
+    "classifier_separability": (per_class,),
+    "map_features": ((len(outputs.map_labels), *outputs.map_features.shape[1:2]),),
+    "example_images": ((len(outputs.example_rows), *outputs.example_images.shape[-3:]),),
   }
   for name, fitting in shapes.items():
-    value = getattr(evidence, name)
+    value = getattr(outputs, name)
     if value is None and name in _OPTIONAL:
       continue
     if value.shape not in fitting:
       raise ValueError(f"{name} has shape {value.shape}, not {fitting[-1]}")
-  classes = np.concatenate([evidence.labels, evidence.map_labels])
-  if len(classes) and not 0 <= classes.min() <= classes.max() < len(evidence.class_names):
+  classes = np.concatenate([outputs.labels, outputs.map_labels])
+  if len(classes) and not 0 <= classes.min() <= classes.max() < len(outputs.class_names):
     raise ValueError("a label is out of range")
-  rows = evidence.example_rows
-  if len(rows) and not 0 <= rows.min() <= rows.max() < len(evidence.labels):
+  rows = outputs.example_rows
+  if len(rows) and not 0 <= rows.min() <= rows.max() < len(outputs.labels):
     raise ValueError("an example is none of the images")
-  for distributions in (evidence.scores, evidence.decisions):
-    if distributions is not None and distributions.type_two_by_class.count.shape != one_a_class:
+  for distributions in (outputs.scores, outputs.decisions):
+    if distributions is not None and distributions.type_two_by_class.count.shape != per_class:
       raise ValueError("scores are of another number of classes")
 
 

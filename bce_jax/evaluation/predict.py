@@ -14,21 +14,24 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 
+from bce_jax import sharding
 from bce_jax.data import images, search, sources
 from bce_jax.data.depth import is_dark
-from bce_jax.models import Classifier, Outputs
-from bce_jax.training import checkpoint, experiment, parallel, records
+from bce_jax.data.preprocess import Preprocess
+from bce_jax.evaluation import inference
+from bce_jax.evaluation.inference import Variables
+from bce_jax.runs import checkpoint, files, records, run_config
+from bce_jax.sharding import StateSharding
 from bce_jax.training import config as config_lib
-from bce_jax.training import workdir as workdir_lib
-from bce_jax.training.step import Preprocess
+from bce_jax.training import experiment
 
 
-class Network(NamedTuple):
+class TrainedNetwork(NamedTuple):
   """A trained network, on its devices, and what it expects of an image.
 
   Attributes:
@@ -39,7 +42,8 @@ class Network(NamedTuple):
     loss: it was trained with.
     batch_size: the most images at once.
     mesh: the devices.
-    score: uint8 [B, H, W, C] → scale · c, [B, N]; B a multiple of the devices along 'data'.
+    outputs: uint8 [B, H, W, C] → (scale · c [B, N], features [B, D]); B a multiple of the devices
+      along 'data'.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
   """
 
@@ -50,7 +54,7 @@ class Network(NamedTuple):
   loss: str
   batch_size: int
   mesh: Mesh
-  score: Callable[[np.ndarray], np.ndarray]
+  outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   full_scale: float | None = None
 
 
@@ -70,7 +74,7 @@ class Decision(NamedTuple):
   above: int
 
 
-def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
+def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
   """Loads the network of a run folder onto all devices.
 
   Args:
@@ -80,35 +84,29 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
   Raises:
     ValueError: when there is no such checkpoint, or a file is damaged.
   """
-  config = workdir_lib.written_config(workdir)
+  config = run_config.written_config(workdir)
   config_lib.check(config)
-  data = records.read_json(workdir / records.DATASET, "class_names", "image_shape", "mean", "std")
+  data = records.read_json(workdir / files.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]
   model = experiment.build_model(config, len(data["class_names"]))
   # On other devices than it was trained on, perhaps.
-  mesh = parallel.make_mesh(math.gcd(config.class_devices, jax.device_count()))
-
-  def init() -> Any:
-    return model.init(jax.random.key(0), jnp.zeros((1, height, width, channels)), train=False)
-
-  like: dict[str, Any] = {"params": {}, "batch_stats": {}, **jax.eval_shape(init)}
-  layout = parallel.Layout(mesh, like)
-  with checkpoint.existing(workdir, which, config.best_metric) as (checkpoints, step):
-    params, batch_stats = checkpoints.network(step, layout.abstract)
-  variables = {
-    "params": {name: params[name] for name in like["params"]},
-    "batch_stats": batch_stats or {},
-  }
-  if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, like):
-    raise ValueError(
-      f"{workdir}: the checkpoint of step {step} holds another network than {records.CONFIG} and"
-      f" {records.DATASET} tell of"
-    )
+  mesh = sharding.make_mesh(math.gcd(config.class_devices, jax.device_count()))
   mean, std = (np.asarray(data[key], np.float32) for key in ("mean", "std"))
-  score_step = _jit_score_step(model, Preprocess(mean, std, crop_padding=0, flip=False), layout)
-  bias = parallel.to_host(variables["params"]["head"]["bias"])
-  variables = layout.put(variables)
-  return Network(
+  network = inference.Network(
+    model,
+    Preprocess(mean, std, crop_padding=0, flip=False),
+    inference.variables_sharding(model, (height, width, channels), mesh),
+  )
+  variables = _restored(workdir, config, which, network.state_sharding)
+  bias = sharding.to_host(variables["params"]["head"]["bias"])
+  variables = network.state_sharding.put(variables)
+
+  def outputs(variables: Variables, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    found = network.outputs(variables, network.pixels(batch))
+    return found.scores.scaled, found.features
+
+  step = network.jit(outputs, gather=False)
+  return TrainedNetwork(
     class_names=tuple(data["class_names"]),
     image_shape=(height, width, channels),
     image_size=config.data.image_size,
@@ -116,23 +114,32 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
     loss=config.loss,
     batch_size=config.eval_batch_size,
     mesh=mesh,
-    score=lambda batch: parallel.to_host(score_step(variables, parallel.put_batch(batch, mesh))),
+    outputs=lambda batch: sharding.to_host(step(variables, sharding.put_batch(batch, mesh))),
     full_scale=config.data.full_scale,
   )
 
 
-def _jit_score_step(
-  model: Classifier, preprocess: Preprocess, layout: parallel.Layout
-) -> Callable[[Any, Any], jax.Array]:
-  """Returns the compiled function (variables, uint8 images) → scale · c, [batch, N]."""
+def _restored(
+  workdir: pathlib.Path, config: ConfigDict, which: str, state_sharding: StateSharding
+) -> Variables:
+  """Returns the variables of a checkpoint, which must fit the network.
 
-  def score(variables: Any, batch: jax.Array) -> jax.Array:
-    outputs = model.apply(layout.logical(variables), preprocess.evaluate(batch), train=False)
-    assert isinstance(outputs, Outputs)
-    return outputs.scores.scaled
-
-  split = parallel.batch_sharded(layout.mesh)
-  return jax.jit(score, in_shardings=(layout.shardings(), split), out_shardings=split)
+  Raises:
+    ValueError: when there is no such checkpoint, or it is of another network.
+  """
+  like = state_sharding.like
+  with checkpoint.existing(workdir, which, config.best_metric) as (checkpoints, step):
+    params, batch_stats = checkpoints.network(step, state_sharding.abstract)
+  variables = {
+    "params": {name: params[name] for name in like["params"]},
+    "batch_stats": batch_stats or {},
+  }
+  if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, like):
+    raise ValueError(
+      f"{workdir}: the checkpoint of step {step} holds another network than {files.CONFIG} and"
+      f" {files.DATASET} tell of"
+    )
+  return variables
 
 
 def files_of(path: str) -> tuple[list[str], str]:
@@ -155,7 +162,7 @@ def files_of(path: str) -> tuple[list[str], str]:
 
 
 def scored(
-  network: Network,
+  network: TrainedNetwork,
   paths: Sequence[str],
   *,
   threads: int | None = None,
@@ -187,7 +194,7 @@ def scored(
       for row, (_, image) in enumerate(part):
         if not isinstance(image, ValueError):
           batch[row] = image
-      scores = network.score(batch)
+      scores, _ = network.outputs(batch)
       for (path, image), row in zip(part, scores[: len(part)], strict=True):
         if isinstance(image, ValueError):
           yield path, image
@@ -200,7 +207,7 @@ def scored(
 
 
 def _read(
-  network: Network, path: str, dark: list[str] | None
+  network: TrainedNetwork, path: str, dark: list[str] | None
 ) -> UInt8[np.ndarray, "h w c"] | ValueError:
   """Decodes an image as training did; returns the error of one that can't be used."""
   height, width, channels = network.image_shape

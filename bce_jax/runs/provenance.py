@@ -21,9 +21,7 @@ from typing import Any
 import jax
 
 import bce_jax
-from bce_jax.training import records
-
-FILE = "provenance.json"
+from bce_jax.runs import files, records
 
 Session = dict[str, Any]
 
@@ -102,7 +100,7 @@ def git_state(folder: str, file: str | None = None) -> dict[str, Any] | None:
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
   """Returns {"config", "sessions"} of a run folder; of an older or a damaged one, {}."""
-  for name, within in ((FILE, ()), (records.RESULTS, ("provenance",))):
+  for name, within in ((files.PROVENANCE, ()), (files.RESULTS, ("provenance",))):
     try:
       values: Any = records.read_json(workdir / name)
       for key in within:
@@ -134,7 +132,7 @@ def recorded(
 
   def write() -> None:
     if writes:
-      records.write_json(workdir / FILE, {"config": config, "sessions": sessions})
+      records.write_json(workdir / files.PROVENANCE, {"config": config, "sessions": sessions})
 
   write()
   try:

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing import event_accumulator, plugin_event
 from tensorboard.util import tensor_util
 from tqdm import tqdm
 
+from bce_jax.runs import files, provenance, records, run_config, run_log
 from bce_jax.training import config as config_lib
-from bce_jax.training import provenance, records, run_log, workdir
 
 
 def shown_by_tensorboard(folder):
@@ -46,7 +46,7 @@ def test_tensorboard_drops_what_lies_after_the_step_gone_on_from(tmp_path):
 
 def test_sessions_are_added_up_and_say_how_they_ended(tmp_path):
   with contextlib.suppress(KeyError), provenance.recorded(tmp_path, {"seed": 1}, 0):
-    begun = json.loads((tmp_path / provenance.FILE).read_text())["sessions"]
+    begun = json.loads((tmp_path / files.PROVENANCE).read_text())["sessions"]
     assert "ended" not in begun[0]
     raise KeyError("what went wrong")
   with provenance.recorded(tmp_path, {"seed": 1}, 7) as sessions:
@@ -56,7 +56,7 @@ def test_sessions_are_added_up_and_say_how_they_ended(tmp_path):
   assert (second["from_step"], second["outcome"]) == (7, "finished at step 9")
   assert first["started"] <= first["ended"] <= second["started"] <= second["ended"]
   assert second["devices"] == {"cpu": 8}
-  (tmp_path / provenance.FILE).write_text("{")
+  (tmp_path / files.PROVENANCE).write_text("{")
   assert provenance.read(tmp_path) == {}
 
 
@@ -123,36 +123,36 @@ def run(tmp_path):
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     kept = config_lib.with_absolute_paths(config).to_dict()
-    records.write_json(folder / records.CONFIG, kept)
+    records.write_json(folder / files.CONFIG, kept)
     with provenance.recorded(folder, kept, 0):
       pass
     figures = dict.fromkeys(("images", "uniform_accuracy", "threshold", "seconds"), 1.0)
-    records.write_json(folder / records.RESULTS, figures)
+    records.write_json(folder / files.RESULTS, figures)
     return folder, config
 
   return make
 
 
 def edit(folder, **values):
-  path = folder / records.CONFIG
+  path = folder / files.CONFIG
   path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_a_config_that_was_changed_by_hand_is_told_and_not_believed(run):
   folder, config = run(scale=8.0)
-  assert workdir.edited(folder) == ""
+  assert run_config.edited(folder) == ""
   edit(folder, scale=3.0, eval_flip=True)
-  told = workdir.edited(folder)
+  told = run_config.edited(folder)
   assert "config.json was changed after the run: eval_flip was False and is True" in told
   assert "scale was 8.0 and is 3.0 there" in told
-  assert workdir.config_of(folder).scale == 8.0
-  assert workdir.config_of(folder).eval_flip  # how it is evaluated anybody may choose
-  workdir.refuse_other_config(folder, config)
+  assert run_config.config_of(folder).scale == 8.0
+  assert run_config.config_of(folder).eval_flip  # how it is evaluated anybody may choose
+  run_config.refuse_other_config(folder, config)
   with pytest.raises(ValueError, match=r"scale was 8.0 and is 3.0"):
-    workdir.refuse_other_config(folder, workdir.written_config(folder))
-  (folder / provenance.FILE).unlink()  # as of an older run
-  assert workdir.edited(folder) == ""
-  assert workdir.config_of(folder).scale == 3.0
+    run_config.refuse_other_config(folder, run_config.written_config(folder))
+  (folder / files.PROVENANCE).unlink()  # as of an older run
+  assert run_config.edited(folder) == ""
+  assert run_config.config_of(folder).scale == 3.0
 
 
 def test_paths_are_kept_absolute_and_found_from_elsewhere(run, tmp_path, monkeypatch):
@@ -160,26 +160,26 @@ def test_paths_are_kept_absolute_and_found_from_elsewhere(run, tmp_path, monkeyp
     (tmp_path / folder).mkdir(parents=True)
   monkeypatch.chdir(tmp_path / "here")
   folder, config = run(data__name="folder", data__folder="images", start_from="runs/first")
-  kept = json.loads((folder / records.CONFIG).read_text())
+  kept = json.loads((folder / files.CONFIG).read_text())
   assert kept["data"]["folder"] == str(tmp_path / "here" / "images")
   assert kept["start_from"] == str(tmp_path / "here" / "runs" / "first")
   again = config_lib.from_dict(config.to_dict())
-  workdir.refuse_other_config(folder, again)
-  assert workdir.find_paths(folder, again) == []
+  run_config.refuse_other_config(folder, again)
+  assert run_config.find_paths(folder, again) == []
   assert again.data.folder == str(tmp_path / "here" / "images")
   monkeypatch.chdir(tmp_path / "there")
-  said = workdir.find_paths(folder, config)
+  said = run_config.find_paths(folder, config)
   assert config.data.folder == str(tmp_path / "here" / "images")
   assert f"config.data.folder 'images' is not in {tmp_path / 'there'}" in "\n".join(said)
-  workdir.refuse_other_config(folder, config)
+  run_config.refuse_other_config(folder, config)
 
 
 def test_a_relative_path_of_an_older_version_is_the_same(run, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   folder, config = run(start_from="runs/first")
-  (folder / provenance.FILE).unlink()
+  (folder / files.PROVENANCE).unlink()
   edit(folder, start_from="runs/first")
-  workdir.refuse_other_config(folder, config)
+  run_config.refuse_other_config(folder, config)
   config.start_from = "runs/second"
   with pytest.raises(ValueError, match=r"start_from was 'runs/first' and is '.*second'"):
-    workdir.refuse_other_config(folder, config)
+    run_config.refuse_other_config(folder, config)

@@ -1,4 +1,4 @@
-"""What is kept of the last look at the test split, for the report, while its batches pass by."""
+"""Collects what the report draws of the test split, batch by batch."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from PIL import Image
 
 from bce_jax import metrics
 from bce_jax.data.sources import Source
-from bce_jax.report.evidence import Evidence
-from bce_jax.training.figures import Judged
+from bce_jax.evaluation.summary import EvalOutputs
+from bce_jax.runs.test_outputs import TestOutputs
 
 MAP_CLASSES, MAP_IMAGES = 10, 1000  # what a map of features can show to the eye
-EXAMPLE_CLASSES, EXAMPLES = 6, 6  # the classes judged worst, and images of each
+EXAMPLE_CLASSES, EXAMPLES = 6, 6  # the classes with the largest share of errors, and images of each
 MOST_CLASSES = 4096  # of more, all scores of a batch are too many to be looked at
 EXAMPLE_SIDE = 64  # pixels
 
 
-class Observer:
+class ReportCollector:
   """Sums up scores batch by batch, and keeps the features of a few images.
 
   Args:
@@ -33,32 +33,32 @@ class Observer:
     self._map_rows = map_rows(labels, train_counts)
     self._map_features: list[np.ndarray] = []
 
-  def __call__(self, start: int, judged: Judged) -> None:
+  def __call__(self, start: int, outputs: EvalOutputs) -> None:
     """Takes a batch of images, the first of which is image `start` of the split."""
-    labels = self._labels[start : start + len(judged.positive)]
-    if judged.features is not None:
+    labels = self._labels[start : start + len(outputs.positive)]
+    if outputs.features is not None:
       here = self._map_rows[(self._map_rows >= start) & (self._map_rows < start + len(labels))]
-      self._map_features.append(np.asarray(judged.features[here - start], np.float32))
-    if judged.scores is None:
+      self._map_features.append(np.asarray(outputs.features[here - start], np.float32))
+    if outputs.scores is None:
       return
-    decisions = judged.scores - self._bias
+    decisions = outputs.scores - self._bias
     self._predicted.append(np.argmax(decisions, -1).astype(np.int32))
-    self._scores = _added(self._scores, judged.scores, labels)
+    self._scores = _added(self._scores, outputs.scores, labels)
     if self._bias.ndim:
       self._decisions = _added(self._decisions, decisions, labels)
 
-  def evidence(
+  def test_outputs(
     self,
-    judged: Judged,
+    outputs: EvalOutputs,
     moments: metrics.ClassMoments | None,
     weights: np.ndarray | None,
     source: Source,
     class_names: Sequence[str],
-  ) -> Evidence:
+  ) -> TestOutputs:
     """Sums up, and looks the images up that are shown.
 
     Args:
-      judged: of the whole split.
+      outputs: of the whole split.
       moments: of its features, or None.
       weights: the classifier's rows, given with `moments`.
       source: the split.
@@ -66,18 +66,18 @@ class Observer:
     """
     labels = self._labels
     measured = None if moments is None or weights is None else metrics.geometry(moments, weights)
-    wrong = np.flatnonzero(judged.hardest_negative >= judged.positive)
+    wrong = np.flatnonzero(outputs.hardest_negative >= outputs.positive)
     rows = example_rows(labels, wrong, len(self._train_counts))
     features = np.concatenate(self._map_features or [np.zeros((0, 1), np.float32)])
-    return Evidence(
+    return TestOutputs(
       class_names=tuple(class_names),
       train_counts=np.asarray(self._train_counts),
       labels=labels,
       predicted=np.concatenate(self._predicted) if self._predicted else None,
-      positive=judged.positive,
-      hardest_negative=judged.hardest_negative,
-      scaled_positive=judged.scaled_positive,
-      scaled_hardest_negative=judged.scaled_hardest_negative,
+      positive=outputs.positive,
+      hardest_negative=outputs.hardest_negative,
+      scaled_positive=outputs.scaled_positive,
+      scaled_hardest_negative=outputs.scaled_hardest_negative,
       bias=self._bias,
       scores=self._scores,
       decisions=self._decisions,

@@ -14,16 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from bce_jax import metrics
 from bce_jax.data import sources
-from bce_jax.training import (
-  checkpoint,
-  embed,
-  experiment,
-  judging,
-  loop,
-  records,
-  verifying,
-  workdir,
-)
+from bce_jax.evaluation import embeddings, inference, verification
+from bce_jax.runs import checkpoint, files, records, run_config
+from bce_jax.training import experiment, loop
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   assert not seen & unseen
   results = loop.train(parts, tmp_path / "run")
 
-  with np.load(tmp_path / "run" / loop.EMBEDDINGS, allow_pickle=False) as archive:
+  with np.load(tmp_path / "run" / files.EMBEDDINGS, allow_pickle=False) as archive:
     kept = dict(archive)
   assert kept["names"].tolist() == list(parts.dataset.unseen_names)
   assert np.bincount(kept["labels"]).tolist() == [12, 12, 12]
@@ -74,7 +67,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   with contextlib.closing(
     checkpoint.Checkpoints(folder, best_metric=best, read_only=True)
   ) as store:
-    state, _ = store.restore(8, parts.layout.to_restore())
+    state, _ = store.restore(8, parts.state_sharding.to_restore())
   images = parts.dataset.unseen.images(np.arange(36))
   pixels = parts.preprocess.evaluate(images)
 
@@ -110,7 +103,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   )
   # What is verified, and how, may be another thing when a checkpoint is judged.
   faces.verification.flip = False
-  workdir.refuse_other_config(folder, faces, except_keys=workdir.JUDGING_KEYS)
+  run_config.refuse_other_config(folder, faces, except_keys=run_config.JUDGING_KEYS)
   again = loop.evaluate_only(experiment.build(faces, judging=True), folder)
   assert again["uniform_accuracy"] == results["uniform_accuracy"]
   assert again["verification_auc"] != results["verification_auc"]
@@ -119,7 +112,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   assert all(
     r["verification_auc"] == pytest.approx(results["verification_auc"]) for r in judged[-1:]
   )
-  assert "equal error rate" in verifying.table(results)
+  assert "equal error rate" in verification.table(results)
   assert json.loads((tmp_path / "run" / "dataset.json").read_text())["class_names"] == sorted(seen)
 
 
@@ -140,7 +133,7 @@ def test_listed_pairs_of_another_folder(faces, people, tmp_path):
   parts = experiment.build(faces)
   results = loop.train(parts, tmp_path / "run")
   assert results["verification_genuine_pairs"] == results["verification_impostor_pairs"] == 20
-  with np.load(tmp_path / "run" / loop.EMBEDDINGS, allow_pickle=False) as archive:
+  with np.load(tmp_path / "run" / files.EMBEDDINGS, allow_pickle=False) as archive:
     rows = {path: k for k, path in enumerate(archive["paths"].tolist())}
     scores = cosines(archive["features"])
   found = []
@@ -165,10 +158,13 @@ def test_embeddings_are_the_same_on_any_devices(faces):
   for count in (1, 8):
     parts = experiment.build(faces)
     parts = parts._replace(mesh=mesh_of(count))
-    state = parts.layout.put(parts.layout.stored(parts.init_state()))
-    step = embed.jit_embed_step(parts.model, parts.preprocess, parts.layout, flip=False)
+    variables = parts.init_state().variables
+    unseen = parts.dataset.unseen
+    place = inference.variables_sharding(parts.model, unseen.image_shape, parts.mesh)
+    network = inference.Network(parts.model, parts.preprocess, place)
+    step = network.jit(embeddings.make_embed_step(network, flip=False))
     options = {"batch_size": 16, "workers": 0, "mesh": parts.mesh}
-    found.append(embed.embeddings(step, state, parts.dataset.unseen, **options))
+    found.append(embeddings.embeddings(step, place.put(variables), unseen, **options))
   assert found[0].shape == (36, 8)
   np.testing.assert_allclose(found[0], found[1], atol=1e-5)
   np.testing.assert_allclose(np.linalg.norm(found[0], axis=1), 1, rtol=1e-5)
@@ -186,7 +182,7 @@ def test_the_unified_threshold_is_bias_over_scale(faces, loss, expected):
   faces.verification.identities = 0.5
   faces.loss = loss
   parts = experiment.build(faces)
-  found = judging.unified_threshold(parts, parts.init_state())
+  found = parts.evaluator.unified_threshold(parts.init_state().variables)
   assert found == (None if expected is None else pytest.approx(expected))
 
 

@@ -1,4 +1,4 @@
-"""The figures of a split from a few numbers a sample, and the table people read.
+"""The results of a split from a few numbers per example, and the table people read.
 
 They need no network: `bce-eval` makes them of anybody's scores.
 """
@@ -10,22 +10,23 @@ import numpy as np
 
 from bce_jax import metrics, terminal
 
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
 class NonFiniteError(RuntimeError):
   """A network has left the finite numbers."""
 
 
-class Judged(NamedTuple):
-  """What evaluation keeps of a batch: a few numbers a sample, and its features.
+class EvalOutputs(NamedTuple):
+  """What an evaluation step returns of a batch: a few numbers per example, and its features.
 
   Attributes:
     positive: score of the own class, on z = scale · c − bias.
     hardest_negative: largest score of another class, on z.
     scaled_positive: the same on scale · c, where a diverse bias makes them differ.
     scaled_hardest_negative: likewise.
-    flipped: (positive, hardest negative) of z averaged over image and mirror image; or None.
+    flipped: (positive, hardest negative) with test-time horizontal flip, of z averaged over image
+      and flipped image; or None.
     adjusted: (positive, hardest negative) of z − τ log π, post-hoc logit adjustment; or None.
     features: [batch, D]; None where nobody wants them, or once they are summed up.
     scores: scale · c, [batch, N]; likewise.
@@ -42,7 +43,7 @@ class Judged(NamedTuple):
 
 
 def summarize(
-  judged: Judged,
+  outputs: EvalOutputs,
   labels: np.ndarray,
   bias: np.ndarray | None,
   *,
@@ -51,30 +52,30 @@ def summarize(
   threshold: float | None = None,
   moments: metrics.ClassMoments | None = None,
   weights: np.ndarray | None = None,
-) -> Figures:
+) -> Results:
   """Sums up a split: the three accuracies, the best threshold and the bias beside it.
 
   Accuracies are on the decision scores z = scale · c − bias. `threshold` and `bias` are both on
   scale · c: where the bias is one number, threshold = (best threshold on z) + bias, and the
   paper's claim is that the two agree. A diverse bias is a threshold of its own for each class; its
   mean, least and largest are given, and beside the accuracies on z those on scale · c ("raw_…"),
-  which `threshold` belongs to. Without a bias z = scale · c, and there are no figures at the bias.
+  which `threshold` belongs to. Without a bias z = scale · c, and there are no results at the bias.
 
-  A group of classes (many, medium, few) without samples is absent. Figures averaged over image and
+  A group of classes (many, medium, few) without samples is absent. Results averaged over image and
   mirror image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
 
   Args:
-    judged: of each image.
+    outputs: of each image.
     labels: [n].
     bias: the head's, [] or [N]; None where there is none.
     train_counts: training images of each class: [N]; None leaves many, medium and few out.
     num_classes: N, where no training images are given.
-    threshold: one that was chosen elsewhere, on scale · c, to be judged too.
+    threshold: one that was chosen elsewhere, on scale · c, to be evaluated too.
     moments: of the features; None leaves their geometry out.
     weights: the classifier's rows [N, D]; what needs them is left out without.
 
   Returns:
-    Named figures; shares in [0, 1], compactness and separability in %.
+    Named results; shares in [0, 1], compactness and separability in %.
 
   Raises:
     NonFiniteError: when a score is nan.
@@ -86,18 +87,18 @@ def summarize(
     num_classes = len(train_counts)
   if num_classes is None:
     raise ValueError("expected train_counts or num_classes, got neither")
-  pairs = (judged.positive, judged.hardest_negative)
+  pairs = (outputs.positive, outputs.hardest_negative)
   broken = int(np.sum(np.isnan(pairs[0]) | np.isnan(pairs[1])))
   if broken:
     raise NonFiniteError(f"{broken} of {len(labels)} images have a score that is nan")
   on_z = metrics.uniform_accuracy_from_pairs(*pairs, labels, num_classes=num_classes)
-  out: Figures = {
+  out: Results = {
     "images": len(labels),
     "sample_wise_accuracy": on_z.sample_wise,
     "class_wise_accuracy": on_z.class_wise,
     "uniform_accuracy": on_z.uniform,
   }
-  raw = (judged.scaled_positive, judged.scaled_hardest_negative)
+  raw = (outputs.scaled_positive, outputs.scaled_hardest_negative)
   best = on_z
   if bias is not None:
     out |= at_threshold("bias", pairs, 0.0)
@@ -125,7 +126,7 @@ def summarize(
   if threshold is not None:
     out |= at_threshold("threshold", raw, threshold)
   out |= _by_shots(*pairs, labels, train_counts)
-  for prefix, other in (("flip_", judged.flipped), ("adjusted_", judged.adjusted)):
+  for prefix, other in (("flip_", outputs.flipped), ("adjusted_", outputs.adjusted)):
     if other is not None:
       three = metrics.uniform_accuracy_from_pairs(*other, labels, num_classes=num_classes)
       out |= {
@@ -138,7 +139,7 @@ def summarize(
   return out
 
 
-def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Figures:
+def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Results:
   """What one threshold makes of the pairs, under the name of what it is."""
   at = metrics.accuracy_at_from_pairs(*pairs, threshold)
   return {
@@ -154,7 +155,7 @@ def _by_shots(
   labels: np.ndarray,
   train_counts: np.ndarray | None,
   prefix: str = "",
-) -> Figures:
+) -> Results:
   if train_counts is None:
     return {}
   shots = metrics.shot_accuracy(hardest_negative < positive, labels, train_counts)
@@ -162,38 +163,38 @@ def _by_shots(
   return {f"{prefix}{name}_accuracy": x for name, x in groups.items() if not math.isnan(x)}
 
 
-def _geometry(moments: metrics.ClassMoments, weights: Any) -> Figures:
+def _geometry(moments: metrics.ClassMoments, weights: Any) -> Results:
   measured = metrics.geometry(moments, np.zeros_like(moments.means) if weights is None else weights)
   names, collapse = ["compactness", "separability"], ["nc1", "nc2"]
   if weights is not None:
     names, collapse = [*names, "classifier_separability"], [*collapse, "nc3"]
-  out: Figures = {}
+  out: Results = {}
   for name in names:
     out[name], out[f"{name}_std"] = metrics.mean_and_std(getattr(measured, name))
   return out | {name: getattr(measured, name) for name in collapse}
 
 
 def at_validation_threshold(
-  judged: Judged, validation: Judged, labels: np.ndarray, n: int
+  outputs: EvalOutputs, validation: EvalOutputs, labels: np.ndarray, n: int
 ) -> float:
   """A_Uni on one split at the threshold that is best on another: what a user would deploy.
 
   Args:
-    judged: of the split that is judged.
+    outputs: of the split that is evaluated.
     validation: of the split that the threshold is chosen on.
     labels: of the validation split.
     n: number of classes.
 
   Returns:
-    The share of samples with exactly their own class above that threshold; nan where no threshold
-    judges any validation sample right.
+    The share of examples with exactly their own class above that threshold; nan where no threshold
+    gets any validation example right.
   """
   best = metrics.uniform_accuracy_from_pairs(
     validation.positive, validation.hardest_negative, labels, num_classes=n
   )
   if math.isnan(best.threshold):
     return math.nan
-  at = metrics.accuracy_at_from_pairs(judged.positive, judged.hardest_negative, best.threshold)
+  at = metrics.accuracy_at_from_pairs(outputs.positive, outputs.hardest_negative, best.threshold)
   return float(at.accepted_right)
 
 
@@ -211,13 +212,13 @@ def between(threshold: float, low: float | None, high: float | None) -> str:
   return repr(threshold)
 
 
-def table(split: str, values: Figures, *, unit: str = "images") -> str:
-  """Lays the figures of a split out for reading.
+def table(split: str, values: Results, *, unit: str = "images") -> str:
+  """Returns the results of a split as a table for people.
 
   Args:
     split: its name, for the first line.
     values: as of `summarize`; what is not among them is not shown.
-    unit: what was judged, in the plural.
+    unit: what was evaluated, in the plural.
   """
 
   def percent(name: str) -> str:

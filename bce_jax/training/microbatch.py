@@ -9,7 +9,7 @@ import jax.numpy as jnp
 Arrays = dict[str, jax.Array]
 
 
-class Part(NamedTuple):
+class Microbatch(NamedTuple):
   """Images of a step, and what they are of its whole batch.
 
   Attributes:
@@ -25,7 +25,7 @@ class Part(NamedTuple):
   step_partner_labels: jax.Array | None = None
 
 
-class Found(NamedTuple):
+class StepOutputs(NamedTuple):
   """What a part of a batch gives.
 
   Attributes:
@@ -60,12 +60,13 @@ def check_micro_batches(count: int, batch_size: int, devices: int) -> None:
     )
 
 
-def check_batch_norm_group(group: int | None, images: int) -> None:
+def check_batch_norm_group(group: int | None, images: int, *, where: str = "the network") -> None:
   """Refuses groups that the images can't be cut into.
 
   Args:
     group: images normalised together; None: all.
-    images: that go through the network at once, on all devices: every view of a micro-batch.
+    images: that go through it at once: every view of a micro-batch.
+    where: the network, on all devices, or one device.
 
   Raises:
     ValueError: naming the nearest numbers that fit.
@@ -73,7 +74,7 @@ def check_batch_norm_group(group: int | None, images: int) -> None:
   if group is not None and images % group:
     raise ValueError(
       f"config.batch_norm_group is {group}, which does not divide the {images} images that go"
-      f" through the network at once: {_nearest_divisors(images, group, least=2)} fits"
+      f" through {where} at once: {_nearest_divisors(images, group, least=2)} fits"
     )
 
 
@@ -84,14 +85,14 @@ def _nearest_divisors(of: int, number: int, *, least: int = 1) -> str:
   return " or ".join(map(str, below + above)) or "none"
 
 
-def share_of_device(arrays: Arrays, axis_name: str) -> Part:
+def share_of_device(arrays: Arrays, axis_name: str) -> Microbatch:
   """Returns the arrays as this device's share of a batch that is split along `axis_name`."""
   count = len(arrays["labels"])
 
   def everywhere(name: str) -> jax.Array | None:
     return jax.lax.all_gather(arrays[name], axis_name, tiled=True) if name in arrays else None
 
-  return Part(
+  return Microbatch(
     arrays,
     jax.lax.axis_index(axis_name) * count + jnp.arange(count),
     everywhere("labels"),
@@ -99,7 +100,7 @@ def share_of_device(arrays: Arrays, axis_name: str) -> Part:
   )
 
 
-def micro_batch(part: Part, index: int | jax.Array, count: int) -> Part:
+def micro_batch(part: Microbatch, index: int | jax.Array, count: int) -> Microbatch:
   """Returns rows index, index + count, index + 2 · count, … of a part.
 
   Of a batch split over devices each device has as many of these rows, and keeps them.
@@ -115,19 +116,24 @@ def micro_batch(part: Part, index: int | jax.Array, count: int) -> Part:
   whole = part
   if part.rows is None:
     labels, partner_labels = part.arrays["labels"], part.arrays.get("partner_labels")
-    whole = Part(part.arrays, jnp.arange(size), labels, partner_labels)
+    whole = Microbatch(part.arrays, jnp.arange(size), labels, partner_labels)
   assert whole.rows is not None
   arrays = {name: cut(x) for name, x in part.arrays.items()}
   return whole._replace(arrays=arrays, rows=cut(whole.rows))
 
 
-def mean_of(
-  run: Callable[[Part, Any], Found], part: Part, memory: Any, count: int, *, unrolled: bool
-) -> Found:
+def accumulate_gradients(
+  run: Callable[[Microbatch, Any], StepOutputs],
+  part: Microbatch,
+  memory: Any,
+  count: int,
+  *,
+  unrolled: bool,
+) -> StepOutputs:
   """Returns the mean over the micro-batches of a part, each run with the memory of the one before.
 
   Args:
-    run: (micro-batch, memory) → `Found`.
+    run: (micro-batch, memory) → `StepOutputs`.
     part: to be cut.
     memory: the objective's.
     count: number of micro-batches.
@@ -142,7 +148,7 @@ def mean_of(
     shapes = jax.eval_shape(lambda: run(micro_batch(part, 0, count), memory))
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)._replace(memory=memory)
 
-    def add(found: Found, index: jax.Array) -> tuple[Found, None]:
+    def add(found: StepOutputs, index: jax.Array) -> tuple[StepOutputs, None]:
       return _sum(found, run(micro_batch(part, index, count), found.memory)), None
 
     found, _ = jax.lax.scan(add, start, jnp.arange(count))
@@ -164,7 +170,7 @@ def _zero_after(grads: Any) -> jax.Array:
   return jnp.sum(firsts > jnp.inf, dtype=jnp.int32)
 
 
-def _sum(found: Found, other: Found) -> Found:
+def _sum(found: StepOutputs, other: StepOutputs) -> StepOutputs:
   """The sum of two parts' results; the memory is the newer one."""
-  total: Found = jax.tree.map(jnp.add, found._replace(memory=()), other._replace(memory=()))
+  total: StepOutputs = jax.tree.map(jnp.add, found._replace(memory=()), other._replace(memory=()))
   return total._replace(memory=other.memory)

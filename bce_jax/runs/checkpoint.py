@@ -16,10 +16,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from bce_jax.runs import files
 from bce_jax.training.state import TrainState
-
-FOLDER = "checkpoints"
-DAMAGED = "damaged_checkpoints"
 
 _FINGERPRINT, _DIGEST = "fingerprint", "digest"
 
@@ -30,7 +28,7 @@ class SaveError(RuntimeError):
 
 def any_in(workdir: pathlib.Path) -> bool:
   """Whether a run folder holds a checkpoint, told without opening them."""
-  return any((workdir / FOLDER).glob("[0-9]*"))
+  return any((workdir / files.CHECKPOINTS).glob("[0-9]*"))
 
 
 class Checkpoints:
@@ -59,7 +57,7 @@ class Checkpoints:
     )
     _one_error_for_all()
     self._manager = ocp.CheckpointManager(
-      (workdir / FOLDER).absolute(),
+      (workdir / files.CHECKPOINTS).absolute(),
       options=ocp.CheckpointManagerOptions(
         # Without best_fn orbax does not write metrics down; what is kept is the policy's to say.
         best_fn=lambda metrics: metrics[best_metric],
@@ -179,7 +177,7 @@ class Checkpoints:
     Args:
       step: of an existing checkpoint.
       abstract: gives the arrays of a state, known by shape and dtype, a sharding: a
-        `Layout.abstract`.
+        `StateSharding.abstract`.
 
     Returns:
       (params, batch_stats).
@@ -213,10 +211,10 @@ class Checkpoints:
       return
     if jax.process_index() == 0:
       for step in steps:
-        aside = self._workdir / DAMAGED
+        aside = self._workdir / files.QUARANTINE
         aside.mkdir(exist_ok=True)
         number = sum(1 for _ in aside.glob(f"{step}.*"))
-        (self._workdir / FOLDER / str(step)).rename(aside / f"{step}.{number}")
+        (self._workdir / files.CHECKPOINTS / str(step)).rename(aside / f"{step}.{number}")
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("damaged checkpoints are set aside")
     self._manager.reload()

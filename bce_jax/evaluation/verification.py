@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from bce_jax import metrics, terminal
 from bce_jax.data.pairs import PairList
-from bce_jax.report.evidence import RocPoints
-from bce_jax.training.figures import Figures
+from bce_jax.evaluation.summary import Results
+from bce_jax.runs.test_outputs import RocPoints
 
 FAR = (1e-4, 1e-3, 1e-2, 1e-1)
 _POINTS = 2000  # of a curve that is drawn
@@ -21,7 +21,7 @@ def verify_all_pairs(
   *,
   threshold: float | None = None,
   progress: Any = None,
-) -> tuple[Figures, RocPoints]:
+) -> tuple[Results, RocPoints]:
   """Verifies every pair of images, and identifies each image by the first one of its identity.
 
   Args:
@@ -55,7 +55,7 @@ def verify_all_pairs(
 
 def verify_listed_pairs(
   embeddings: Float[np.ndarray, "n D"], listed: PairList, *, threshold: float | None = None
-) -> tuple[Figures, RocPoints]:
+) -> tuple[Results, RocPoints]:
   """Verifies listed pairs: LFW's protocol, where they come in folds.
 
   Args:
@@ -80,10 +80,10 @@ def verify_listed_pairs(
   return out, _points(counts)
 
 
-def _figures(counts: metrics.PairCounts, threshold: float | None) -> Figures:
+def _figures(counts: metrics.PairCounts, threshold: float | None) -> Results:
   far = [x for x in FAR if x * counts.num_impostor >= 1]
   measured = metrics.verification(counts, far=far)
-  out: Figures = {
+  out: Results = {
     "verification_genuine_pairs": counts.num_genuine,
     "verification_impostor_pairs": counts.num_impostor,
     "verification_equal_error_rate": measured.equal_error_rate,
@@ -136,7 +136,7 @@ def _points(counts: metrics.PairCounts) -> RocPoints:
   )
 
 
-def table(values: Figures) -> str:
+def table(values: Results) -> str:
   """Lays the figures of a verification out for reading."""
 
   def percent(name: str) -> str:

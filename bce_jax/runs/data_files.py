@@ -21,8 +21,7 @@ from ml_collections import ConfigDict
 from bce_jax import atomic
 from bce_jax.data.pairs import PairList
 from bce_jax.data.sources import ArraySource, Dataset, Source
-
-LIST = "dataset_files.gz"
+from bce_jax.runs import files
 
 _SAMPLE = 1000  # files that are read, about; all where there are no more
 _BEGINNING = 2**16  # bytes of each
@@ -69,14 +68,14 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataFiles:
   return DataFiles(digests, lines)
 
 
-def write(workdir: pathlib.Path, files: DataFiles) -> None:
+def write(workdir: pathlib.Path, data: DataFiles) -> None:
   """Writes the list of a run folder, whole or not at all."""
   with (
-    atomic.opened(workdir / LIST, "wb") as file,
+    atomic.opened(workdir / files.DATASET_FILES, "wb") as file,
     gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
   ):
-    for start in range(0, len(files.lines), _CHUNK):
-      packed.write(b"".join(line + b"\n" for line in files.lines[start : start + _CHUNK]))
+    for start in range(0, len(data.lines), _CHUNK):
+      packed.write(b"".join(line + b"\n" for line in data.lines[start : start + _CHUNK]))
 
 
 def difference(
@@ -109,9 +108,10 @@ def difference(
     counts = [x["pairs"]["count"] if "pairs" in x else 0 for x in (before, now.digests)]
     return f"the list of pairs differs: it held {counts[0]:,} and holds {counts[1]:,}"
   try:
-    then = gzip.decompress((workdir / LIST).read_bytes()).split(b"\n")[:-1]
+    then = gzip.decompress((workdir / files.DATASET_FILES).read_bytes()).split(b"\n")[:-1]
   except (OSError, EOFError, zlib.error):
-    return f"the files of {', '.join(changed)} differ ({LIST}, which names them, can't be read)"
+    where = files.DATASET_FILES
+    return f"the files of {', '.join(changed)} differ ({where}, which names them, can't be read)"
   gone, new = _by_path(then, now.lines), _by_path(now.lines, then)
   paths = [*gone, *(path for path in new if path not in gone)]
   told = {path: _told(gone.get(path), new.get(path), class_names) for path in paths}

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from bce_jax import terminal
-from bce_jax.training import loop
-from bce_jax.training import progress as progress_lib
-from bce_jax.training.progress import EVALUATING, Pace, Progress
+from bce_jax.training import progress_bar as progress_lib
+from bce_jax.training import trainer
+from bce_jax.training.progress_bar import EVALUATING, Pace, Progress
 
 USUAL = {"loss": 0.06336, "grad_norm": 1.917, "accuracy": 0.9844, "bias": 6.103}
 LONG = {"loss": 1234.5, "grad_norm": 1e9, "accuracy": 1.0, "bias": -12.345}
@@ -174,6 +174,6 @@ def test_a_terminal_of_ascii(on_terminal, clock):
 def test_an_evaluation_fits_80_columns(split):
   names = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias")
   figures = dict.fromkeys(names, 0.98765) | {"bias": -4.72912, "threshold": 5.0}
-  line = loop._evaluation_line(31_200, split, figures)
+  line = trainer._evaluation_line(31_200, split, figures)
   assert line == f"step 31200 {split}  A_SW 98.77  A_Uni 98.77  at b 98.77 %  b -4.729  t* 5"
   assert len(line) <= 80

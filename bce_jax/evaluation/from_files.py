@@ -7,8 +7,8 @@ import numpy as np
 
 from bce_jax import metrics
 from bce_jax.data.arrays import StoredArray
-from bce_jax.training import figures
-from bce_jax.training.figures import Judged
+from bce_jax.evaluation import summary
+from bce_jax.evaluation.summary import EvalOutputs
 
 _BLOCK = 2**22  # numbers that are held at once
 _LARGE = 1e30  # of a bias: from here on float32 has not far to go to infinity
@@ -50,7 +50,7 @@ class Extremes(NamedTuple):
     )
     return Extremes(*(a + b for a, b in zip(self, counts, strict=True)))
 
-  def figures(self) -> figures.Figures:
+  def figures(self) -> summary.Results:
     """The counts that are not 0, named as in the JSON of bce-eval."""
     names = (
       *("plus_infinity_scores", "plus_infinity_samples"),
@@ -87,7 +87,7 @@ def scores(
   *,
   distributions: bool = False,
   progress: Progress = lambda rows: None,
-) -> tuple[Judged, metrics.ScoreDistributions | None, Extremes]:
+) -> tuple[EvalOutputs, metrics.ScoreDistributions | None, Extremes]:
   """Looks at scores once, holding only some rows of them.
 
     z = logits − bias
@@ -139,7 +139,7 @@ def scores(
     raise ValueError(f"{logits.name}: {broken:,} of {size:,} samples have a score that is nan")
   p, n = (np.concatenate(x) for x in zip(*raw_parts, strict=True))
   on_z = tuple(np.concatenate(x) for x in zip(*parts, strict=True)) if parts else (p, n)
-  return Judged(on_z[0], on_z[1], p, n), seen, extremes
+  return EvalOutputs(on_z[0], on_z[1], p, n), seen, extremes
 
 
 def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
@@ -166,7 +166,7 @@ def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
   return scores[:, 0], extremes._replace(nothing=0)
 
 
-def at_unified_bias(judged: Judged, bias: float) -> figures.Figures:
+def at_unified_bias(judged: EvalOutputs, bias: float) -> summary.Results:
   """What one bias for all classes makes of the scores, named as in results.json.
 
   A class is above it where scale · c > b, which is z > 0 but for what a subtraction would round.
@@ -176,7 +176,7 @@ def at_unified_bias(judged: Judged, bias: float) -> figures.Figures:
     bias: finite.
   """
   pairs = (judged.scaled_positive, judged.scaled_hardest_negative)
-  return figures.at_threshold("bias", pairs, bias) | {"bias": bias}
+  return summary.at_threshold("bias", pairs, bias) | {"bias": bias}
 
 
 def moments(

@@ -18,9 +18,8 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer import record_writer
 
 from bce_jax import atomic
+from bce_jax.runs import files
 
-CONFIG, DATASET = "config.json", "dataset.json"
-METRICS, RESULTS = "metrics.jsonl", "results.json"
 SKIPPED = "skipped"  # the split of a record of a damaged image: its file, and the reason
 
 SESSION = "session"  # the split of what metrics.jsonl begins with: the run's sessions
@@ -100,7 +99,7 @@ class RecordWriter:
     self._events: _Appended | None = None
     if not writes:
       return
-    path = workdir / METRICS
+    path = workdir / files.METRICS
     with atomic.opened(path) as file:
       for one in sessions:
         file.write(_session_line(one, one["from_step"]) + "\n")
@@ -203,7 +202,7 @@ def _event(event: Event) -> bytes:
 
 def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
   """Returns the records of metrics.jsonl up to a step, as lines; sessions belong to none."""
-  path = workdir / METRICS
+  path = workdir / files.METRICS
   lines = path.read_text(errors="replace").splitlines() if path.exists() else []
   return [line for line in lines if _step(line) <= step]
 

@@ -9,15 +9,15 @@ import pytest
 
 from bce_jax import metrics
 from bce_jax.data.sources import ArraySource
-from bce_jax.report import evidence as evidence_lib
-from bce_jax.training import observe
-from bce_jax.training.figures import Judged
+from bce_jax.evaluation import collector
+from bce_jax.evaluation.summary import EvalOutputs
+from bce_jax.runs import test_outputs
 
 CLASSES, IMAGES = 14, 403
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 
 
-def judged_split(*, seed=0, diverse=False, size=(8, 8, 1)):
+def made_split(*, seed=0, diverse=False, size=(8, 8, 1)):
   """Labels, scores, bias, features, training counts and images of a made-up split."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, CLASSES - 1, IMAGES).astype(np.int32)  # the last class has none
@@ -36,8 +36,8 @@ def pairs(scores, labels):
   return scores[own], np.where(own, -np.inf, scores).max(1)
 
 
-def judged(labels, scores, bias, features=None, *, whole=False):
-  return Judged(
+def eval_outputs(labels, scores, bias, features=None, *, whole=False):
+  return EvalOutputs(
     *pairs(scores - bias, labels),
     *pairs(scores, labels),
     features=None if whole else features,
@@ -45,18 +45,18 @@ def judged(labels, scores, bias, features=None, *, whole=False):
   )
 
 
-def observed(split, batch_size, *, moments=None, weights=None):
-  """The evidence of a split that passes by in batches."""
+def collected(split, batch_size, *, moments=None, weights=None):
+  """The test outputs of a split that passes by in batches."""
   labels, scores, bias, features, counts, images = split
-  observer = observe.Observer(labels, bias, counts)
+  gathered = collector.ReportCollector(labels, bias, counts)
   for start in range(0, len(labels), batch_size):
     part = slice(start, start + batch_size)
-    observer(start, judged(labels[part], scores[part], bias, features[part]))
-  whole = judged(labels, scores, bias, whole=True)
-  return observer.evidence(whole, moments, weights, ArraySource(images, labels), NAMES)
+    gathered(start, eval_outputs(labels[part], scores[part], bias, features[part]))
+  whole = eval_outputs(labels, scores, bias, whole=True)
+  return gathered.test_outputs(whole, moments, weights, ArraySource(images, labels), NAMES)
 
 
-def equal(a, b, path="evidence"):
+def equal(a, b, path="outputs"):
   """Two nested tuples of arrays are the same, dtypes and None too."""
   assert type(a) is type(b), path
   if isinstance(a, tuple):
@@ -73,8 +73,8 @@ def equal(a, b, path="evidence"):
 @pytest.mark.parametrize("diverse", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 64, IMAGES])
 def test_of_batches_of_any_size_it_is_that_of_all_at_once(diverse, batch_size):
-  split = labels, scores, bias, features, counts, _ = judged_split(diverse=diverse)
-  found = observed(split, batch_size)
+  split = labels, scores, bias, features, counts, _ = made_split(diverse=diverse)
+  found = collected(split, batch_size)
   z = scores - bias
   np.testing.assert_array_equal(found.predicted, [int(np.argmax(row)) for row in z])
   assert found.predicted.dtype == np.int32
@@ -98,7 +98,7 @@ def test_of_batches_of_any_size_it_is_that_of_all_at_once(diverse, batch_size):
           assert (spread.low[k], spread.high[k]) == (numbers.min(), numbers.max())
           assert spread.mean()[k] == pytest.approx(np.mean(numbers, dtype=np.float64))
           assert spread.std()[k] == pytest.approx(np.std(numbers, dtype=np.float64), abs=1e-9)
-  rows = observe.map_rows(labels, counts)
+  rows = collector.map_rows(labels, counts)
   np.testing.assert_array_equal(found.map_features, features[rows])
   np.testing.assert_array_equal(found.map_labels, labels[rows])
   np.testing.assert_array_equal(found.labels, labels)
@@ -109,22 +109,22 @@ def test_of_batches_of_any_size_it_is_that_of_all_at_once(diverse, batch_size):
 
 
 def test_geometry_is_that_of_the_moments():
-  split = labels, _, _, features, _, _ = judged_split()
+  split = labels, _, _, features, _, _ = made_split()
   weights = np.random.default_rng(1).normal(size=(CLASSES, 6)).astype(np.float32)
   moments = metrics.class_moments(features, labels, num_classes=CLASSES)
-  found = observed(split, 100, moments=moments, weights=weights)
+  found = collected(split, 100, moments=moments, weights=weights)
   expected = metrics.geometry(moments, weights)
   for name in ("compactness", "separability", "classifier_separability"):
     np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-  assert observed(split, 100).compactness is None
+  assert collected(split, 100).compactness is None
 
 
 def test_of_very_many_classes_neither_scores_nor_features_are_looked_at():
-  labels, scores, bias, _, counts, images = judged_split()
-  observer = observe.Observer(labels, bias, counts)
-  whole = judged(labels, scores, bias, whole=True)
-  observer(0, whole)
-  found = observer.evidence(whole, None, None, ArraySource(images, labels), NAMES)
+  labels, scores, bias, _, counts, images = made_split()
+  gathered = collector.ReportCollector(labels, bias, counts)
+  whole = eval_outputs(labels, scores, bias, whole=True)
+  gathered(0, whole)
+  found = gathered.test_outputs(whole, None, None, ArraySource(images, labels), NAMES)
   assert found.predicted is None
   assert found.scores is None
   assert len(found.map_features) == len(found.map_labels) == 0
@@ -138,7 +138,7 @@ def test_the_map_shows_ten_classes_from_most_to_fewest(num_classes, each):
   rng = np.random.default_rng(num_classes)
   labels = rng.permutation(np.repeat(np.arange(num_classes), each))
   counts = rng.permutation(num_classes) * 5
-  rows = observe.map_rows(labels, counts)
+  rows = collector.map_rows(labels, counts)
   assert (np.diff(rows) > 0).all()
   assert len(rows) <= 1000
   shown, numbers = np.unique(labels[rows], return_counts=True)
@@ -157,14 +157,14 @@ def test_the_map_shows_ten_classes_from_most_to_fewest(num_classes, each):
 
 def test_the_map_passes_over_classes_without_test_images():
   labels = np.array([3, 3, 5])
-  rows = observe.map_rows(labels, np.arange(12))
+  rows = collector.map_rows(labels, np.arange(12))
   np.testing.assert_array_equal(rows, [0, 1, 2])
-  assert len(observe.map_rows(np.zeros(0, int), np.arange(3))) == 0
+  assert len(collector.map_rows(np.zeros(0, int), np.arange(3))) == 0
 
 
 def test_examples_are_of_the_worst_classes_the_worst_first():
-  split = labels, scores, bias, _, _, images = judged_split()
-  found = observed(split, 50)
+  split = labels, scores, bias, _, _, images = made_split()
+  found = collected(split, 50)
   positive, hardest = pairs(scores - bias, labels)
   wrong = hardest >= positive
   share = {k: wrong[labels == k].mean() for k in set(labels.tolist())}
@@ -175,9 +175,9 @@ def test_examples_are_of_the_worst_classes_the_worst_first():
 
 
 def test_a_split_without_mistakes_has_no_examples():
-  labels, scores, bias, features, counts, images = judged_split()
+  labels, scores, bias, features, counts, images = made_split()
   scores[np.arange(IMAGES), labels] = 99
-  found = observed((labels, scores, bias, features, counts, images), 50)
+  found = collected((labels, scores, bias, features, counts, images), 50)
   assert len(found.example_rows) == 0
   assert len(found.example_images) == 0
 
@@ -198,8 +198,8 @@ def test_large_examples_are_made_smaller(size, small):
   # A ramp from left to right, another one in each channel: it stays one.
   ramp = np.linspace(0, 255, width)[None, :, None] * np.linspace(1, 0.5, channels)
   image = np.broadcast_to(np.rint(ramp), size).astype(np.uint8)
-  split = (*judged_split()[:-1], np.broadcast_to(image, (IMAGES, *size)))
-  found = observed(split, IMAGES).example_images
+  split = (*made_split()[:-1], np.broadcast_to(image, (IMAGES, *size)))
+  found = collected(split, IMAGES).example_images
   assert found.dtype == np.uint8
   assert found.shape[1:] == small
   expected = np.linspace(0, 255, small[1])[None, :, None] * np.linspace(1, 0.5, channels)
@@ -213,9 +213,9 @@ def test_what_is_written_is_read(make_evidence, tmp_path):
     {"num_classes": 40},
   ):
     made, _ = make_evidence(**options)
-    evidence_lib.write(tmp_path, made)
-    assert [path.name for path in tmp_path.iterdir()] == ["judged.npz"]
-    equal(evidence_lib.read(tmp_path), made)
+    test_outputs.write(tmp_path, made)
+    assert [path.name for path in tmp_path.iterdir()] == ["test_outputs.npz"]
+    equal(test_outputs.read(tmp_path), made)
   assert "ünïcödé" in made.class_names
   without = made._replace(
     predicted=None, scores=None, compactness=None, separability=None, classifier_separability=None,
@@ -223,14 +223,14 @@ def test_what_is_written_is_read(make_evidence, tmp_path):
     example_images=np.zeros((0, 2, 2, 1), np.uint8), example_rows=np.zeros(0, int),
     class_names=("a", "", "名前", *made.class_names[3:]),
   )  # fmt: skip
-  evidence_lib.write(tmp_path, without)
-  equal(evidence_lib.read(tmp_path), without)
+  test_outputs.write(tmp_path, without)
+  equal(test_outputs.read(tmp_path), without)
 
 
 def test_nothing_but_a_whole_file_is_read(make_evidence, tmp_path):
   made, _ = make_evidence(points=40)
-  evidence_lib.write(tmp_path, made)
-  path = tmp_path / "judged.npz"
+  test_outputs.write(tmp_path, made)
+  path = tmp_path / "test_outputs.npz"
   data = path.read_bytes()
   rng = np.random.default_rng(0)
   damaged = [data[:k] for k in np.linspace(0, len(data) - 1, 12).astype(int)]
@@ -242,14 +242,14 @@ def test_nothing_but_a_whole_file_is_read(make_evidence, tmp_path):
   for bad in damaged:
     path.write_bytes(bad)
     try:  # a bit of a date in the archive means nothing: then all is as it was
-      equal(evidence_lib.read(tmp_path), made)
+      equal(test_outputs.read(tmp_path), made)
     except ValueError as error:
       assert str(error).startswith(f"{path} is damaged: ")  # noqa: PT017 - either is right
       refused += 1
   assert refused > 100
   path.unlink()
-  with pytest.raises(ValueError, match=r"has no judged\.npz"):
-    evidence_lib.read(tmp_path)
+  with pytest.raises(ValueError, match=r"has no test_outputs\.npz"):
+    test_outputs.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -273,15 +273,15 @@ def test_nothing_but_a_whole_file_is_read(make_evidence, tmp_path):
 )
 def test_what_does_not_fit_together_is_refused(make_evidence, tmp_path, name, change):
   made, _ = make_evidence()
-  evidence_lib.write(tmp_path, made)
-  with np.load(tmp_path / "judged.npz") as archive:
+  test_outputs.write(tmp_path, made)
+  with np.load(tmp_path / "test_outputs.npz") as archive:
     arrays = dict(archive)
   arrays[name] = change(arrays[name])
   if arrays[name] is None:
     del arrays[name]
-  np.savez(tmp_path / "judged.npz", **arrays)
+  np.savez(tmp_path / "test_outputs.npz", **arrays)
   with pytest.raises(ValueError, match="is damaged"):
-    evidence_lib.read(tmp_path)
+    test_outputs.read(tmp_path)
 
 
 class Harmful:
@@ -295,35 +295,35 @@ class Harmful:
 
 def test_nothing_is_unpickled(make_evidence, tmp_path):
   made, _ = make_evidence()
-  evidence_lib.write(tmp_path, made)
-  path = tmp_path / "judged.npz"
+  test_outputs.write(tmp_path, made)
+  path = tmp_path / "test_outputs.npz"
   with np.load(path) as archive:
     arrays = dict(archive)
   np.savez(path, **{**arrays, "labels": np.array([Harmful()], object)}, allow_pickle=True)
   with pytest.raises(ValueError, match="damaged"):
-    evidence_lib.read(tmp_path)
+    test_outputs.read(tmp_path)
   alone = io.BytesIO()
   np.save(alone, arrays["labels"])
   for data in (np.array([Harmful()], object).dumps(), alone.getvalue()):  # no archive at all
     path.write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
-      evidence_lib.read(tmp_path)
+      test_outputs.read(tmp_path)
   assert not Harmful.loaded
 
 
 def test_a_full_disk_leaves_the_old_file(make_evidence, tmp_path):
   """/dev/full is a disk that is always full."""
   old, new = (make_evidence(seed=seed)[0] for seed in (0, 1))
-  evidence_lib.write(tmp_path, old)
-  (tmp_path / "judged.npz.tmp").symlink_to("/dev/full")
-  with pytest.raises(OSError, match=r"judged\.npz") as caught:
-    evidence_lib.write(tmp_path, new)
+  test_outputs.write(tmp_path, old)
+  (tmp_path / "test_outputs.npz.tmp").symlink_to("/dev/full")
+  with pytest.raises(OSError, match=r"test_outputs\.npz") as caught:
+    test_outputs.write(tmp_path, new)
   assert caught.value.errno == errno.ENOSPC
-  assert [path.name for path in tmp_path.iterdir()] == ["judged.npz"]
-  equal(evidence_lib.read(tmp_path), old)
-  assert zipfile.is_zipfile(tmp_path / "judged.npz")
+  assert [path.name for path in tmp_path.iterdir()] == ["test_outputs.npz"]
+  equal(test_outputs.read(tmp_path), old)
+  assert zipfile.is_zipfile(tmp_path / "test_outputs.npz")
 
 
 def test_a_folder_that_is_gone_is_named(make_evidence, tmp_path):
   with pytest.raises(OSError, match="gone"):
-    evidence_lib.write(tmp_path / "gone", make_evidence()[0])
+    test_outputs.write(tmp_path / "gone", make_evidence()[0])

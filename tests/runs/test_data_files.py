@@ -8,7 +8,7 @@ import pytest
 
 from bce_jax.data import sources
 from bce_jax.data.pairs import PairList
-from bce_jax.training import data_files
+from bce_jax.runs import data_files, files
 
 
 def config_for(folder=""):
@@ -153,7 +153,7 @@ def test_a_list_of_pairs_is_the_same(tmp_path):
 
 def test_a_list_that_is_damaged_or_gone_is_said(images, now, tmp_path):
   (images / "train" / "digit1" / "05.png").unlink()
-  (tmp_path / data_files.LIST).write_bytes(b"\x1f\x8b")
+  (tmp_path / files.DATASET_FILES).write_bytes(b"\x1f\x8b")
   assert "the files of train differ (dataset_files.gz, which names them, can't be read)" in now()
-  (tmp_path / data_files.LIST).unlink()
+  (tmp_path / files.DATASET_FILES).unlink()
   assert "can't be read" in now()

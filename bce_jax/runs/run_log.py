@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-FILE = "run.log"
+from bce_jax.runs import files
 
 _BAR = re.compile(r"\s*\d+%[ |]")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -55,7 +55,7 @@ class RunLog:
     with self._lock:
       if self._file is None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(workdir / FILE, flags, 0o644)
+        self._file = os.open(workdir / files.LOG, flags, 0o644)
       self._write()
 
   def close(self) -> None:

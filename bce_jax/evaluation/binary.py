@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bce_jax import metrics, terminal
-from bce_jax.training.figures import Figures, between
-from bce_jax.training.verifying import shortest
+from bce_jax.evaluation.summary import Results, between
+from bce_jax.evaluation.verification import shortest
 
 
 def summarize(
@@ -16,7 +16,7 @@ def summarize(
   *,
   bias: float | None = None,
   threshold: float | None = None,
-) -> Figures:
+) -> Results:
   """Sums up scores of two kinds of samples: by every threshold, by the best and by fixed ones.
 
   Args:
@@ -37,7 +37,7 @@ def summarize(
   curve = metrics.verification(counts, far=())
   best = metrics.binary_accuracy(scores, positive)
   equal = shortest(counts, curve.eer_threshold)
-  out: Figures = {
+  out: Results = {
     "images": len(scores),
     "positives": counts.num_genuine,
     "negatives": counts.num_impostor,
@@ -66,14 +66,14 @@ def _finite(scores: np.ndarray) -> np.ndarray:
   return np.nan_to_num(scores.astype(np.float64), nan=np.nan, posinf=largest, neginf=-largest)
 
 
-def _at(name: str, scores: np.ndarray, positive: np.ndarray, threshold: float) -> Figures:
+def _at(name: str, scores: np.ndarray, positive: np.ndarray, threshold: float) -> Results:
   found = metrics.confusion_at(scores, positive, threshold)
   rates = ("true_positive_rate", "false_positive_rate", "precision", "accuracy")
-  out: Figures = {f"{key}_at_{name}": value for key, value in found._asdict().items()}
+  out: Results = {f"{key}_at_{name}": value for key, value in found._asdict().items()}
   return out | {f"{key}_at_{name}": getattr(found, key) for key in rates}
 
 
-def table(title: str, values: Figures) -> str:
+def table(title: str, values: Results) -> str:
   """Lays the figures of one score a sample out for reading.
 
   Args:

@@ -1,0 +1,1 @@
+"""Running a trained network on images and measuring it; nothing here trains."""

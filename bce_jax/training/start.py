@@ -1,0 +1,201 @@
+"""Where training starts: a checkpoint of its own, the network of another run, or anew."""
+
+import pathlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bce_jax import objectives
+from bce_jax.runs import checkpoint, dataset_record, files, records, run_config
+from bce_jax.runs.checkpoint import Checkpoints
+from bce_jax.training.experiment import Experiment
+from bce_jax.training.state import TrainState
+
+BACKBONE_KEYS = ("model", "stem", "embedding", "zero_init_last_norm")
+
+
+def describe_dataset(experiment: Experiment) -> dict[str, Any]:
+  """Returns what dataset.json says of the experiment's data."""
+  return dataset_record.describe(experiment.dataset, experiment.preprocess, experiment.train_counts)
+
+
+def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
+  """Returns the experiment with what the run in a folder knows of its training images.
+
+  Raises:
+    ValueError: when the classes or the size of the images are not the run's.
+  """
+  preprocess, counts = dataset_record.with_statistics_of(
+    workdir, describe_dataset(experiment), experiment.preprocess
+  )
+  return experiment._replace(preprocess=preprocess, train_counts=counts)
+
+
+def with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
+  """Returns the experiment with the normalization of the run it starts from, if it does.
+
+  A resumption of it has that normalization too.
+
+  Raises:
+    ValueError: where the source can't be used.
+  """
+  config = experiment.config
+  if not config.start_from:
+    return experiment
+  if checkpoint.any_in(workdir):
+    return with_statistics_of(workdir, experiment)
+  source = pathlib.Path(config.start_from)
+  _refuse_other_backbone(source, config)
+  differs = other_head(experiment)
+  if differs:
+    _refuse_fresh_head(experiment, differs)
+    preprocess = dataset_record.normalization_of(
+      source, describe_dataset(experiment), experiment.preprocess
+    )
+  else:
+    _refuse_leaking_split(source, config)
+    preprocess = with_statistics_of(source, experiment).preprocess
+  with source_checkpoint(config):  # there is one, before anything is written
+    pass
+  # The counts are this run's own: its training images may be others.
+  return experiment._replace(preprocess=preprocess)
+
+
+def source_checkpoint(config: ConfigDict) -> AbstractContextManager[tuple[Checkpoints, int]]:
+  """Opens the checkpoint that training starts from; the best by that run's own metric."""
+  source = pathlib.Path(config.start_from)
+  best_metric = run_config.config_of(source).best_metric
+  return checkpoint.existing(source, config.start_from_checkpoint, best_metric)
+
+
+def state_of(
+  experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any], list[str]]:
+  """Returns the newest checkpoint, or the state before the first step; and which, in words.
+
+  Returns:
+    (the state on the devices, padded; the loop's own record; lines for people).
+  """
+  config, state_sharding = experiment.config, experiment.state_sharding
+  restored = checkpoints.restore_newest(state_sharding.to_restore())
+  if restored is not None:
+    state, loop, corrupted = restored
+    said = [f"{reason}; it was moved to {files.QUARANTINE}/" for reason in corrupted]
+    said.append(f"resumed from the checkpoint of step {int(state.step)}")
+    return state_sharding.put(state), loop, said
+  loop = {"pending": {}, "seconds": 0.0}
+  if not config.start_from:
+    return _init(experiment)(), loop, []
+  state, said = _from_network(experiment)
+  return state, loop, said
+
+
+def _init(experiment: Experiment) -> Any:
+  """Compiles the function that makes the state before the first step, on the devices."""
+  state_sharding = experiment.state_sharding
+
+  def init(network: Any = None) -> TrainState:
+    return state_sharding.pad(experiment.init_state(network))
+
+  return jax.jit(init, out_shardings=state_sharding.shardings())
+
+
+def _from_network(experiment: Experiment) -> tuple[TrainState, list[str]]:
+  """Returns the state with the network of `config.start_from`, and what was taken, in words."""
+  config, source = experiment.config, pathlib.Path(experiment.config.start_from)
+  differs = other_head(experiment)
+  with source_checkpoint(config) as (others, step):
+    params, batch_stats = others.network(step, experiment.state_sharding.abstract)
+  if differs:
+    params = {"backbone": params["backbone"]}
+    _refuse_other_shapes(experiment, params["backbone"])
+  state = _init(experiment)((params, batch_stats))
+  what = "backbone" if differs else "network"
+  said = f"starts from the {what} of step {step} of {config.start_from}"
+  if run_config.finished(source) is None:
+    said = f"{said}, a run that has not ended"
+  if differs:
+    said = f"{said}; the head starts anew ({'; '.join(differs)})"
+  return state, [said]
+
+
+def other_head(experiment: Experiment) -> list[str]:
+  """Says why the head of `config.start_from` is not this run's; empty where it can be taken.
+
+  Raises:
+    ValueError: when there is no run.
+  """
+  config, source = experiment.config, pathlib.Path(experiment.config.start_from)
+  if config.start_from_parts == "backbone":
+    return ["config.start_from_parts is 'backbone'"]
+  there = run_config.config_of(source)
+  before, now = _head(there), _head(config)
+  differs = [
+    f"{key} is {before[key]!r} there and {now[key]!r} here"
+    for key in now
+    if before[key] != now[key]
+  ]
+  names = tuple(records.read_json(source / files.DATASET, "class_names")["class_names"])
+  if names != tuple(experiment.dataset.class_names):
+    here = len(experiment.dataset.class_names)
+    counts = f"{len(names)} there and {here} here" if len(names) != here else f"{here} others"
+    differs.append(f"its classes are not the same: {counts}")
+  return differs
+
+
+def _head(config: ConfigDict) -> dict[str, Any]:
+  """What the head of a run is made of, besides its classes."""
+  normalized = objectives.parse(config.loss).normalized
+  return {
+    "loss": config.loss,
+    "normalize_weights": normalized or bool(config.normalize_weights),
+    "scale": config.scale if normalized else 1.0,
+  }
+
+
+def _refuse_other_backbone(source: pathlib.Path, config: ConfigDict) -> None:
+  there = run_config.config_of(source)
+  changed = [
+    f"{key} is {there[key]!r} there and {config[key]!r} here"
+    for key in BACKBONE_KEYS
+    if there[key] != config[key]
+  ]
+  if changed:
+    raise ValueError(f"config.start_from {source} has another network: {'; '.join(changed)}")
+
+
+def _refuse_fresh_head(experiment: Experiment, differs: list[str]) -> None:
+  """Refuses a fresh head where the config or the method goes on from a trained one."""
+  config = experiment.config
+  if config.start_from_parts == "all":
+    reason = "config.start_from_parts is 'all'"
+  elif experiment.objective.continues_head:
+    reason = f"the objective {config.objective.name!r} goes on from a trained head"
+  else:
+    return
+  raise ValueError(
+    f"config.start_from {config.start_from} has another head: {'; '.join(differs)}; but {reason}"
+  )
+
+
+def _refuse_leaking_split(source: pathlib.Path, config: ConfigDict) -> None:
+  """Refuses to hold out images that the source was trained on."""
+  here = config.data.validation_fraction
+  there = run_config.config_of(source).data.validation_fraction
+  if here and here != there:
+    raise ValueError(
+      f"config.data.validation_fraction is {here}, but config.start_from {source} was trained with"
+      f" {there}, so on images that would be held out here: expected {there} or 0"
+    )
+
+
+def _refuse_other_shapes(experiment: Experiment, backbone: Any) -> None:
+  """Refuses a backbone whose arrays do not fit, as of other options of a model's own."""
+  like = experiment.state_sharding.like.params["backbone"]
+  if jax.tree.map(lambda x: x.shape, backbone) != jax.tree.map(lambda x: x.shape, like):
+    raise ValueError(
+      f"config.start_from {experiment.config.start_from} has a backbone of other shapes than"
+      f" {experiment.config.model!r} has here"
+    )
