@@ -27,9 +27,10 @@ BELOW = {
   "models": {"names", "checks", "losses", "metrics"},
   "data": {"names", "checks"},
   "objectives": {"names", "checks", "losses", "metrics", "models", "data"},
-  "report": METHODS,
-  "training": METHODS | {"report"},
-  "cli": METHODS | {"report", "training"},
+  "config": {"names", "keys", "terminal", "models", "data", "objectives"},
+  "report": METHODS | {"config"},
+  "training": METHODS | {"config", "report"},
+  "cli": METHODS | {"config", "report", "training"},
 }
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from bce_jax import config as config_lib
 from bce_jax.data import loader
 from bce_jax.data.images import DamagedError
 from bce_jax.report import evidence
 from bce_jax.training import checkpoint, data_files, judging, parallel, provenance, records, run_log
-from bce_jax.training import config as config_lib
 from bce_jax.training import workdir as workdir_lib
 from bce_jax.training.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
+from bce_jax import config as config_lib
 from bce_jax.data import images, search, sources
 from bce_jax.data.depth import is_dark
 from bce_jax.models import Classifier, Outputs
-from bce_jax.training import checkpoint, experiment, parallel, records
-from bce_jax.training import config as config_lib
+from bce_jax.training import checkpoint, parallel, records
 from bce_jax.training import workdir as workdir_lib
 from bce_jax.training.step import Preprocess
 
@@ -84,7 +84,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> Network:
   config_lib.check(config)
   data = records.read_json(workdir / records.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]
-  model = experiment.build_model(config, len(data["class_names"]))
+  model = config_lib.build_model(config, len(data["class_names"]))
   # On other devices than it was trained on, perhaps.
   mesh = parallel.make_mesh(math.gcd(config.class_devices, jax.device_count()))
 
