@@ -37,7 +37,6 @@ BELOW = {
   "training": METHODS | {"extensions", "config", "runs", "sharding", "evaluation"},
   "cli": METHODS | {"extensions", "config", "runs", "evaluation", "report", "training"},
 }
-MOVING = {"bce_jax.training", "bce_jax.training.config", "bce_jax.training.experiment"}
 
 
 def imported_modules(path):
@@ -63,7 +62,7 @@ def layer_files():
 )
 def test_imports_run_downwards(layer, path):
   for name in imported_modules(path):
-    if name.startswith("bce_jax.") and name not in MOVING:
+    if name.startswith("bce_jax."):
       target = name.split(".")[1]
       assert target == layer or target in BELOW[layer], f"{path} imports {name}"
 

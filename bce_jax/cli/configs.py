@@ -121,7 +121,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   Raises:
     ValueError: for an unknown key, or text that is not of the key's type.
   """
-  from bce_jax.training import config as config_lib
+  from bce_jax import config as config_lib
 
   if key == "objective.name":  # brings its own options
     config_lib.set_objective(config, text)

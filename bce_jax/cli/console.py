@@ -5,6 +5,7 @@ import difflib
 import os
 import pathlib
 import re
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -118,10 +119,16 @@ def _nobody_reads() -> bool:
   """Whether it is stdout that broke, and no other pipe; if so, nothing more is written there."""
   try:
     print(end="", flush=True)
+    pipe = select.poll()  # nothing may be left to print, after more than a buffer holds
+    pipe.register(sys.stdout.fileno(), 0)
+    if not pipe.poll(0):
+      return False
   except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
-  return False
+    pass
+  except (AttributeError, OSError, ValueError):  # no such call, or no stdout
+    return False
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return True
 
 
 def cache_compilations() -> None:

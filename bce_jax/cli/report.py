@@ -79,7 +79,7 @@ def _config(values: Mapping[str, Any]) -> dict[str, Any]:
 
   That of a newer version, with keys or methods that are not known here, is left as it is.
   """
-  from bce_jax.training import config as config_lib
+  from bce_jax import config as config_lib
 
   try:
     return config_lib.flatten(config_lib.from_dict(values))

@@ -80,8 +80,8 @@ def plans(
   Raises:
     ValueError: for a config or a value that no run could use.
   """
+  from bce_jax import config as config_lib
   from bce_jax.report import comparison
-  from bce_jax.training import config as config_lib
 
   choices = [[(key, value) for value in values] for key, values in varied]
   if one_at_a_time:
@@ -308,7 +308,7 @@ def _train(plan: Plan, workdir: pathlib.Path, prefix: str, running: Running) -> 
   try:
     config = plan.config.copy_and_resolve_references()
     run_config.find_paths(folder, config)  # as bce-train does
-    run_config.refuse_other_config(folder, config, except_keys=run_config.RESUMING_KEYS)
+    run_config.refuse_other_config(folder, config, except_keys=run_config.may_change(folder))
     paged = not plan.config.report or (folder / files.REPORT).exists()
     if run_config.finished(folder) is not None and paged:
       say(f"{prefix}{plan.name} is finished")

@@ -7,10 +7,10 @@
 
 --config takes a file with get_config(), or the name of a config that comes with the package (the
 default is digits; --list names them); behind a colon, an argument for get_config. Any key of it is
-set by --config.KEY=VALUE. Run again on the same folder it goes on from the newest checkpoint. On
-several hosts each starts this program, with --distributed or the three options below it, and the
-same folder. Exit codes: 0 done, 1 training failed, 2 something given is wrong, 143 ended by
-SIGTERM, with a checkpoint saved.
+set by --config.KEY=VALUE (--help-config lists them). Run again on the same folder it goes on from
+the newest checkpoint. On several hosts each starts this program, with --distributed or the three
+options below it, and the same folder. Exit codes: 0 done, 1 training failed, 2 something given is
+wrong, 143 ended by SIGTERM, with a checkpoint saved.
 """
 
 import argparse
@@ -50,7 +50,8 @@ class _List(argparse.Action):
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
   parser = console.parser_of("bce-train", __doc__, takes_keys=True)
   parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="config file or name (digits)")
-  parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder")
+  helped = "--help-config" in argv
+  parser.add_argument("--workdir", metavar="DIR", required=not helped, help="run folder")
   parser.add_argument(
     "--evaluate-only", action="store_true", help="judge the run folder's checkpoint, train nothing"
   )
@@ -68,8 +69,23 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   parser.add_argument("--num-processes", metavar="N", type=int, help="… how many there are")
   parser.add_argument("--process-id", metavar="I", type=int, help="… which one this is, from 0")
   parser.add_argument("--list", action=_List, help="list the configs that come with bce_jax")
+  parser.add_argument(
+    "--help-config",
+    action="store_true",
+    help="list all keys, or those of --config: value, what it may be, what it changes and means",
+  )
   rest, overrides = configs.split_overrides(argv)
   return parser.parse_args(rest), overrides
+
+
+def _help_config(reference: str | None, overrides: Sequence[tuple[str, str]]) -> list[str]:
+  """All keys of a config, or of the default one."""
+  from bce_jax import config as config_lib
+  from bce_jax.config import help as help_lib
+
+  config = config_lib.default() if reference is None else configs.load_config(reference)
+  configs.apply_overrides(config, overrides)
+  return help_lib.lines(config, terminal.columns(sys.stdout) or terminal.USUAL)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -79,6 +95,9 @@ def run(argv: Sequence[str]) -> int:
     ValueError: one line, for anything given that is wrong.
   """
   args, overrides = _parse(argv)
+  if args.help_config:
+    print("\n".join(_help_config(args.config, overrides)))
+    return 0
   if not args.workdir or args.config == "":
     raise ValueError("--workdir and --config can't be empty (an unset variable?)")
   if args.checkpoint and not args.evaluate_only:
@@ -116,8 +135,8 @@ def _run(
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
 
+  from bce_jax import config as config_lib
   from bce_jax.runs import run_config
-  from bce_jax.training import config as config_lib
   from bce_jax.training import distributed
 
   console.cache_compilations()
@@ -130,7 +149,9 @@ def _run(
   said = run_config.find_paths(workdir, config)
   if run_config.begun(workdir) and (line := run_config.edited(workdir)):
     said.append(line)
-  keys = run_config.JUDGING_KEYS if args.evaluate_only else run_config.RESUMING_KEYS
+  keys = run_config.may_change(workdir)
+  if args.evaluate_only:
+    keys = config_lib.may_change(on="evaluate")
   run_config.refuse_other_config(workdir, config, except_keys=keys)
   if args.distributed or args.coordinator:  # after all that every process can find wrong by itself
     distributed.start(args.coordinator, args.num_processes, args.process_id)

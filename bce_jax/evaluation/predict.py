@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
+from bce_jax import config as config_lib
 from bce_jax import sharding
 from bce_jax.data import images, search, sources
 from bce_jax.data.depth import is_dark
@@ -27,8 +28,6 @@ from bce_jax.evaluation import inference
 from bce_jax.evaluation.inference import Variables
 from bce_jax.runs import checkpoint, files, records, run_config
 from bce_jax.sharding import StateSharding
-from bce_jax.training import config as config_lib
-from bce_jax.training import experiment
 
 
 class TrainedNetwork(NamedTuple):
@@ -88,7 +87,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
   config_lib.check(config)
   data = records.read_json(workdir / files.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]
-  model = experiment.build_model(config, len(data["class_names"]))
+  model = config_lib.build_model(config, len(data["class_names"]))
   # On other devices than it was trained on, perhaps.
   mesh = sharding.make_mesh(math.gcd(config.class_devices, jax.device_count()))
   mean, std = (np.asarray(data[key], np.float32) for key in ("mean", "std"))

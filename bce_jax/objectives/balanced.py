@@ -21,14 +21,17 @@ from bce_jax.objectives.objective import Objective, Problem
 from bce_jax.objectives.rebalance import Rebalance
 
 OPTIONS: dict[str, Any] = {
-  # β of the class weights (1 − β)/(1 − βⁿ).
   "beta": 0.99999,
-  # r, the share of the classes that a step looks at; those of the batch are always among them.
   "class_share": 1.0,
-  # Where between the shortest and the longest row of stage 1 MaxNorm cuts.
   "max_norm_fraction": 0.1,
-  # Train with the batch's own statistics and let the running ones drift, as the released code does.
   "drifting_statistics": False,
+}
+MEANINGS = {
+  "beta": "β of the class weights (1 − β)/(1 − βⁿ)",
+  "class_share": "r, the share of the classes that a step looks at; those of the batch among them",
+  "max_norm_fraction": "where between the shortest and the longest row of stage 1 MaxNorm cuts",
+  # As the released code does.
+  "drifting_statistics": "train with the batch's own statistics and let the running ones drift",
 }
 RANGES = {
   "beta": (0, True, 1),

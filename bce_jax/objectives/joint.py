@@ -58,10 +58,10 @@ def parse(name: str) -> Joint:
   return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")
 
 
-OPTIONS: dict[str, Any] = {
-  # r, the share of the classes that a step looks at; those of the batch are always among them.
-  # UniFace's prior bias is log(10 · N · r) then: add log r by bias_mean.
-  "class_share": 1.0,
+OPTIONS: dict[str, Any] = {"class_share": 1.0}
+# UniFace's prior bias is log(10 · N · r) where r < 1: add log r by bias_mean.
+MEANINGS = {
+  "class_share": "r, the share of the classes that a step looks at; those of the batch among them"
 }
 RANGES: dict[str, tuple[float, bool, float]] = {"class_share": (0, False, 1)}
 

@@ -1,9 +1,10 @@
 """What a method is to the train step, the loop and the config, which know nothing else of it.
 
-A method is one module of this folder with four names: `OPTIONS`, its keys in a config's group
-`objective` and their defaults; `RANGES`, {key: (low, whether low itself is allowed, high)} of the
-numbers among them; `check(config)`, which refuses what can't be used before data are read; and
-`create(config, problem)`, which returns an `Objective`. There is nothing to register.
+A method is one module of this folder with five names: `OPTIONS`, its keys in a config's group
+`objective` and their defaults; `MEANINGS`, a line for people on each; `RANGES`, {key: (low, whether
+low itself is allowed, high)} of the numbers among them; `check(config)`, which refuses what can't
+be used before data are read; and `create(config, problem)`, which returns an `Objective`. There is
+nothing to register.
 """
 
 from collections.abc import Callable

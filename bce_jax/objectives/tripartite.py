@@ -33,21 +33,24 @@ from bce_jax.objectives.rebalance import Rebalance
 _PLAIN = Rebalance()
 
 OPTIONS: dict[str, Any] = {
-  # λ_ss of the contrast; 0 runs without projector and memory.
   "contrast_weight": 0.1,
-  # λ_cc of the classifier's uniformity.
   "uniform_weight": 1.0,
-  # τ of the contrast.
   "temperature": 1.0,
-  # r, the share of the classes that the first term of a step looks at.
   "class_share": 1.0,
-  # Size of the projections.
   "projection_size": 128,
-  # q of the partner batch's sampler: a class of n images is as likely as n^(1−q).
   "partner_exponent": 0.0,
-  # The released code's choices: memory held constant, CutMix labels by λ, a share of the classes
-  # for the source view only, which may drop positives, CIFAR-10's channel statistics.
   "released": False,
+}
+MEANINGS = {
+  "contrast_weight": "λ_ss of the contrast; 0 runs without projector and memory",
+  "uniform_weight": "λ_cc of the classifier's uniformity",
+  "temperature": "τ of the contrast",
+  "class_share": "r, the share of the classes that the first term of a step looks at",
+  "projection_size": "size of the projections",
+  "partner_exponent": "q of the partner batch's sampler: a class of n images counts n^(1−q)",
+  # Memory held constant, CutMix labels by λ, a share of the classes for the source view only,
+  # which may drop positives, CIFAR-10's channel statistics.
+  "released": "the released code's choices, see bce_jax/objectives/tripartite.py",
 }
 RANGES = {
   "contrast_weight": (0, True, math.inf),

@@ -7,21 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bce_jax.config import may_change
 from bce_jax.report.comparison import RUN, SEED, Run, grouped
 
 _LONG = 48  # letters that a setting may take in a legend
 
-# What a run's own keys need not tell apart: where data lie, how fast they are read, and whether a
-# page is made. Other data in another folder are told by `_folders`.
+# Where data lie is no setting; other data in another folder are told by `_folders`.
 _FOLDER = "data.folder"
-NEUTRAL = (
-  _FOLDER,
-  "data.workers",
-  "data.in_memory",
-  "eval_batch_size",
-  "class_devices",
-  "report",
-)
+# What changes no result: how fast data are read, whether a page is made.
+NEUTRAL = (_FOLDER, *may_change(on="comparison"))
 
 
 def with_settings(runs: Sequence[Run]) -> list[Run]:

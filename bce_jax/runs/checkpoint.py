@@ -17,7 +17,6 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from bce_jax.runs import files
-from bce_jax.training.state import TrainState
 
 _FINGERPRINT, _DIGEST = "fingerprint", "digest"
 
@@ -84,7 +83,7 @@ class Checkpoints:
 
   def save(
     self,
-    state: TrainState,
+    state: Any,
     loop: dict[str, Any],
     validation: dict[str, float] | None,
     *,
@@ -114,7 +113,7 @@ class Checkpoints:
     except Exception as error:  # orbax raises whatever its writers do
       raise self._not_written(error) from error
 
-  def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+  def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any], list[str]] | None:
     """Restores the newest checkpoint that is whole; newer ones are set aside, not deleted.
 
     Args:
@@ -144,7 +143,7 @@ class Checkpoints:
       raise refused[max(refused)]
     return None
 
-  def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     """Restores a checkpoint.
 
     Args:

@@ -7,47 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bce_jax.evaluation.summary import Results
+from bce_jax import config as config_lib
 from bce_jax.runs import checkpoint, files, provenance, records
-from bce_jax.training import config as config_lib
-
-# What may differ when a checkpoint is judged: none of it changes the network.
-JUDGING_KEYS = (
-  "report",
-  "parallel",
-  "class_devices",
-  "eval_batch_size",
-  "eval_flip",
-  "eval_geometry",
-  "eval_logit_adjustment",
-  "data.folder",
-  "data.workers",
-  "data.in_memory",
-  "data.layout",
-  "data.full_scale",
-  "data.skip_damaged",
-  "verification.folder",
-  "verification.pairs",
-  "verification.flip",
-)
-
-# What may differ when a run goes on: where its data lie, and who reads and computes how much at
-# once. That the images are the same is told by dataset.json and the list of files beside it.
-RESUMING_KEYS = (
-  "report",
-  "parallel",
-  "class_devices",
-  "eval_batch_size",
-  "data.folder",
-  "data.workers",
-  "data.in_memory",
-  "data.skip_damaged",
-  "verification.folder",
-  "verification.pairs",
-)
 
 
-def finished(workdir: pathlib.Path) -> Results | None:
+def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
   """Returns the results of a run folder whose run has ended, else None.
 
   Raises:
@@ -66,10 +30,20 @@ def begun(workdir: pathlib.Path) -> bool:
   return kept and (workdir / files.CONFIG).exists()
 
 
+def may_change(workdir: pathlib.Path) -> tuple[str, ...]:
+  """The keys that may differ when the run of a folder goes on, or is asked for its results again.
+
+  Raises:
+    ValueError: when its results are damaged.
+  """
+  return config_lib.may_change(on="resume" if finished(workdir) is None else "finished")
+
+
 def config_of(workdir: pathlib.Path) -> ConfigDict:
   """Returns the config of the run in a folder.
 
-  That is config.json; of what was changed there by hand, see `edited`, only `JUDGING_KEYS` count.
+  That is config.json; of what was changed there by hand, see `edited`, only what an evaluation
+  may change counts.
 
   Raises:
     ValueError: when there is none, or it is damaged.
@@ -77,7 +51,8 @@ def config_of(workdir: pathlib.Path) -> ConfigDict:
   config = written_config(workdir)
   before = _trained_config(workdir)
   if before is not None:
-    allowed = {key: value for key, value in _flat(config).items() if key in JUDGING_KEYS}
+    keys = config_lib.may_change(on="evaluate")
+    allowed = {key: value for key, value in _flat(config).items() if key in keys}
     config = before
     for key, value in allowed.items():
       config_lib.set_value(config, key, value)
@@ -102,7 +77,7 @@ def edited(workdir: pathlib.Path, *, believed: bool = False) -> str:
   changed = _changes(before, now, "is")
   if not changed:
     return ""
-  own = _changes(before, now, "is", JUDGING_KEYS)
+  own = _changes(before, now, "is", config_lib.may_change(on="evaluate"))
   end = "; what the run was trained by is used" if own else ""
   end = "; what it says now is used" if believed else end
   return f"{files.CONFIG} was changed after the run: {'; '.join(changed)} there{end}"

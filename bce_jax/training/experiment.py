@@ -6,22 +6,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bce_jax import models, objectives, sharding
-from bce_jax.data import listed, longtail, reading, sources, statistics
+from bce_jax import config as config_lib
+from bce_jax import objectives, sharding
+from bce_jax.data import reading, sources, statistics
 from bce_jax.data.preprocess import Preprocess
 from bce_jax.data.reading import Skipped
 from bce_jax.data.sources import Dataset
 from bce_jax.evaluation.evaluator import Evaluator
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective, Problem
-from bce_jax.training import config as config_lib
 from bce_jax.training import microbatch, optim, pmap
 from bce_jax.training.state import TrainState, create_state
 
@@ -90,71 +88,129 @@ class Experiment(NamedTuple):
     return max(1, round(epochs * self.steps_per_epoch))
 
 
-def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = False) -> Dataset:
-  """Reads the data that a config names.
+def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) -> Experiment:
+  """Builds the parts of a run, reading the data but writing nothing.
 
   Args:
-    config: checked.
+    config: as `config.default()` makes it, with values changed.
     progress: wraps the reading of a folder, called like tqdm.
-    judging: nothing will be trained: the training split is left as it is.
+    judging: nothing will be trained, so any number of training images will do.
 
   Raises:
-    ValueError: one line, for a folder or an image that can't be read.
+    ValueError: one line, for anything that can't work.
   """
-  data = config.data
-  dataset: Dataset
-  if data.name == "digits":
-    dataset = sources.digits(validation_fraction=data.validation_fraction)
-  else:
-    dataset = sources.folder(
-      data.folder,
-      image_size=data.image_size,
-      channels=data.channels,
-      full_scale=data.full_scale,
-      in_memory=data.in_memory,
-      validation_fraction=data.validation_fraction,
-      test_fraction=data.test_fraction,
-      unseen_fraction=config.verification.identities,
-      layout=data.layout,
-      empty_classes=data.empty_classes,
-      skip_damaged=data.skip_damaged,
-      progress=progress,
+  config_lib.check(config)
+  mesh = _make_mesh(config, judging=judging)
+  config_lib.build_backbone(config)  # what it refuses, it refuses before the data are read
+  dataset = config_lib.load_dataset(config, progress, judging=judging)
+  steps_per_epoch = _steps_per_epoch(dataset, config, judging=judging)
+  train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+  model = config_lib.build_model(config, len(dataset.class_names))
+  # Under pmap each program sees one device.
+  inner = mesh if config.parallel == "jit" else None
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, inner))
+  if not judging:
+    _check_batch_norm_group(config, objective)
+    if config.parallel == "pmap":
+      pmap.check(config, objective)
+  total_steps = _total_steps(config, steps_per_epoch)
+  _check_augmentation(config.data, dataset.train.image_shape)
+  schedule, optimizer = _create_optimizer(config, steps_per_epoch, total_steps)
+  fixed = objective.channel_statistics if dataset.train.image_shape[2] == 3 else None
+  dataset, mean, std = _statistics(dataset, fixed, config, judging=judging)
+  experiment = Experiment(
+    config=config,
+    dataset=dataset,
+    mesh=mesh,
+    model=model,
+    objective=objective,
+    optimizer=optimizer,
+    schedule=schedule,
+    preprocess=_create_preprocess(config.data, mean, std),
+    train_counts=train_counts,
+    key=jax.random.key(config.seed),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+  jax.eval_shape(experiment.init_state)  # what the model refuses, it refuses here
+  return experiment
+
+
+def _make_mesh(config: ConfigDict, *, judging: bool) -> Mesh:
+  """The devices, which must be able to share the batches."""
+  class_devices = config.class_devices
+  if judging:  # on other devices, perhaps; the figures are the same to rounding on any
+    class_devices = math.gcd(class_devices, jax.device_count())
+  mesh = sharding.make_mesh(class_devices)
+  sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+  if not judging:
+    sharding.check_batch_size("batch_size", config.batch_size, mesh)
+    microbatch.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
+  return mesh
+
+
+def _steps_per_epoch(dataset: Dataset, config: ConfigDict, *, judging: bool) -> int:
+  """Whole batches of the training split; there must be one to train."""
+  steps = len(dataset.train) // config.batch_size
+  if judging:
+    return max(steps, 1)
+  if not steps:
+    raise ValueError(
+      f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
     )
-  if data.imbalance is not None and not judging:
-    labels = dataset.train.labels
-    available = np.bincount(labels, minlength=len(dataset.class_names))
-    try:
-      counts = longtail.largest_fit(
-        available, imbalance=data.imbalance, profile=data.imbalance_profile
-      )
-    except ValueError as error:
-      raise ValueError(f"config.data.imbalance: {error}") from None
-    kept = longtail.subset(labels, counts, seed=data.imbalance_seed)
-    dataset = dataset._replace(train=dataset.train.take(kept))
-  if config.verification.folder:
-    pairs = listed.listed_pairs(
-      config.verification.pairs,
-      config.verification.folder,
-      image_size=data.image_size,
-      channels=dataset.train.image_shape[2],
-      full_scale=data.full_scale,
-      skip_damaged=data.skip_damaged,
-      progress=progress,
+  return steps
+
+
+def _check_batch_norm_group(config: ConfigDict, objective: Objective) -> None:
+  images = config.batch_size // config.micro_batches * objective.num_views
+  microbatch.check_batch_norm_group(config.batch_norm_group, images)
+  if config.batch_norm_group and not objective.batch_statistics:
+    raise ValueError(
+      f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
+      f" {config.objective.name!r} normalises by the running statistics: expected none"
     )
-    if pairs.source.image_shape != dataset.train.image_shape:
+
+
+def _total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+  total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  if total_steps >= 2**31:  # the train state counts them in int32
+    raise ValueError(
+      f"config.epochs {config.epochs} and config.steps {config.steps} make {total_steps:.3g} steps:"
+      f" expected fewer than {2**31}"
+    )
+  return total_steps
+
+
+def _check_augmentation(data: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+  """Refuses augmentation that leaves nothing of images of this size, or is not made for them."""
+  height, width, channels = image_shape
+  for key in ("crop_padding", "cutout"):
+    if data[key] >= min(height, width):
       raise ValueError(
-        f"config.verification.folder holds images of {pairs.source.image_shape[:2]} (height,"
-        f" width), the training images are of {dataset.train.image_shape[:2]}: set"
-        " config.data.image_size"
+        f"config.data.{key} {data[key]} is too much for images of {height}×{width} pixels:"
+        f" expected less than {min(height, width)}"
       )
-    dataset = dataset._replace(
-      unseen=pairs.source,
-      listed=pairs.listed,
-      notes=(*dataset.notes, *pairs.notes),
-      skipped=(*dataset.skipped, *pairs.skipped),
+  if data.auto_augment and channels != 3:
+    raise ValueError(
+      f"config.data.auto_augment is made for colour images, got {channels} channel(s): expected"
+      " false"
     )
-    reading.check_count([one.reason for one in dataset.skipped], data.skip_damaged)
-  return dataset
+
+
+def _create_optimizer(
+  config: ConfigDict, steps_per_epoch: int, total_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+  warmup_steps = min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps // 2)
+  schedule = optim.learning_rate(
+    config.optimizer, total_steps=total_steps, warmup_steps=warmup_steps
+  )
+  return schedule, optim.create_optimizer(
+    config.optimizer, schedule, bias_learnable=config.bias_learnable
+  )
+
+
+def _create_preprocess(data: ConfigDict, mean: np.ndarray, std: np.ndarray) -> Preprocess:
+  return Preprocess(mean, std, data.crop_padding, data.flip, data.auto_augment, data.cutout)
 
 
 def _statistics(
@@ -177,153 +233,3 @@ def _statistics(
     reading.check_count([one.reason for one in dataset.skipped], config.data.skip_damaged)
   mean, std = fixed or (found.mean, found.std)
   return dataset, np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
-def build_model(config: ConfigDict, num_classes: int) -> Classifier:
-  """Builds the network that a config names; of the data it needs the number of classes only.
-
-  Args:
-    config: checked.
-    num_classes: N.
-
-  Returns:
-    Backbone and head.
-
-  Raises:
-    ValueError: one line, for what the model refuses.
-  """
-  loss = objectives.parse(config.loss)
-  normalize_weights = config.normalize_weights
-  head = models.Head(
-    num_classes=num_classes,
-    normalize_features=loss.normalized,
-    normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
-    scale=config.scale if loss.normalized else 1.0,
-    weight_init=config.weight_init,
-    bias=loss.bias,
-    bias_init=config.bias_init,
-    bias_mean=config.bias_mean,
-    bias_learnable=config.bias_learnable,
-  )
-  return Classifier(_build_backbone(config), head)
-
-
-def _build_backbone(config: ConfigDict) -> nn.Module:
-  backbone = models.create(
-    config.model,
-    stem=config.stem,
-    dtype=jnp.dtype(config.dtype),
-    zero_init_last_norm=config.zero_init_last_norm,
-    batch_norm_group=config.batch_norm_group,
-  )
-  if not config.embedding:
-    return backbone
-  return models.Embedding(
-    backbone,
-    config.embedding,
-    dtype=jnp.dtype(config.dtype),
-    batch_norm_group=config.batch_norm_group,
-  )
-
-
-def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) -> Experiment:
-  """Builds the parts of a run, reading the data but writing nothing.
-
-  Args:
-    config: as `config.default()` makes it, with values changed.
-    progress: wraps the reading of a folder, called like tqdm.
-    judging: nothing will be trained, so any number of training images will do.
-
-  Raises:
-    ValueError: one line, for anything that can't work.
-  """
-  config_lib.check(config)
-  class_devices = config.class_devices
-  if judging:  # on other devices, perhaps; the figures are the same to rounding on any
-    class_devices = math.gcd(class_devices, jax.device_count())
-  mesh = sharding.make_mesh(class_devices)
-  sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-  if not judging:
-    sharding.check_batch_size("batch_size", config.batch_size, mesh)
-    microbatch.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
-  _build_backbone(config)  # what it refuses, it refuses before the data are read
-  dataset = load_dataset(config, progress, judging=judging)
-  steps_per_epoch = len(dataset.train) // config.batch_size
-  if judging:
-    steps_per_epoch = max(steps_per_epoch, 1)
-  if not steps_per_epoch:
-    raise ValueError(
-      f"config.batch_size {config.batch_size} is more than the {len(dataset.train)} training images"
-    )
-  train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-  model = build_model(config, len(dataset.class_names))
-  # Under pmap each device is a mesh of its own.
-  inner = mesh if config.parallel == "jit" else None
-  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, inner))
-  if not judging:
-    images = config.batch_size // config.micro_batches * objective.num_views
-    microbatch.check_batch_norm_group(config.batch_norm_group, images)
-    if config.batch_norm_group and not objective.batch_statistics:
-      raise ValueError(
-        f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
-        f" {config.objective.name!r} normalises by the running statistics: expected none"
-      )
-  if config.parallel == "pmap" and not judging:
-    pmap.check(config, objective)
-  total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
-  if total_steps >= 2**31:  # the train state counts them in int32
-    raise ValueError(
-      f"config.epochs {config.epochs} and config.steps {config.steps} make {total_steps:.3g} steps:"
-      f" expected fewer than {2**31}"
-    )
-  warmup_epochs = config.optimizer.warmup_epochs
-  warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps // 2)
-  height, width, channels = dataset.train.image_shape
-  if config.data.crop_padding >= min(height, width):
-    raise ValueError(
-      f"config.data.crop_padding {config.data.crop_padding} is too much for images of"
-      f" {height}×{width} pixels: expected less than {min(height, width)}"
-    )
-
-  if config.data.cutout >= min(height, width):
-    raise ValueError(
-      f"config.data.cutout {config.data.cutout} is too much for images of {height}×{width} pixels:"
-      f" expected less than {min(height, width)}"
-    )
-  if config.data.auto_augment and channels != 3:
-    raise ValueError(
-      f"config.data.auto_augment is made for colour images, got {channels} channel(s): expected"
-      " false"
-    )
-
-  schedule = optim.learning_rate(
-    config.optimizer, total_steps=total_steps, warmup_steps=warmup_steps
-  )
-  optimizer = optim.create_optimizer(
-    config.optimizer, schedule, bias_learnable=config.bias_learnable
-  )
-  fixed = objective.channel_statistics if channels == 3 else None
-  dataset, mean, std = _statistics(dataset, fixed, config, judging=judging)
-  experiment = Experiment(
-    config=config,
-    dataset=dataset,
-    mesh=mesh,
-    model=model,
-    objective=objective,
-    optimizer=optimizer,
-    schedule=schedule,
-    preprocess=Preprocess(
-      mean,
-      std,
-      config.data.crop_padding,
-      config.data.flip,
-      config.data.auto_augment,
-      config.data.cutout,
-    ),
-    train_counts=train_counts,
-    key=jax.random.key(config.seed),
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
-  jax.eval_shape(experiment.init_state)  # what the model refuses, it refuses here
-  return experiment

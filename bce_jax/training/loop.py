@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
+from bce_jax import config as config_lib
 from bce_jax.evaluation.evaluator import TestResults
 from bce_jax.evaluation.summary import Results
 from bce_jax.runs import (
@@ -25,7 +26,6 @@ from bce_jax.runs import (
 )
 from bce_jax.runs.checkpoint import Checkpoints
 from bce_jax.runs.lock import locked
-from bce_jax.training import config as config_lib
 from bce_jax.training import parallel, start
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.preemption import Preemption

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
+from bce_jax import config as config_lib
 from bce_jax import metrics
 from bce_jax.data import sources
 from bce_jax.evaluation import embeddings, inference, verification
@@ -103,7 +104,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   )
   # What is verified, and how, may be another thing when a checkpoint is judged.
   faces.verification.flip = False
-  run_config.refuse_other_config(folder, faces, except_keys=run_config.JUDGING_KEYS)
+  run_config.refuse_other_config(folder, faces, except_keys=config_lib.may_change(on="evaluate"))
   again = loop.evaluate_only(experiment.build(faces, judging=True), folder)
   assert again["uniform_accuracy"] == results["uniform_accuracy"]
   assert again["verification_auc"] != results["verification_auc"]

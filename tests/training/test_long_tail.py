@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bce_jax import config as config_lib
 from bce_jax import losses, objectives
 from bce_jax.data import loader
 from bce_jax.evaluation import evaluate, inference, summary
 from bce_jax.runs import checkpoint, run_config
-from bce_jax.training import config as config_lib
 from bce_jax.training import experiment, loop, start
 
 
@@ -235,7 +235,7 @@ def test_any_method_can_start_from_a_run(tripartite, stage1, tmp_path):
 def test_the_training_split_becomes_long_tailed(tiny, profile):
   tiny.data.imbalance, tiny.data.imbalance_profile = 10.0, profile
   whole = config_lib.default()
-  everything = experiment.load_dataset(whole).train
+  everything = config_lib.load_dataset(whole).train
   parts = experiment.build(tiny)
   counts = parts.train_counts
   assert counts[0] / counts[-1] == pytest.approx(10.0, rel=0.1)

@@ -1,0 +1,60 @@
+"""The network that a config names."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from bce_jax import models, objectives
+from bce_jax.models import Classifier
+
+
+def build_model(config: ConfigDict, num_classes: int) -> Classifier:
+  """Builds the network that a config names; of the data it needs the number of classes only.
+
+  Args:
+    config: checked.
+    num_classes: N.
+
+  Returns:
+    Backbone and head.
+
+  Raises:
+    ValueError: one line, for what the model refuses.
+  """
+  loss = objectives.parse(config.loss)
+  normalize_weights = config.normalize_weights
+  head = models.Head(
+    num_classes=num_classes,
+    normalize_features=loss.normalized,
+    normalize_weights=loss.normalized if normalize_weights is None else normalize_weights,
+    scale=config.scale if loss.normalized else 1.0,
+    weight_init=config.weight_init,
+    bias=loss.bias,
+    bias_init=config.bias_init,
+    bias_mean=config.bias_mean,
+    bias_learnable=config.bias_learnable,
+  )
+  return Classifier(build_backbone(config), head)
+
+
+def build_backbone(config: ConfigDict) -> nn.Module:
+  """Builds the network below the head, which needs nothing of the data.
+
+  Raises:
+    ValueError: one line, for what the model refuses.
+  """
+  backbone = models.create(
+    config.model,
+    stem=config.stem,
+    dtype=jnp.dtype(config.dtype),
+    zero_init_last_norm=config.zero_init_last_norm,
+    batch_norm_group=config.batch_norm_group,
+  )
+  if not config.embedding:
+    return backbone
+  return models.Embedding(
+    backbone,
+    config.embedding,
+    dtype=jnp.dtype(config.dtype),
+    batch_norm_group=config.batch_norm_group,
+  )
