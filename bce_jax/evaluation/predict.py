@@ -205,6 +205,15 @@ def scored(
     read.close()
 
 
+def read_all(
+  network: TrainedNetwork, paths: Sequence[str], *, threads: int | None = None
+) -> list[UInt8[np.ndarray, "h w c"] | ValueError]:
+  """Decodes images as training did; in place of one that can't be used stands what is wrong."""
+  return list(
+    _in_order(lambda path: _read(network, path, None), paths, ahead=len(paths), threads=threads)
+  )
+
+
 def _read(
   network: TrainedNetwork, path: str, dark: list[str] | None
 ) -> UInt8[np.ndarray, "h w c"] | ValueError:

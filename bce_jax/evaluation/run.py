@@ -1,0 +1,244 @@
+"""A trained run, loaded from its folder for use from Python: `bce_jax.load`."""
+
+import itertools
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from ml_collections import ConfigDict
+
+from bce_jax import objectives
+from bce_jax.evaluation import predict
+from bce_jax.evaluation.predict import TrainedNetwork
+from bce_jax.runs import files, run_config
+
+Images = np.ndarray | jax.Array | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class Predictions(NamedTuple):
+  """What a network says of n images.
+
+  Attributes:
+    labels: of each image the class whose score is the furthest above its threshold; the name of
+      the reject class where none is above.
+    scores: scale · c, of every class: [n, N]. A class is accepted above its threshold.
+    probability: σ(z) of every class, z = scores − bias: [n, N]; each class for itself, so that a
+      row need not sum to 1. Of a network trained with a softmax loss, the softmax of z.
+    reject: whether no class is above its threshold, [n].
+    top_k: of each image the (class, score) of its k best classes, the best first.
+    files: the files that the images were read from; empty where they were given as arrays.
+    errors: what is wrong with each file that could not be used; it has no row.
+  """
+
+  labels: tuple[str, ...]
+  scores: Float[np.ndarray, "n N"]
+  probability: Float[np.ndarray, "n N"]
+  reject: Bool[np.ndarray, " n"]
+  top_k: tuple[tuple[tuple[str, float], ...], ...]
+  files: tuple[str, ...]
+  errors: dict[str, str]
+
+
+class TrainedRun:
+  """A trained network with its config and results; see `load`.
+
+  Attributes:
+    workdir: the run folder.
+    config: that it was trained by.
+    results: results.json; None for a run that has not ended.
+    threshold: what a score is compared with, the learned bias: one number for all classes, [], or
+      one per class, [N].
+    class_names: N of them.
+    image_shape: of the images it takes: height, width, channels.
+  """
+
+  def __init__(self, workdir: pathlib.Path, network: TrainedNetwork, config: ConfigDict):
+    self.workdir, self.config = workdir, config
+    self.results = run_config.finished(workdir)
+    self.threshold: np.ndarray = network.bias
+    self.class_names, self.image_shape = network.class_names, network.image_shape
+    self._network = network
+
+  def __repr__(self) -> str:
+    state = "not ended" if self.results is None else "ended"
+    return f"TrainedRun({str(self.workdir)!r}, {len(self.class_names)} classes, {state})"
+
+  def predict(
+    self,
+    images: Images,
+    *,
+    threshold: float | np.ndarray | None = None,
+    top_k: int = 1,
+    reject: str = "none",
+  ) -> Predictions:
+    """Classifies images, or rejects them.
+
+    Args:
+      images: uint8 [n, height, width, channels] with values 0 … 255; or a folder, an image file,
+        or a list of them, which are read as in training.
+      threshold: on the scores, in place of the learned bias: a number, or one per class, [N].
+      top_k: how many of the best classes are named.
+      reject: label of an image that no class is accepted for.
+
+    Returns:
+      `Predictions`, in the order of the images; those of a folder are sorted by name.
+
+    Raises:
+      ValueError: for images of another dtype, range or size, a folder without any, a threshold of
+        another shape, or a reject label that is a class.
+    """
+    count = len(self.class_names)
+    if not 1 <= top_k <= count:
+      raise ValueError(f"top_k is {top_k}: expected 1 … {count}, the number of classes")
+    if reject in self.class_names:
+      raise ValueError(f"reject is {reject!r}, which is a class: expected a name that no class has")
+    thresholds = self._thresholds(threshold)
+    outputs, named, errors = self._run(images)
+    scores = outputs[0]
+    z = scores.astype(np.float64) - thresholds
+    best = np.argmax(z, axis=-1)
+    rejected = ~(z > 0).any(axis=-1)
+    names = [reject if no else self.class_names[k] for k, no in zip(best, rejected, strict=True)]
+    order = np.argsort(-z, axis=-1, kind="stable")[:, :top_k]
+    top = tuple(
+      tuple((self.class_names[k], float(row[k])) for k in ranked)
+      for row, ranked in zip(scores, order, strict=True)
+    )
+    return Predictions(
+      tuple(names), scores, self._probability(scores), rejected, top, named, errors
+    )
+
+  def features(self, images: Images) -> Float[np.ndarray, "n D"]:
+    """Returns the features that the classifier scores, float32 [n, D].
+
+    Args:
+      images: as for `predict`.
+
+    Raises:
+      ValueError: as `predict`, and for a file that can't be used.
+    """
+    outputs, _, errors = self._run(images)
+    if errors:
+      raise ValueError(next(iter(errors.values())))
+    return outputs[1]
+
+  def _thresholds(self, given: float | np.ndarray | None) -> np.ndarray:
+    if given is None:
+      return self.threshold
+    thresholds = np.asarray(given, np.float64)
+    if thresholds.shape not in ((), (len(self.class_names),)):
+      raise ValueError(
+        f"threshold has shape {thresholds.shape}: expected a number or"
+        f" ({len(self.class_names)},), one per class"
+      )
+    return thresholds
+
+  def _probability(self, scores: np.ndarray) -> np.ndarray:
+    z = scores - self.threshold
+    softmax = objectives.parse(self.config.loss).family == "soft"
+    function: Callable[[Any], Any] = jax.nn.softmax if softmax else jax.nn.sigmoid
+    return np.asarray(function(z))
+
+  def _run(
+    self, images: Images
+  ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...], dict[str, str]]:
+    """Returns ((scores, features), the files, what is wrong with others)."""
+    if isinstance(images, np.ndarray | jax.Array):
+      return self._outputs(_checked(np.asarray(images), self.image_shape)), (), {}
+    paths = [images] if isinstance(images, str | os.PathLike) else list(images)
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+      raise ValueError(
+        f"images are a {type(images).__name__}: expected an array"
+        f" uint8 {_shape(self.image_shape)}, a folder, an image file, or a list of paths"
+      )
+    listed = (predict.files_of(os.fspath(path))[0] for path in paths)
+    found = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
+    if not found:
+      raise ValueError(f"no images in {', '.join(map(str, paths)) or 'an empty list'}")
+    parts, named = [], []
+    errors: dict[str, str] = {}
+    for start in range(0, len(found), self._network.batch_size):
+      chunk = found[start : start + self._network.batch_size]
+      read = dict(zip(chunk, predict.read_all(self._network, chunk), strict=True))
+      errors |= {path: str(x) for path, x in read.items() if isinstance(x, ValueError)}
+      pixels = [x for x in read.values() if not isinstance(x, ValueError)]
+      named += [path for path in chunk if path not in errors]
+      if pixels:
+        parts.append(self._outputs(np.stack(pixels)))
+    if not parts:
+      raise ValueError(next(iter(errors.values())))
+    scores, features = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return (scores, features), tuple(named), errors
+
+  def _outputs(self, images: UInt8[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
+    """Runs the network in batches of one size, the last of which is filled up."""
+    network, count = self._network, len(images)
+    size = min(network.batch_size, 1 << max(count - 1, 0).bit_length())
+    size += -size % network.mesh.shape["data"]
+    parts = []
+    for start in range(0, max(count, 1), size):
+      part = images[start : start + size]
+      batch = np.zeros((size, *network.image_shape), np.uint8)
+      batch[: len(part)] = part
+      parts.append([np.asarray(x)[: len(part)] for x in network.outputs(batch)])
+    scores, features = (np.concatenate(x) for x in zip(*parts, strict=True))
+    if np.isnan(scores).any():
+      bad = int(np.isnan(scores).any(axis=-1).sum())
+      raise ValueError(f"{bad} of {count} images have a score that is nan")
+    return scores, features
+
+
+def _checked(images: np.ndarray, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n h w c"]:
+  """Refuses images that the network was not trained on the like of.
+
+  Raises:
+    ValueError: naming dtype, shape or range, and what was expected.
+  """
+  expected = f"expected uint8 {_shape(image_shape)} with values 0 … 255"
+  if images.dtype != np.uint8:
+    hint = ""
+    if images.dtype.kind == "f" and images.size and np.nanmax(np.abs(images)) <= 1:
+      hint = "; they seem to lie in 0 … 1: np.rint(255 * images).astype(np.uint8)"
+    raise ValueError(f"images are {images.dtype} {images.shape}: {expected}{hint}")
+  if images.shape[1:] != image_shape or images.ndim != 4:
+    raise ValueError(f"images are uint8 {images.shape}: {expected}")
+  if images.size and images.max() == 1:
+    raise ValueError(f"images have no value but 0 and 1: {expected}")
+  return images
+
+
+def _shape(image_shape: tuple[int, int, int]) -> str:
+  return f"[n, {', '.join(map(str, image_shape))}]"
+
+
+def load(workdir: str | os.PathLike[str], *, checkpoint: str = "latest") -> TrainedRun:
+  """Loads the trained network of a run folder, onto all devices, for use from Python.
+
+    run = bce_jax.load("runs/mine")
+    run.predict("photos").labels
+
+  Args:
+    workdir: the run folder; its training data are not needed.
+    checkpoint: "latest", or "best" on the validation split.
+
+  Returns:
+    `TrainedRun`.
+
+  Raises:
+    ValueError: when it is no run folder, has no such checkpoint, or a file is corrupted.
+  """
+  folder = pathlib.Path(workdir)
+  if checkpoint not in ("latest", "best"):
+    raise ValueError(f"checkpoint is {checkpoint!r}: expected 'latest' or 'best'")
+  if not (folder / files.CONFIG).is_file():
+    reason = f"it has no {files.CONFIG}" if folder.is_dir() else "it is not a folder"
+    raise ValueError(f"{folder} is not a run folder: {reason}")
+  if line := run_config.edited(folder, believed=True):
+    warnings.warn(f"{folder}: {line}", stacklevel=2)
+  network = predict.load(folder, which=checkpoint)
+  return TrainedRun(folder, network, run_config.written_config(folder))
