@@ -82,7 +82,7 @@ def made_up(
   if pairs:
     t = np.linspace(-1, 1, 50)
     curve = RocPoints(t, 1 - ((t + 1) / 2) ** 2, ((1 - t) / 2) ** 2)
-  evidence = TestOutputs(
+  outputs = TestOutputs(
     class_names=tuple(names),
     train_counts=np.asarray(counts or [200, 150, 60, 10, 5] + [3] * num_classes)[:num_classes],
     labels=labels,
@@ -103,19 +103,19 @@ def made_up(
     example_rows=wrong,
     pairs=curve,
   )
-  return evidence, scores
+  return outputs, scores
 
 
 def made_up_run(*, seed=0, name="run", config=None, **options):
   """A finished run with records of three evaluations."""
-  evidence, _ = made_up(seed=seed, **options)
-  z = (evidence.positive, evidence.hardest_negative)
+  outputs, _ = made_up(seed=seed, **options)
+  z = (outputs.positive, outputs.hardest_negative)
   best = metrics.uniform_accuracy_from_pairs(
-    *z, evidence.labels, num_classes=len(evidence.class_names)
+    *z, outputs.labels, num_classes=len(outputs.class_names)
   )
-  mean = float(evidence.bias.mean())
+  mean = float(outputs.bias.mean())
   figures = {
-    "images": len(evidence.labels),
+    "images": len(outputs.labels),
     "sample_wise_accuracy": best.sample_wise,
     "class_wise_accuracy": best.class_wise,
     "uniform_accuracy": best.uniform,
@@ -127,7 +127,7 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     "many_accuracy": 0.9,
     "few_accuracy": 0.4,
   }
-  if evidence.pairs is not None:
+  if outputs.pairs is not None:
     figures |= {
       "verification_genuine_pairs": 50,
       "verification_impostor_pairs": 500,
@@ -148,11 +148,11 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     judged = {"step": 10 * epoch, "epoch": float(epoch), "split": "test"}
     records.append(judged | figures | values | spread)
   whole = {"seed": seed, "loss": "bce-d", "model": "resnet8", "objective.name": "joint"}
-  return Run({}, figures, name, whole | (config or {}), records, evidence)
+  return Run({}, figures, name, whole | (config or {}), records, outputs)
 
 
 @pytest.fixture(scope="session")
-def make_evidence():
+def make_outputs():
   return made_up
 
 

@@ -7,8 +7,8 @@
 A finished run of bce-train has its report.html already; this makes it anew, or sets several runs
 side by side: mean and standard deviation over those that differ by their seed only. One run's page
 goes into its folder, that of several into report.html here; --output says otherwise. Nothing is
-trained or judged: what a run folder holds is drawn. Beside finished runs, others and folders that
-are none are skipped, and listed. Exit codes: 0 done, 2 something given is wrong.
+trained or evaluated: what a run folder holds is drawn. Beside finished runs, others and folders
+that are none are skipped, and listed. Exit codes: 0 done, 2 something given is wrong.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
   Args:
     folder: the run folder.
     name: what to call it.
-    settings: what tells it from others, where known.
+    settings: what distinguishes it from others, where known.
 
   Returns:
     What the page draws.
@@ -39,38 +39,40 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     ValueError: when its run has not ended, or a file is damaged.
   """
   from bce_jax.report import comparison
-  from bce_jax.runs import provenance, records, run_config, test_outputs
+  from bce_jax.runs import provenance, records, result_rows, run_config, test_outputs
 
   if not (folder / files.CONFIG).is_file():
     raise ValueError(f"{folder} is not a run folder: it has no {files.CONFIG}")
   if not (folder / files.RESULTS).is_file():
     raise ValueError(f"{folder} has no {files.RESULTS}: its run has not ended")
   needed = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias", "threshold")
-  figures = records.read_json(folder / files.RESULTS, *needed)
-  figures.pop("provenance", None)
+  values = records.read_json(folder / files.RESULTS, *needed)
+  values.pop("provenance", None)
+  outside = result_rows.from_json(values.pop(result_rows.KEY, ()))
   if line := run_config.edited(folder):
     print(f"{folder}: {line}", file=sys.stderr)
   lines = records.read_metrics(folder)
   if not all({"epoch", "split"} <= record.keys() for record in lines):
     raise ValueError(f"{folder / files.METRICS} is damaged: a record lacks its epoch or split")
   lines = [record for record in lines if record["split"] != records.SKIPPED]
+  config = _config(run_config.trained_by(folder))
+  own = (*result_rows.of_objective(config.get("objective.name")), *outside)
   # Results that only training has, as it last logged them.
+  columns = [row.key for row in own if row.column and row.key not in values]
   for record in lines:
     if record.get("split") == "train":
-      cosines = ("positive_cosine", "negative_cosine")
-      figures |= {key: record[key] for key in cosines if key in record}
-  seen = None
-  if test_outputs.path_in(folder).exists():
-    seen = test_outputs.read(folder)
+      values |= {key: record[key] for key in columns if key in record}
+  outputs = test_outputs.read(folder) if test_outputs.path_in(folder).exists() else None
   return comparison.Run(
     settings=dict(settings or {}),
-    figures=figures,
+    results=values,
     name=name,
-    config=_config(run_config.trained_by(folder)),
+    config=config,
     records=lines,
-    evidence=seen,
+    outputs=outputs,
     dataset=records.read_json(place) if (place := folder / files.DATASET).is_file() else {},
     sessions=provenance.read(folder).get("sessions", ()),
+    rows=own,
   )
 
 
@@ -142,17 +144,17 @@ def run(argv: Sequence[str]) -> int:
 
   # A sweep's folder holds others beside its runs, which `sweep/*/` names too, and unfinished runs.
   needed = (files.CONFIG, files.RESULTS)
-  whole = [f for f in folders if all((f / name).is_file() for name in needed)]
+  finished = [f for f in folders if all((f / name).is_file() for name in needed)]
   unfinished: dict[str, str] = {}
-  if whole:
+  if finished:
     for folder in folders:
-      if folder not in whole:
+      if folder not in finished:
         other = not (folder / files.CONFIG).is_file()
         why = f"it has no {files.CONFIG}" if other else "its run has not ended"
         print(f"{folder} is skipped: {why}", file=sys.stderr)
         if not other:  # a folder that is no run lacks nothing
           unfinished[str(folder)] = why
-    folders = whole
+    folders = finished
   default = folders[0] / files.REPORT if len(folders) == 1 else pathlib.Path(files.REPORT)
   path = pathlib.Path(args.output) if args.output else default
   if path.is_dir():
@@ -168,7 +170,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _names(folders: Sequence[pathlib.Path]) -> list[str]:
-  """The folders' own names; with those above them where they would not tell two apart."""
+  """The folders' own names; with those above them where two have the same."""
   parts = [folder.resolve().parts for folder in folders]
   depth = 1
   while len({p[-depth:] for p in parts}) < len(parts) and depth < max(map(len, parts)):

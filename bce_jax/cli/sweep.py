@@ -6,7 +6,7 @@
     --vary objective.temperature=0.1,0.5,1 --workdir DIR
 
 Each run gets a folder of its own below DIR, as bce-train makes it, and its output in DIR/logs. At
-the end DIR holds table.md (mean ± standard deviation over seeds), table.csv (every figure of every
+the end DIR holds table.md (mean ± standard deviation over seeds), table.csv (every result of every
 run), plot.png and report.html; runs that failed are listed with the reason. Other
 --config.key=value are for all runs. Run again it goes on where it was: what is finished is not
 trained again. A run that fails does not stop the others. Ctrl-C lets the runs save a checkpoint
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     reference: of its config.
     overrides: (key, value) as on the command line.
     config: both together.
-    settings: what tells it from the others.
+    settings: what distinguishes it from the others.
     name: of its folder.
   """
 
@@ -107,7 +107,7 @@ def plans(
 
 
 def _short(references: Sequence[str]) -> dict[str, str]:
-  """What tells configs apart: of one file, the words behind the colon that not all have."""
+  """How configs differ: of one file, the words behind the colon that not all have."""
   parts = {reference: reference.partition(":") for reference in references}
   if len({name for name, _, _ in parts.values()}) > 1 or not all(w for _, _, w in parts.values()):
     return {reference: reference for reference in references}
@@ -118,7 +118,7 @@ def _short(references: Sequence[str]) -> dict[str, str]:
 
 
 def _folder_name(reference: str, changes: Sequence[tuple[str, str]], taken: set[str]) -> str:
-  """A name that tells what the run is: short enough for a file system, and none of `taken`."""
+  """A folder name for a run: short enough for a file system, and none of `taken`."""
   config, _, argument = reference.partition(":")
   parts = [pathlib.Path(config).stem, argument, *(f"{key}={value}" for key, value in changes)]
   name = re.sub(r"[^\w.=+-]+", "-", "_".join(part for part in parts if part))
@@ -195,8 +195,8 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
       interrupts.ends()
       ended = sum(run_config.finished(workdir / plan.name) is not None for plan in planned)
-      told = f"interrupted; {AGAIN}: {ended} of {len(planned)} runs are finished"
-      print(f"bce-sweep: {told}", file=sys.stderr)
+      line = f"interrupted; {AGAIN}: {ended} of {len(planned)} runs are finished"
+      print(f"bce-sweep: {line}", file=sys.stderr)
       return 130
 
 

@@ -3,8 +3,9 @@
 A method is one module of this folder with five names: `OPTIONS`, its keys in a config's group
 `objective` and their defaults; `MEANINGS`, a line for people on each; `RANGES`, {key: (low, whether
 low itself is allowed, high)} of the numbers among them; `check(config)`, which refuses what can't
-be used before data are read; and `create(config, problem)`, which returns an `Objective`. There is
-nothing to register.
+be used before data are read; and `create(config, problem)`, which returns an `Objective`. It may
+have `RESULTS` too, a row (see `bce_jax.results`) for each scalar it logs, which says how the report
+shows it. There is nothing to register.
 """
 
 from collections.abc import Callable

@@ -29,6 +29,7 @@ from bce_jax.objectives import rebalance as rebalance_lib
 from bce_jax.objectives.joint import parse
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
+from bce_jax.results import Curve, Result
 
 _PLAIN = Rebalance()
 
@@ -59,6 +60,25 @@ RANGES = {
   "class_share": (0, False, 1),
   "partner_exponent": (-math.inf, False, math.inf),
 }
+_CONTRAST, _TERMS = "Contrast: cosines to the memory", "Terms of the loss, without their weights"
+RESULTS = (
+  Result(
+    "positive_cosine", "own cosine",
+    "mean cosine of the projections to the remembered one of their own class",
+    unit="mean cosine", column=True, curve=Curve(_CONTRAST, "own class"),
+  ),
+  Result(
+    "negative_cosine", "others' cosine",
+    "the same to the other classes; where both near 1 the contrast has collapsed",
+    unit="mean cosine", column=True, curve=Curve(_CONTRAST, "other classes"),
+  ),
+  Result("sample_class", "L_sc", "of samples against classes", unit="loss",
+         curve=Curve(_TERMS, "L_sc")),
+  Result("sample_sample", "L_ss", "of samples against samples, the contrast", unit="loss",
+         curve=Curve(_TERMS, "L_ss")),
+  Result("class_class", "L_cc", "of classes against classes, the uniformity", unit="loss",
+         curve=Curve(_TERMS, "L_cc")),
+)  # fmt: skip
 
 
 def check(config: Any) -> None:

@@ -1,1 +1,1 @@
-"""Results and tables from the records of runs."""
+"""Tables, plots and the HTML page, made from what run folders hold."""

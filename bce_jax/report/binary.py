@@ -1,4 +1,4 @@
-"""One score a sample: where both kinds of samples lie, and what each threshold makes of them."""
+"""A picture of one score per sample: both distributions, and the rates over the threshold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bce_jax.report.svg import COLOURS, INK, new_figure, plain, style
+from bce_jax.report.svg import COLORS, INK, new_figure, plain, style
 
-_BLUE, _RED, _GREEN = COLOURS[0], COLOURS[5], COLOURS[2]
+_BLUE, _RED, _GREEN = COLORS[0], COLORS[5], COLORS[2]
 _BINS = 60
 _POINTS = 1000  # of a curve
 _TAIL = 0.001  # of the scores so much may lie beyond either end of the picture
@@ -17,7 +17,7 @@ _TAIL = 0.001  # of the scores so much may lie beyond either end of the picture
 def picture(
   scores: Float[np.ndarray, "n"],
   positive: Bool[np.ndarray, "n"],
-  figures: Mapping[str, Any],
+  values: Mapping[str, Any],
   *,
   title: str,
 ) -> Any:
@@ -26,7 +26,7 @@ def picture(
   Args:
     scores: of each sample; what is infinite lies outside the picture.
     positive: the kind of each.
-    figures: as in the JSON of bce-eval.
+    values: as in the JSON of bce-eval.
     title: above the figure.
 
   Returns:
@@ -42,18 +42,18 @@ def picture(
   with style():
     figure = new_figure(9.2, 3.6)
     left, right = figure.subplots(1, 2)
-    for values, label, colour in zip(kinds, ("positive", "negative"), (_BLUE, _RED), strict=True):
-      shares = 100 * np.histogram(values, edges)[0] / values.size
-      left.stairs(shares, edges, fill=True, color=colour, alpha=0.25, linewidth=0)
-      left.stairs(shares, edges, color=colour, label=label)
-    above = [1 - np.searchsorted(values, grid, "right") / values.size for values in kinds]
+    for kind, label, color in zip(kinds, ("positive", "negative"), (_BLUE, _RED), strict=True):
+      shares = 100 * np.histogram(kind, edges)[0] / kind.size
+      left.stairs(shares, edges, fill=True, color=color, alpha=0.25, linewidth=0)
+      left.stairs(shares, edges, color=color, label=label)
+    above = [1 - np.searchsorted(kind, grid, "right") / kind.size for kind in kinds]
     share = positive.mean()
     right.plot(grid, 100 * above[0], color=_BLUE, label="TPR, positives above")
     right.plot(grid, 100 * above[1], color=_RED, label="FPR, negatives above")
     accuracy = share * above[0] + (1 - share) * (1 - above[1])
     right.plot(grid, 100 * accuracy, color=INK, linewidth=1, label="accuracy")
     for axis in (left, right):
-      _draw_marks(axis, figures)
+      _draw_marks(axis, values)
       axis.set_xlabel("score")
       axis.set_xlim(grid[0], grid[-1])
     left.set_ylabel("share of its own scores, %")
@@ -65,14 +65,14 @@ def picture(
   return figure
 
 
-def _draw_marks(axis: Any, figures: Mapping[str, Any]) -> None:
-  for key, words, colour, line in (
+def _draw_marks(axis: Any, values: Mapping[str, Any]) -> None:
+  for key, words, color, line in (
     ("threshold", "t*", INK, "-"),
     ("bias", "bias", _GREEN, "-"),
     ("given_threshold", "given, t", _GREEN, "--"),
   ):
-    value = figures.get(key)
+    value = values.get(key)
     if value is not None and np.isfinite(value):
       axis.axvline(
-        value, color=colour, linewidth=1.1, linestyle=line, label=f"{words} = {value:.4g}"
+        value, color=color, linewidth=1.1, linestyle=line, label=f"{words} = {value:.4g}"
       )

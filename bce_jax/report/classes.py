@@ -1,4 +1,4 @@
-"""Plots class by class: accuracy, scores around the bias, geometry of the features."""
+"""The report's plots per class: accuracy, scores around the bias, geometry of the features."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from bce_jax.metrics.longtail import FEW, MANY
 from bce_jax.report.comparison import Group
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots
-from bce_jax.report.svg import COLOURS, GRID, INK, add_legend, new_figure, plain, short
+from bce_jax.report.svg import COLORS, GRID, INK, add_legend, new_figure, plain, short
 from bce_jax.runs.test_outputs import TestOutputs
 
 _NAMED = 12  # classes up to which an axis names each
@@ -19,59 +19,59 @@ _NAMED = 12  # classes up to which an axis names each
 
 def section(groups: Sequence[Group]) -> Section:
   """Accuracy of each class, ordered by its training images."""
-  judged = [(group, run.evidence) for group in groups for run in group.runs[:1] if run.evidence]
-  plots = [_accuracy(judged)] if judged else []
+  seen = [(group, run.outputs) for group in groups for run in group.runs[:1] if run.outputs]
+  plots = [_accuracy(seen)] if seen else []
   lead = "Classes from the most to the fewest training images."
-  if judged and len(_by_shots(judged[0][1])) > 1:
+  if seen and len(_by_shots(seen[0][1])) > 1:
     lead += f" Many-shot classes have more than {MANY}, few-shot ones fewer than {FEW}."
   return Section("Classes", lead, [plot for plot in plots if plot is not None])
 
 
 def geometry_section(groups: Sequence[Group]) -> Section:
   """Compactness and separability of each class and over epochs."""
-  judged = [(group, run.evidence) for group in groups for run in group.runs[:1] if run.evidence]
-  plots = [plot for plot in [_geometry(judged)] if plot is not None] + geometry_plots(groups)
+  seen = [(group, run.outputs) for group in groups for run in group.runs[:1] if run.outputs]
+  plots = [plot for plot in [_geometry(seen)] if plot is not None] + geometry_plots(groups)
   lead = (
     "How the features of a class lie together, and the classes apart (figure 2 of the BCE3S paper)."
   )
   return Section("Compactness and separability", lead, plots)
 
 
-def order(evidence: TestOutputs) -> np.ndarray:
+def order(outputs: TestOutputs) -> np.ndarray:
   """The classes with test images, from the most to the fewest training images."""
-  tested = np.bincount(evidence.labels, minlength=len(evidence.train_counts)) > 0
-  by_count = np.argsort(-evidence.train_counts, kind="stable")
+  tested = np.bincount(outputs.labels, minlength=len(outputs.train_counts)) > 0
+  by_count = np.argsort(-outputs.train_counts, kind="stable")
   return by_count[tested[by_count]]
 
 
-def class_accuracy(evidence: TestOutputs) -> np.ndarray:
+def class_accuracy(outputs: TestOutputs) -> np.ndarray:
   """A_SW of each class, [N]; nan for one without test images."""
-  n = len(evidence.train_counts)
-  count = np.bincount(evidence.labels, minlength=n)
-  right = np.bincount(evidence.labels, weights=evidence.right, minlength=n)
+  n = len(outputs.train_counts)
+  count = np.bincount(outputs.labels, minlength=n)
+  right = np.bincount(outputs.labels, weights=outputs.right, minlength=n)
   return np.where(count > 0, right / np.maximum(count, 1), math.nan)
 
 
-def _accuracy(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
-  _, first = judged[0]
+def _accuracy(seen: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
+  _, first = seen[0]
   classes = order(first)
   figure = new_figure(5.2, 3.4)
   axis = figure.subplots()
   places = np.arange(len(classes))
-  same = [(g, e) for g, e in judged if e.class_names == first.class_names]
-  for k, (group, evidence) in enumerate(same):
-    share = 100 * class_accuracy(evidence)[classes]
+  same = [(g, e) for g, e in seen if e.class_names == first.class_names]
+  for k, (group, outputs) in enumerate(same):
+    share = 100 * class_accuracy(outputs)[classes]
     label = plain(group.label) if len(same) > 1 else "A_SW"
     if len(classes) <= 30 and len(same) == 1:
-      axis.bar(places, share, 0.8, color=COLOURS[k % 8], label=label)
+      axis.bar(places, share, 0.8, color=COLORS[k % 8], label=label)
     else:
       axis.plot(
-        places, share, ".-" if len(classes) <= 200 else "-", color=COLOURS[k % 8], label=label,
+        places, share, ".-" if len(classes) <= 200 else "-", color=COLORS[k % 8], label=label,
         linewidth=1,
       )  # fmt: skip
   _bands(axis, first.train_counts[classes])
   _name_classes(axis, [first.class_names[c] for c in classes])
-  axis.set_ylabel("judged right, %")
+  axis.set_ylabel("classified correctly, %")
   axis.set_ylim(0, 104)
   numbers = first.train_counts[classes]
   if numbers.max() > 1.25 * numbers.min():  # else nothing is to be seen in it
@@ -83,13 +83,13 @@ def _accuracy(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
     counts.spines["right"].set_visible(True)
   if len(same) > 1:
     add_legend(figure, axis)
-  several = len(judged) > 1
+  several = len(seen) > 1
   text = f"{len(classes)} classes{'; of ' + same[0][0].label if several else ''}: "
   text += _ends(class_accuracy(first)[classes], [first.class_names[c] for c in classes])
   shots = _by_shots(first)
   if len(shots) > 1:
     text += f" Mean over the images: {', '.join(f'{name} {x:.1f} %' for name, x in shots)}."
-  text += _left_out(len(judged) - len(same))
+  text += _left_out(len(seen) - len(same))
   tested = np.bincount(first.labels, minlength=len(first.train_counts))
   names = [f"A_SW, % {group.label if several else ''}".strip() for group, _ in same]
   rows = [
@@ -111,22 +111,22 @@ def _left_out(number: int) -> str:
 
 def _ends(shares: np.ndarray, names: Sequence[str]) -> str:
   """The best and the worst class in words; where several are so, how many."""
-  told = []
+  said = []
   for what, end in (("best", shares.max()), ("worst", shares.min())):
     found = np.flatnonzero(shares == end)
     who = f"“{names[found[0]]}”" if len(found) == 1 else f"{len(found)} classes"
-    told.append(f"{what} {100 * end:.1f} % ({who})")
-  return f"{', '.join(told)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
+    said.append(f"{what} {100 * end:.1f} % ({who})")
+  return f"{', '.join(said)}." if shares.max() > shares.min() else f"all {100 * shares[0]:.1f} %."
 
 
-def _by_shots(evidence: TestOutputs) -> list[tuple[str, float]]:
-  counts = evidence.train_counts[evidence.labels]
+def _by_shots(outputs: TestOutputs) -> list[tuple[str, float]]:
+  counts = outputs.train_counts[outputs.labels]
   groups = (
     ("many", counts > MANY),
     ("medium", (counts >= FEW) & (counts <= MANY)),
     ("few", counts < FEW),
   )
-  return [(name, 100 * float(evidence.right[w].mean())) for name, w in groups if w.any()]
+  return [(name, 100 * float(outputs.right[w].mean())) for name, w in groups if w.any()]
 
 
 def _bands(axis: Any, counts: np.ndarray) -> None:
@@ -160,39 +160,39 @@ def _name_classes(axis: Any, names: Sequence[str]) -> None:
     axis.set_xlabel("class, from the most to the fewest training images")
 
 
-def bias_plot(evidence: TestOutputs) -> Plot | None:
+def bias_plot(outputs: TestOutputs) -> Plot | None:
   """The scores of each class around its bias: figure 3 of the uniform paper.
 
   Type I negatives of a class are its images' scores for the others; type II are the others' images'
   scores for it.
   """
-  scores = evidence.scores
+  scores = outputs.scores
   if scores is None:
     return None
-  classes = order(evidence)
+  classes = order(outputs)
   figure = new_figure(5.2, 3.6)
   axis = figure.subplots()
   places = np.arange(len(classes))
   kinds = (
-    ("positive", scores.positive_by_class, COLOURS[0], -0.22),
-    ("type I negatives", scores.type_one_by_class, COLOURS[1], 0.0),
-    ("type II negatives", scores.type_two_by_class, COLOURS[2], 0.22),
+    ("positive", scores.positive_by_class, COLORS[0], -0.22),
+    ("type I negatives", scores.type_one_by_class, COLORS[1], 0.0),
+    ("type II negatives", scores.type_two_by_class, COLORS[2], 0.22),
   )
   many = len(classes) > 40
-  for name, spread, colour, shift in kinds:
+  for name, spread, color, shift in kinds:
     mean = spread.mean()[classes]
     ends = [spread.low[classes], spread.high[classes]]
     if many:
-      axis.plot(places, mean, color=colour, label=name, linewidth=1)
-      axis.fill_between(places, *ends, color=colour, alpha=0.15, linewidth=0)
+      axis.plot(places, mean, color=color, label=name, linewidth=1)
+      axis.fill_between(places, *ends, color=color, alpha=0.15, linewidth=0)
     else:
       x = places + shift
-      axis.vlines(x, *ends, color=colour, linewidth=1.4, alpha=0.7)
-      axis.plot(x, mean, "o", color=colour, label=name, markersize=3.5)
-  bias = evidence.bias
-  values = np.broadcast_to(bias, evidence.train_counts.shape)[classes]
+      axis.vlines(x, *ends, color=color, linewidth=1.4, alpha=0.7)
+      axis.plot(x, mean, "o", color=color, label=name, markersize=3.5)
+  bias = outputs.bias
+  values = np.broadcast_to(bias, outputs.train_counts.shape)[classes]
   axis.plot(places, values, color=INK, drawstyle="steps-mid", label="bias b", linewidth=1.3)
-  _name_classes(axis, [evidence.class_names[c] for c in classes])
+  _name_classes(axis, [outputs.class_names[c] for c in classes])
   axis.set_ylabel("score on scale · c")
   add_legend(figure, axis)
   shape = "one bias for all classes" if not bias.ndim else "a bias of its own for each class"
@@ -206,7 +206,7 @@ def bias_plot(evidence: TestOutputs) -> Plot | None:
     headings += [f"{name}: least", "mean", "largest"]
   rows = []
   for place, c in enumerate(classes):
-    row: list[Any] = [evidence.class_names[c], float(values[place])]
+    row: list[Any] = [outputs.class_names[c], float(values[place])]
     for _, spread, *_ in kinds:
       row += [float(x[c]) for x in (spread.low, _mean(spread), spread.high)]
     rows.append(row)
@@ -217,9 +217,9 @@ def _mean(spread: Spread) -> np.ndarray:
   return spread.mean()
 
 
-def _geometry(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
+def _geometry(seen: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
   """Compactness, separability and the classifier's separability of each class."""
-  measured = [(g, e) for g, e in judged if e.compactness is not None]
+  measured = [(g, e) for g, e in seen if e.compactness is not None]
   if not measured:
     return None
   _, first = measured[0]
@@ -230,13 +230,13 @@ def _geometry(judged: Sequence[tuple[Group, TestOutputs]]) -> Plot | None:
   figure = new_figure(5.2, 4.4)
   axes = figure.subplots(len(kinds), 1, sharex=True)
   for axis, kind in zip(axes, kinds, strict=True):
-    for k, (group, evidence) in enumerate(measured):
-      values = getattr(evidence, kind)[classes]
+    for k, (group, outputs) in enumerate(measured):
+      values = getattr(outputs, kind)[classes]
       axis.plot(
         np.arange(len(classes)),
         values,
         ".-",
-        color=COLOURS[k % 8],
+        color=COLORS[k % 8],
         linewidth=1,
         label=plain(group.label),
       )

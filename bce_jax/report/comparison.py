@@ -1,4 +1,4 @@
-"""Several runs side by side: which differ by their seed only, and a table of their figures."""
+"""Several runs compared: groups that differ by their seed only, and a table of their results."""
 
 import csv
 import io
@@ -7,60 +7,39 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bce_jax import terminal
+from bce_jax import results, terminal
+from bce_jax.results import Result
 from bce_jax.runs.test_outputs import TestOutputs
 
-# Name in results.json, heading, factor to %.
-COLUMNS = (
-  ("sample_wise_accuracy", "All (A_SW)", 100),
-  ("many_accuracy", "Many", 100),
-  ("medium_accuracy", "Medium", 100),
-  ("few_accuracy", "Few", 100),
-  ("uniform_accuracy", "A_Uni", 100),
-  ("uniform_accuracy_at_bias", "A_Uni at bias", 100),
-  ("uniform_accuracy_at_validation_threshold", "A_Uni at val. threshold", 100),
-  ("flip_sample_wise_accuracy", "All, flip", 100),
-  ("adjusted_sample_wise_accuracy", "All, adjusted", 100),
-  ("compactness", "compactness", 1),
-  ("separability", "separability", 1),
-  ("classifier_separability", "of classifier", 1),
-  ("verification_equal_error_rate", "EER", 100),
-  ("verification_tar_at_far_0.001", "TAR @ 1e-3", 100),
-  ("verification_tar_at_far_0.01", "TAR @ 1e-2", 100),
-  ("verification_rank_one", "rank 1", 100),
-  ("verification_fold_accuracy", "folds", 100),
-  ("verification_balanced_accuracy_at_threshold", "verified at b/γ", 100),
-  ("positive_cosine", "own cosine", 1),
-  ("negative_cosine", "others' cosine", 1),
-)
-SHOTS = ("many_accuracy", "medium_accuracy", "few_accuracy")
-CSV_WORDS = ("folder", "failed")  # columns behind the figures
+CSV_WORDS = ("folder", "failed")  # columns behind the results
 SEED = "seed"
-RUN = "run"  # a setting that is a name, where to tell all that differs would take too long
+RUN = "run"  # a setting that is a name, where all that differs would take too long
 
 
 class Run(NamedTuple):
   """A finished run.
 
   Attributes:
-    settings: what tells it from the others: {key: value}, in the order to show.
-    figures: as in its results.json.
+    settings: what distinguishes it from the others: {key: value}, in the order to show.
+    results: as in its results.json.
     name: of its folder.
     config: {"group.key": value}, all of it.
     records: of its metrics.jsonl.
-    evidence: of its last look at the test split; None where there is none.
+    outputs: of its evaluation of the test split; None where there is none.
     dataset: as in its dataset.json; empty where that is not known.
     sessions: from which it comes, with versions, devices and times; none of older runs.
+    rows: of the results that its objective and its own metrics bring.
   """
 
   settings: Mapping[str, Any]
-  figures: Mapping[str, Any]
+  results: Mapping[str, Any]
   name: str = ""
   config: Mapping[str, Any] = {}
   records: Sequence[Mapping[str, Any]] = ()
-  evidence: TestOutputs | None = None
+  outputs: TestOutputs | None = None
   dataset: Mapping[str, Any] = {}
   sessions: Sequence[Mapping[str, Any]] = ()
+  rows: Sequence[Result] = ()
 
 
 class Group(NamedTuple):
@@ -76,7 +55,7 @@ class Group(NamedTuple):
 
   @property
   def label(self) -> str:
-    """What tells it from other groups, short; the folder's name where nothing does."""
+    """What distinguishes it from other groups, short; the folder's name where nothing does."""
     words = [
       _word(value)
       if key in ("config", "loss", "objective.name", RUN)
@@ -92,11 +71,11 @@ class Group(NamedTuple):
     return [r for k, r in enumerate(self.runs) if seeds[k] is None or seeds[k] not in seeds[:k]]
 
   def mean_and_std(self, name: str) -> tuple[float, float]:
-    """Mean and sample standard deviation of a figure over the runs that count, one a seed.
+    """Mean and sample standard deviation of a result over the runs that count, one per seed.
 
     The mean is nan where one of them lacks it; the standard deviation too where there is but one.
     """
-    values = [run.figures.get(name) for run in self.counted]
+    values = [run.results.get(name) for run in self.counted]
     numbers = [float(x) for x in values if x is not None]
     if len(numbers) < len(values):
       return math.nan, math.nan
@@ -118,14 +97,15 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
   return list(groups.values())
 
 
-def columns_of(runs: Sequence[Run]) -> list[tuple[str, str, int]]:
-  """The columns that at least one of the runs has a figure for.
+def rows_of(runs: Sequence[Run]) -> list[Result]:
+  """Rows of the results that at least one of the runs has, in the table's order."""
+  values = {key: x for run in runs for key, x in run.results.items() if x is not None}
+  return results.known(values, [row for run in runs for row in run.rows])
 
-  Where all classes are of one group (many, medium, few) its column would repeat the first.
-  """
-  known = [c for c in COLUMNS if any(run.figures.get(c[0]) is not None for run in runs)]
-  shots = [c for c in known if c[0] in SHOTS]
-  return [c for c in known if c not in shots or len(shots) > 1]
+
+def columns_of(runs: Sequence[Run]) -> list[Result]:
+  """Rows of the results that a table of these runs has columns for."""
+  return results.with_columns(rows_of(runs))
 
 
 NONE_FINISHED = "No run has finished."
@@ -153,15 +133,15 @@ def remarks(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> lis
 
 
 def cells(runs: Sequence[Run]) -> list[list[str]]:
-  """Headings, then a row of text a setting; what is clearly ahead between asterisks."""
+  """Headings, then a row of text per setting; what is clearly ahead between asterisks."""
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
-  rows = [[*keys, *(heading for _, heading, _ in columns), "runs"]]
+  rows = [[*keys, *(column.words("column") for column in columns), "runs"]]
   rows += [[str(g.settings.get(key, "")) for key in keys] for g in groups]
-  for name, _, factor in columns:
-    ahead = clearly_best(name, groups) if factor == 100 else None
+  for column in columns:
+    ahead, factor = clearly_best(column, groups), column.factor
     for group, row in zip(groups, rows[1:], strict=True):
-      mean, std = group.mean_and_std(name)
+      mean, std = group.mean_and_std(column.key)
       text = _number(mean * factor, std * factor, digits=2 if factor == 1 else 1)
       row.append(f"**{text}**" if group is ahead else text)
   for group, row in zip(groups, rows[1:], strict=True):
@@ -213,10 +193,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 
 def untrained_bias(runs: Sequence[Run]) -> list[str]:
-  """Says of softmax runs, where there are any, that their figures at the bias are not learned."""
+  """Says of softmax runs, where there are any, that their results at the bias are not learned."""
   at_bias = ("uniform_accuracy_at_bias", "verification_balanced_accuracy_at_threshold")
   if not any(
-    str(run.config.get("loss")).startswith("soft") and any(name in run.figures for name in at_bias)
+    str(run.config.get("loss")).startswith("soft") and any(name in run.results for name in at_bias)
     for run in runs
   ):
     return []
@@ -243,21 +223,21 @@ def repetitions(groups: Sequence[Group]) -> list[str]:
   return out
 
 
-def clearly_best(name: str, groups: Sequence[Group]) -> Group | None:
+def clearly_best(row: Result, groups: Sequence[Group]) -> Group | None:
   """The group whose mean is ahead of all others by more than twice the combined standard error.
 
   Args:
-    name: of a figure; of an error rate the least is the best.
-    groups: to be compared; those without the figure are passed over.
+    row: of a result; of an error rate the least is the best.
+    groups: to be compared; those without the result are passed over.
 
   Returns:
-    None where no group is ahead of all, or one of them has a single run.
+    None where no group is ahead of all, one of them has a single run, or neither way is better.
   """
-  found = [(group, *group.mean_and_std(name)) for group in groups]
+  found = [(group, *group.mean_and_std(row.key)) for group in groups]
   found = [x for x in found if not math.isnan(x[1])]
-  if len(found) < 2:
+  if len(found) < 2 or row.better is None:
     return None
-  sign = -1 if name.endswith("error_rate") else 1
+  sign = -1 if row.better == "down" else 1
   best, *others = sorted(found, key=lambda x: -sign * x[1])
 
   def variance(of: tuple[Group, float, float]) -> float:
@@ -273,7 +253,7 @@ def clearly_best(name: str, groups: Sequence[Group]) -> Group | None:
 def comma_separated(
   runs: Sequence[Run], failed: Sequence[tuple[Mapping[str, Any], str, str]] = ()
 ) -> str:
-  """A line a run, with every number of its results; "failed" says why there are none.
+  """A line per run, with every number of its results; "failed" says why there are none.
 
   Args:
     runs: finished.
@@ -281,21 +261,21 @@ def comma_separated(
   """
   settings = [*(run.settings for run in runs), *(x[0] for x in failed)]
   keys = setting_names([Group(x, []) for x in settings])
-  plain = [{n: x for n, x in r.figures.items() if not isinstance(x, dict | list)} for r in runs]
-  names = sorted({name for figures in plain for name in figures} - {*keys, *CSV_WORDS})
+  plain = [{n: x for n, x in r.results.items() if not isinstance(x, dict | list)} for r in runs]
+  names = sorted({name for values in plain for name in values} - {*keys, *CSV_WORDS})
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow([*keys, *names, *CSV_WORDS])
-  for run, figures in zip(runs, plain, strict=True):
-    values = [figures.get(name, "") for name in names]
-    writer.writerow([*(run.settings.get(key, "") for key in keys), *values, run.name, ""])
+  for run, values in zip(runs, plain, strict=True):
+    cells = [values.get(name, "") for name in names]
+    writer.writerow([*(run.settings.get(key, "") for key in keys), *cells, run.name, ""])
   for of_run, name, why in failed:
     writer.writerow([*(of_run.get(key, "") for key in keys), *("" for _ in names), name, why])
   return out.getvalue()
 
 
 def setting_names(groups: Sequence[Group]) -> list[str]:
-  """All settings that tell the runs apart, in the order of their first appearance."""
+  """All settings in which the runs differ, in the order of their first appearance."""
   return list(dict.fromkeys(key for group in groups for key in group.settings))
 
 

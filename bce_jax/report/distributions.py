@@ -1,4 +1,4 @@
-"""Where scores lie and what each threshold makes of them: figures 2 and 3 of the uniform paper.
+"""Plots of score distributions and of A_Uni over the threshold: figures 2, 3 of the uniform paper.
 
 Pure functions that fill matplotlib axes, for the page of a run and for bce-eval.
 """
@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bce_jax.metrics import Histogram, ScoreDistributions, uniform_accuracy_curve
-from bce_jax.report.svg import COLOURS, INK, new_figure, plain, style
+from bce_jax.report.svg import COLORS, INK, new_figure, plain, style
 
-_BLUE, _GREEN, _RED, _GRAY = COLOURS[0], COLOURS[2], COLOURS[5], COLOURS[6]
+_BLUE, _GREEN, _RED, _GRAY = COLORS[0], COLORS[2], COLORS[5], COLORS[6]
 _BINS = (16, 120)  # the fewest, and as many as the eye can tell apart
 _TAIL = 0.001  # of each set of scores so much may lie beyond either end of the picture
 _POINTS = 1000  # of a curve
@@ -52,14 +52,14 @@ def draw_distributions(
     fewest = min(histogram.total for _, histogram, _, _ in shown)
     while (high - low) / 2.0**k > np.clip(2 * math.sqrt(fewest), *_BINS):
       k += 1
-    drawn = [(label, h.with_exponent(k), colour, alpha) for label, h, colour, alpha in shown]
+    drawn = [(label, h.with_exponent(k), color, alpha) for label, h, color, alpha in shown]
     for filled in (True, False):  # all lines lie above all fillings
-      for label, bins, colour, alpha in drawn:
+      for label, bins, color, alpha in drawn:
         shares = 100 * bins.counts / bins.counts.sum()
         if filled:
-          axis.stairs(shares, bins.edges, fill=True, color=colour, alpha=alpha, linewidth=0)
+          axis.stairs(shares, bins.edges, fill=True, color=color, alpha=alpha, linewidth=0)
         else:
-          axis.stairs(shares, bins.edges, color=colour, label=label, linewidth=1.3)
+          axis.stairs(shares, bins.edges, color=color, label=label, linewidth=1.3)
     marks = [x for x in (threshold, *_ends(bias)) if x is not None and math.isfinite(x)]
     span = high - low
     near = [x for x in marks if low - span / 2 <= x <= high + span / 2]
@@ -91,7 +91,7 @@ def draw_uniform_curve(
   label: str | None = None,
   color: str | None = None,
 ) -> None:
-  """Draws the share of samples that each threshold judges right; its top is A_Uni, at t*.
+  """Draws the share of samples that each threshold classifies correctly; its top is A_Uni, at t*.
 
   Args:
     axis: of matplotlib.
@@ -99,7 +99,7 @@ def draw_uniform_curve(
     hardest_negative: n of each sample.
     bias: on the scores' scale; drawn as in `draw_distributions`.
     threshold: t*.
-    label: names the curve where there are several, in one colour each; their marks go unnamed.
+    label: names the curve where there are several, in one color each; their marks go unnamed.
     color: of the curve.
   """
   color = color or _BLUE
@@ -129,7 +129,7 @@ def draw_uniform_curve(
   elif bias is not None:
     axis.axvline(float(np.mean(bias)), color=color, linewidth=0.9, linestyle="--")
   axis.set_xlabel("threshold t")
-  axis.set_ylabel("judged right, %")
+  axis.set_ylabel("classified correctly, %")
   axis.set_ylim(bottom=0, auto=True)  # the next curve may be higher
 
 

@@ -1,14 +1,14 @@
-"""A map of features in two dimensions: figure 3 of the BCE3S paper."""
+"""The report's map of features in two dimensions: figure 3 of the BCE3S paper."""
 
 import numpy as np
 from jaxtyping import Float
 
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, short
+from bce_jax.report.svg import COLORS, INK, add_legend, new_figure, short
 from bce_jax.runs.test_outputs import TestOutputs
 
 METHODS = ("tsne", "pca")
-_MARKERS = "ov"  # ten classes in as many colours as the eye can tell apart need two shapes
+_MARKERS = "ov"  # ten classes in as many colors as the eye can tell apart need two shapes
 
 
 def feature_map(
@@ -20,7 +20,7 @@ def feature_map(
 
   Args:
     features: [m, D]; each is divided by its length first, so that distances mean angles.
-    method: "tsne" (neighbours stay neighbours; distances far apart mean nothing) or "pca" (the two
+    method: "tsne" (neighbors stay neighbors; distances far apart mean nothing) or "pca" (the two
       directions of largest spread).
 
   Returns:
@@ -47,32 +47,32 @@ def feature_map(
   return np.pad(flat, ((0, 0), (0, 2 - dimensions))), f"PCA, {shown} of the variance"
 
 
-def plot(evidence: TestOutputs, label: str, *, method: str) -> Plot | None:
-  """Draws the map of a run's test features, a colour a class; None without features.
+def plot(outputs: TestOutputs, label: str, *, method: str) -> Plot | None:
+  """Draws the map of a run's test features, a color per class; None without features.
 
   Args:
-    evidence: of the run.
-    label: tells the run from others; may be empty.
+    outputs: of the run.
+    label: distinguishes the run from others; may be empty.
     method: as of `feature_map`.
   """
-  if len(evidence.map_features) < 3:
+  if len(outputs.map_features) < 3:
     return None
-  places, how = feature_map(evidence.map_features, method=method)
+  places, how = feature_map(outputs.map_features, method=method)
   figure = new_figure(4.6, 4.0)
   axis = figure.subplots()
-  shown = np.unique(evidence.map_labels)
+  shown = np.unique(outputs.map_labels)
   size = 2.6 if len(places) > 200 else 4.5
   rows = []
-  for k, c in enumerate(sorted(shown, key=lambda c: -evidence.train_counts[c])):
-    own = evidence.map_labels == c
-    rows.append([evidence.class_names[c], int(own.sum()), int(evidence.train_counts[c])])
+  for k, c in enumerate(sorted(shown, key=lambda c: -outputs.train_counts[c])):
+    own = outputs.map_labels == c
+    rows.append([outputs.class_names[c], int(own.sum()), int(outputs.train_counts[c])])
     axis.plot(
-      *places[own].T, _MARKERS[k // 7 % 2], color=COLOURS[k % 7], markersize=size, alpha=0.8,
-      markeredgewidth=0, label=short(evidence.class_names[c]),
+      *places[own].T, _MARKERS[k // 7 % 2], color=COLORS[k % 7], markersize=size, alpha=0.8,
+      markeredgewidth=0, label=short(outputs.class_names[c]),
     )  # fmt: skip
-  for c in shown:  # where two classes share a colour, their names tell them apart
-    middle = np.median(places[evidence.map_labels == c], axis=0)
-    name = short(evidence.class_names[c])
+  for c in shown:  # where two classes share a color, their names tell them apart
+    middle = np.median(places[outputs.map_labels == c], axis=0)
+    name = short(outputs.class_names[c])
     axis.annotate(name, middle, (8, 6), textcoords="offset points", color=INK, weight="bold")
   axis.set_xticks([])
   axis.set_yticks([])
@@ -81,7 +81,7 @@ def plot(evidence: TestOutputs, label: str, *, method: str) -> Plot | None:
     spine.set_visible(False)
   add_legend(figure, axis, markerscale=6.5 / size, handletextpad=0.1)
   what = f"{len(places)} test images of {len(shown)} classes"
-  if len(shown) < len(evidence.class_names):
+  if len(shown) < len(outputs.class_names):
     what += ", spread evenly from the most to the fewest training images"
   text = f"Directions of the features of {what}, laid out by {how}."
   # Not the places of the points: coordinates on a map mean nothing.

@@ -1,4 +1,4 @@
-"""The classes judged worst: what they are taken for, and images of it."""
+"""The confusion plot: what the worst classes are predicted as, and misclassified images."""
 
 import base64
 import html
@@ -7,30 +7,30 @@ import io
 import numpy as np
 
 from bce_jax.report.plot import Plot, Table
-from bce_jax.report.svg import COLOURS, INK, new_figure, short
+from bce_jax.report.svg import COLORS, INK, new_figure, short
 from bce_jax.runs.test_outputs import TestOutputs
 
 _CLASSES, _OTHERS = 8, 3
 
 
-def plot(evidence: TestOutputs, label: str) -> Plot | None:
+def plot(outputs: TestOutputs, label: str) -> Plot | None:
   """Draws which classes the worst ones are taken for; None where all is right or not known.
 
   Args:
-    evidence: of the run.
-    label: tells the run from others; may be empty.
+    outputs: of the run.
+    label: distinguishes the run from others; may be empty.
   """
-  if evidence.predicted is None or evidence.right.all():
+  if outputs.predicted is None or outputs.right.all():
     return None
-  rows = worst_classes(evidence)
-  n = len(evidence.class_names)
-  # What is as high for another class is judged wrong, though arg max may name its own class.
-  tie = ~evidence.right & (evidence.predicted == evidence.labels)
-  predicted = np.where(tie, n, evidence.predicted)
-  class_names = [*evidence.class_names, "a tie"]
+  rows = worst_classes(outputs)
+  n = len(outputs.class_names)
+  # What is as high for another class is counted as wrong, though arg max may name its own class.
+  tie = ~outputs.right & (outputs.predicted == outputs.labels)
+  predicted = np.where(tie, n, outputs.predicted)
+  class_names = [*outputs.class_names, "a tie"]
   confusion = np.zeros((len(rows), n + 1), np.int64)
   for k, c in enumerate(rows):
-    confusion[k] = np.bincount(predicted[evidence.labels == c], minlength=n + 1)
+    confusion[k] = np.bincount(predicted[outputs.labels == c], minlength=n + 1)
   # The worst classes themselves, what the worst of them are taken for, and what all are.
   totals = confusion.sum(axis=0)
   others = np.where(np.arange(n + 1) == rows[:, None], -1, confusion).argmax(axis=1)
@@ -54,19 +54,19 @@ def plot(evidence: TestOutputs, label: str) -> Plot | None:
     range(len(columns)), names, rotation=45 if turned else 0, ha="right" if turned else "center"
   )
   axis.set_yticks(range(len(rows)), names[: len(rows)])
-  axis.set_xlabel("judged as")
+  axis.set_xlabel("predicted as")
   axis.set_ylabel("class")
   worst = rows[0]
   right = shares[0, worst]
   other = others[0]
   text = (
-    f"In % of each class' test images, of the {len(rows)} classes judged worst. The worst is"
-    f" {class_names[worst]}: {right:.0f} % right,"
+    f"In % of each class' test images, of the {len(rows)} classes with the lowest accuracy. The"
+    f" worst is {class_names[worst]}: {right:.0f} % right,"
     f" {'as high for another class' if other == n else 'taken for ' + class_names[other]}"
     f" most often ({shares[0, other]:.0f} %)."
   )
   table = Table(
-    ["class", "judged as", "images", "% of the class"],
+    ["class", "predicted as", "images", "% of the class"],
     [
       [class_names[c], class_names[j], int(confusion[k, j]), float(shares[k, j])]
       for k, c in enumerate(rows)
@@ -78,33 +78,33 @@ def plot(evidence: TestOutputs, label: str) -> Plot | None:
   return Plot(title, figure, text, table)
 
 
-def worst_classes(evidence: TestOutputs) -> np.ndarray:
+def worst_classes(outputs: TestOutputs) -> np.ndarray:
   """At most eight classes with the largest share of wrong images, the worst first."""
-  n = len(evidence.class_names)
-  count = np.bincount(evidence.labels, minlength=n)
-  wrong = np.bincount(evidence.labels, weights=~evidence.right, minlength=n)
+  n = len(outputs.class_names)
+  count = np.bincount(outputs.labels, minlength=n)
+  wrong = np.bincount(outputs.labels, weights=~outputs.right, minlength=n)
   share = wrong / np.maximum(count, 1)
   worst = np.argsort(-share, kind="stable")[:_CLASSES]
   return worst[wrong[worst] > 0]
 
 
-def examples(evidence: TestOutputs) -> str:
-  """Images judged wrong, as HTML: a row a class; empty without any."""
-  if not len(evidence.example_rows):
+def examples(outputs: TestOutputs) -> str:
+  """Misclassified images as HTML, a row per class; empty without any."""
+  if not len(outputs.example_rows):
     return ""
-  labels = evidence.labels[evidence.example_rows]
+  labels = outputs.labels[outputs.example_rows]
   parts = []
   for c in dict.fromkeys(labels.tolist()):
-    name = html.escape(evidence.class_names[c])
+    name = html.escape(outputs.class_names[c])
     items = []
-    for image, row in zip(evidence.example_images, evidence.example_rows, strict=True):
-      if evidence.labels[row] != c:
+    for image, row in zip(outputs.example_images, outputs.example_rows, strict=True):
+      if outputs.labels[row] != c:
         continue
-      said, taken = "judged wrong", ""
-      if evidence.predicted is not None:
-        other = evidence.predicted[row]
-        said = "as high for another class" if other == c else "judged as "
-        taken = "" if other == c else html.escape(evidence.class_names[other])
+      said, taken = "misclassified", ""
+      if outputs.predicted is not None:
+        other = outputs.predicted[row]
+        said = "as high for another class" if other == c else "predicted as "
+        taken = "" if other == c else html.escape(outputs.class_names[other])
       alt = f"test image {row} of class {name}, {said}{taken}"
       items.append(
         f'<li><img src="{_data_url(image)}" alt="{alt}"><span>{said}<b>{taken}</b></span></li>'
@@ -125,6 +125,6 @@ def _data_url(image: np.ndarray) -> str:
 def _square(i: int, j: int, value: float, right: bool):
   from matplotlib.patches import Rectangle
 
-  colour = COLOURS[2] if right else COLOURS[5]
+  color = COLORS[2] if right else COLORS[5]
   alpha = 0.1 + 0.75 * value / 100
-  return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=colour, alpha=alpha, linewidth=0)
+  return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=color, alpha=alpha, linewidth=0)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bce_jax
-from bce_jax import atomic
+from bce_jax import atomic, results
 from bce_jax.report import classes, features, mistakes, progress, scores, studies, verification
 from bce_jax.report.comparison import (
   RUN,
   SEED,
-  SHOTS,
   Group,
   Run,
   columns_of,
@@ -25,6 +24,7 @@ from bce_jax.report.comparison import (
 from bce_jax.report.plot import Plot, Section, Table, cell, percent
 from bce_jax.report.settings import frozen
 from bce_jax.report.svg import add_legend, inline, new_figure, style
+from bce_jax.results import Result
 
 FILE = "report.html"
 _MOST = 6  # settings that are drawn each by itself
@@ -40,7 +40,7 @@ def build(
   """Returns the page.
 
   Args:
-    runs: one or more, with their settings (see `with_settings`), records and evidence.
+    runs: one or more, with their settings (see `with_settings`), records and outputs.
     title: of the page.
     map_method: of the map of features: "tsne" or "pca".
     missing: {name: reason} of runs that failed or have not ended, and are only listed.
@@ -113,15 +113,15 @@ def _summary(groups: Sequence[Group]) -> str:
   first = runs[0]
   if len(runs) > 1:
     return f"{len(runs)} runs, {len(groups)} settings"
-  config, images = first.config, first.figures.get("images")
-  told = f"{config.get('objective.name')}, {config.get('loss')} on {config.get('model')}"
+  config, images = first.config, first.results.get("images")
+  said = f"{config.get('objective.name')}, {config.get('loss')} on {config.get('model')}"
   if images:
-    told += (
-      f"; {images:,} test images of {len(first.evidence.class_names)} classes"
-      if (first.evidence)
+    said += (
+      f"; {images:,} test images of {len(first.outputs.class_names)} classes"
+      if (first.outputs)
       else f"; {images:,} test images"
     )
-  return told
+  return said
 
 
 def _section(number: int, section: Section) -> str:
@@ -167,48 +167,33 @@ def _table(table: Table, label: str) -> str:
   )
 
 
-_TILES = (
-  ("sample_wise_accuracy", "A_SW: arg max (top-1)"),
-  ("class_wise_accuracy", "A_CW: a threshold a class"),
-  ("uniform_accuracy", "A_Uni: the best one threshold"),
-  ("uniform_accuracy_at_bias", "A_Uni at the learned bias"),
-  ("uniform_accuracy_at_validation_threshold", "A_Uni at the validation split's best threshold"),
-  ("many_accuracy", "many-shot classes"),
-  ("medium_accuracy", "medium-shot classes"),
-  ("few_accuracy", "few-shot classes"),
-  ("verification_equal_error_rate", "equal error rate of unseen classes"),
-  ("verification_rank_one", "rank-1 identification of unseen classes"),
-  ("verification_balanced_accuracy_at_threshold", "unseen pairs at b/γ, both kinds alike"),
-)
-
-
 def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
   listed = "".join(
     f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in missing.items()
   )
   left_out = f"<p>Not on this page:</p><ul>{listed}</ul>" if listed else ""
   if len(groups) == 1 and len(groups[0].runs) == 1:
-    return Section("Results", "", html=_tiles(groups[0].runs[0].figures) + left_out)
+    return Section("Results", "", html=_tiles(groups[0].runs[0]) + left_out)
   runs = [run for group in groups for run in group.runs]
   keys = setting_names(groups)
-  columns = [column for column in columns_of(runs) if column[2] == 100]  # others: see their plots
+  columns = [row for row in columns_of(runs) if row.unit == "%"]  # others: see their plots
   rows: list[list[Any]] = []
   for group in groups:
     cells = [*(cell(group.settings.get(key, "")) for key in keys), str(len(group.counted))]
-    for name, _, factor in columns:
-      mean, spread = group.mean_and_std(name)
-      text = "–" if math.isnan(mean) else f"{factor * mean:.1f}"
-      cells.append(text if math.isnan(spread) else f"{text} ± {factor * spread:.1f}")
+    for column in columns:
+      mean, spread = group.mean_and_std(column.key)
+      text = "–" if math.isnan(mean) else f"{column.factor * mean:.1f}"
+      cells.append(text if math.isnan(spread) else f"{text} ± {column.factor * spread:.1f}")
     rows.append(cells)
-  headings = [*keys, "runs", *(f"{heading}, %" for _, heading, _ in columns)]
+  headings = [*keys, "runs", *(f"{row.words('column')}, %" for row in columns)]
   lead = (
-    "Final figures of the test split. Several runs of one setting: mean ± standard deviation over"
+    "Final results of the test split. Several runs of one setting: mean ± standard deviation over"
     " their seeds, and their number."
   )
   lead = " ".join([lead, *untrained_bias(runs), *repetitions(groups)])
   if len(groups) > _MOST:
     lead += f" From the training curves on, the {_MOST} settings with the highest A_Uni are drawn."
-  table = _table(Table(headings, rows, words=len(keys)), "Final figures")
+  table = _table(Table(headings, rows, words=len(keys)), "Final results")
   shown = [key for key in [*keys, SEED] if key != RUN]
   names = [[run.name, *(cell(run.settings.get(key, "")) for key in shown)] for run in runs]
   every = _table(Table([RUN, *shown], names, words=len(shown) + 1), "The runs")
@@ -216,30 +201,28 @@ def _overview(groups: Sequence[Group], missing: Mapping[str, str]) -> Section:
   return Section("Results", lead, html=f'<div class="card">{table}{runs_html}{left_out}</div>')
 
 
-def _tiles(figures: Mapping[str, Any]) -> str:
-  shots = [name for name in SHOTS if figures.get(name) is not None]
-  tiles = [
-    (percent(figures[name]), what)
-    for name, what in _TILES
-    if figures.get(name) is not None and (name not in shots or len(shots) > 1)
-  ]
-  interval = [figures.get(f"threshold_{end}") for end in ("low", "high")]
-  span = " … ".join(cell(x) for x in interval)
-  if figures.get("bias") is not None:
-    spread = [figures.get(f"bias_{end}") for end in ("min", "max")]
-    what = "learned bias b"
-    if None not in spread:
-      what = f"learned bias b, mean ({' … '.join(cell(x) for x in spread)})"
-    tiles.append((cell(figures["bias"]), what))
-  if figures.get("threshold") is not None:
-    where = ", without the bias" if figures.get("bias_min") is not None else ""
-    tiles.append((cell(figures["threshold"]), f"best threshold t*{where} ({span})"))
+def _tiles(run: Run) -> str:
+  """The results of one run: some large, the shares before the other numbers, and all in a table."""
+  values = {key: x for key, x in run.results.items() if x is not None}
+  rows = [row for row in results.known(values, run.rows) if row.tile]
+  tiles = [_tile(row, values) for row in sorted(rows, key=lambda row: row.unit != "%")]
   items = "".join(f"<li><b>{a}</b><span>{html.escape(b)}</span></li>" for a, b in tiles)
-  rest = {n: x for n, x in figures.items() if isinstance(x, int | float | str)}
+  rest = {n: x for n, x in run.results.items() if isinstance(x, int | float | str)}
   table = _table(
-    Table(["figure", "value"], [[n, _exact(x)] for n, x in rest.items()]), "All figures"
+    Table(["result", "value"], [[n, _exact(x)] for n, x in rest.items()]), "All results"
   )
-  return f'<ul class="tiles">{items}</ul><details><summary>All figures</summary>{table}</details>'
+  return f'<ul class="tiles">{items}</ul><details><summary>All results</summary>{table}</details>'
+
+
+def _tile(row: Result, values: Mapping[str, Any]) -> tuple[str, str]:
+  """A result as text, and what it is, with the ends of its interval."""
+  value = values[row.key]
+  shown = percent(value) if row.unit == "%" else cell(value)
+  what = row.words("tile")
+  ends = results.ends(row, values)
+  if len(ends) == 2:
+    what += f" ({' … '.join(map(cell, ends))})"
+  return (f"{shown} ± {row.factor * ends[0]:.3g}" if len(ends) == 1 else shown), what
 
 
 def _exact(value: Any) -> str:
@@ -250,11 +233,12 @@ def _study(groups: Sequence[Group]) -> Section:
   """Accuracy over what was varied, and the best thresholds against the learned biases."""
   plots = []
   rows = [
-    [group.label, *(100 * x for name in ("sample_wise_accuracy", "uniform_accuracy")
-                    for x in group.mean_and_std(name)), len(group.counted)]
+    [group.label, *(row.factor * x for row in studies.MAIN for x in group.mean_and_std(row.key)),
+     len(group.counted)]
     for group in groups
   ]  # fmt: skip
-  table = Table(["setting", "A_SW, %", "±", "A_Uni, %", "±", "runs"], rows)
+  named = [heading for row in studies.MAIN for heading in (f"{row.short}, {row.unit}", "±")]
+  table = Table(["setting", *named, "runs"], rows)
   for key in studies.varied_numbers(groups):
     figure = new_figure(5.2, 4.2)
     axis = figure.subplots()
@@ -262,7 +246,7 @@ def _study(groups: Sequence[Group]) -> Section:
     if not axis.lines:
       continue
     add_legend(figure, axis)
-    axis.set_ylabel("test images judged right, %")
+    axis.set_ylabel("test images classified correctly, %")
     name = "the scale γ" if key == "scale" else key
     text = f"Test accuracy by arg max (A_SW) and by one threshold (A_Uni) over {name}."
     plots.append(Plot(f"Accuracy over {name}", figure, text, table))
@@ -282,7 +266,7 @@ def _study(groups: Sequence[Group]) -> Section:
     )
     names = ("bias", "threshold", "threshold_low", "threshold_high")
     shown = [
-      [group.label, *(run.figures.get(name) for name in names)]
+      [group.label, *(run.results.get(name) for name in names)]
       for group in groups
       for run in group.runs
     ]
@@ -295,9 +279,9 @@ def _features(groups: Sequence[Group], method: str) -> Section:
   plots = []
   for group in groups:
     run = group.runs[0]
-    if run.evidence is not None:
+    if run.outputs is not None:
       label = group.label if len(groups) > 1 else ""
-      plots.append(features.plot(run.evidence, label, method=method))
+      plots.append(features.plot(run.outputs, label, method=method))
   lead = "Each point is a test image; classes that lie apart are easy to tell apart."
   return Section("Features", lead, [plot for plot in plots if plot is not None])
 
@@ -305,15 +289,15 @@ def _features(groups: Sequence[Group], method: str) -> Section:
 def _mistakes(groups: Sequence[Group]) -> Section:
   plots, images = [], ""
   for group in groups:
-    evidence = group.runs[0].evidence
-    if evidence is not None:
+    outputs = group.runs[0].outputs
+    if outputs is not None:
       label = group.label if len(groups) > 1 else ""
-      plots.append(mistakes.plot(evidence, label))
-  first = groups[0].runs[0].evidence
+      plots.append(mistakes.plot(outputs, label))
+  first = groups[0].runs[0].outputs
   if first is not None and len(groups) == 1:
     images = mistakes.examples(first)
     if images:
-      images = f'<div class="card"><h3>Test images judged wrong</h3>{images}</div>'
+      images = f'<div class="card"><h3>Misclassified test images</h3>{images}</div>'
   return Section("Mistakes", "", [plot for plot in plots if plot is not None], images)
 
 
@@ -343,7 +327,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
   else:
     columns = [(run.name, run.sessions[-1]) for run in runs if run.sessions]
   keys = dict.fromkeys(key for _, session in columns for key in session)
-  if len(runs) > 1:  # what is the same for all is told of one
+  if len(runs) > 1:  # what is the same for all is shown once
     same = [k for k in keys if len({frozen(x.get(k)) for _, x in columns}) == 1]
     columns = columns if len(columns) <= _MOST else [("all", {k: columns[0][1][k] for k in same})]
   rows = [
@@ -370,7 +354,7 @@ def _text(value: Any) -> str:
 
 
 def write(path: pathlib.Path, text: str) -> None:
-  """Writes the page whole or not at all."""
+  """Writes the page, atomically."""
   # A file's name that is no UTF-8 may be the name of a class.
   with atomic.opened(path, errors="replace") as file:
     file.write(text)

@@ -1,4 +1,4 @@
-"""What a page is made of: a plot with its words and the table behind it."""
+"""The parts of a report page: tables, plots with their descriptions, sections."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ class Table(NamedTuple):
   """Rows of cells; a number is shown with few digits, None and nan as –.
 
   Attributes:
-    headings: one a column.
+    headings: one per column.
     rows: as many cells each.
     words: how many of the first columns are words, which begin at the left; the others are
       numbers, which end at the right.

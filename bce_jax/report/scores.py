@@ -1,4 +1,4 @@
-"""The scores of a run and its thresholds: figures 2 and 3 of the uniform paper, for a page."""
+"""The report's section on scores and thresholds: figures 2 and 3 of the uniform paper."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,28 +11,28 @@ from bce_jax.report import classes
 from bce_jax.report.comparison import Group, Run
 from bce_jax.report.distributions import draw_distributions, draw_uniform_curve
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure
+from bce_jax.report.svg import COLORS, INK, add_legend, new_figure
 from bce_jax.runs.test_outputs import TestOutputs
 
 
 def section(groups: Sequence[Group]) -> Section:
-  """Distributions of scores, the accuracy over the threshold, the scores class by class."""
-  runs = [(g, g.runs[0]) for g in groups if g.runs[0].evidence is not None]
+  """Distributions of scores, the accuracy over the threshold, the scores per class."""
+  runs = [(g, g.runs[0]) for g in groups if g.runs[0].outputs is not None]
   plots = []
   for group, run in runs:
-    evidence = run.evidence
-    assert evidence is not None
+    outputs = run.outputs
+    assert outputs is not None
     label = group.label if len(groups) > 1 else ""
-    plots += [_distributions(evidence, run.figures, label)]
+    plots += [_distributions(outputs, run.results, label)]
   plots += [_curve(runs)] if runs else []
   for group, run in runs:
-    assert run.evidence is not None
-    plot = classes.bias_plot(run.evidence)
+    assert run.outputs is not None
+    plot = classes.bias_plot(run.outputs)
     if plot is not None and len(groups) > 1:
       plot = plot._replace(title=f"{plot.title}: {group.label}")
     plots.append(plot)
   lead = (
-    "An image is judged right by a threshold t when the score of its own class is above t and all"
+    "A threshold t classifies an image correctly when the score of its own class is above t and all"
     " others are not. t* is the threshold that is right most often, b the bias that was learned."
   )
   if any(len(g.runs) > 1 for g in groups):
@@ -40,23 +40,23 @@ def section(groups: Sequence[Group]) -> Section:
   return Section("Scores and threshold", lead, [plot for plot in plots if plot is not None])
 
 
-def _on_one_scale(evidence: TestOutputs, figures: Mapping[str, Any]) -> tuple[Any, ...]:
+def _on_one_scale(outputs: TestOutputs, values: Mapping[str, Any]) -> tuple[Any, ...]:
   """Scores on which one threshold is drawn, what they are, and where bias and threshold lie.
 
   A unified bias and t* are both on scale · c. A diverse bias is a threshold of its own for each
   class, so that all are at 0 on z = scale · c − b.
   """
-  if not evidence.bias.ndim:
-    interval = (figures.get("threshold_low"), figures.get("threshold_high"))
-    pairs = (evidence.scaled_positive, evidence.scaled_hardest_negative)
-    return evidence.scores, pairs, "scale · c", float(evidence.bias), figures["threshold"], interval
-  pairs = (evidence.positive, evidence.hardest_negative)
-  threshold = figures.get("threshold_on_decision")
-  return evidence.decisions, pairs, "z = scale · c − b", 0.0, threshold, (None, None)
+  if not outputs.bias.ndim:
+    interval = (values.get("threshold_low"), values.get("threshold_high"))
+    pairs = (outputs.scaled_positive, outputs.scaled_hardest_negative)
+    return outputs.scores, pairs, "scale · c", float(outputs.bias), values["threshold"], interval
+  pairs = (outputs.positive, outputs.hardest_negative)
+  threshold = values.get("threshold_on_decision")
+  return outputs.decisions, pairs, "z = scale · c − b", 0.0, threshold, (None, None)
 
 
-def _distributions(evidence: TestOutputs, figures: Mapping[str, Any], label: str) -> Plot | None:
-  scores, _, unit, bias, threshold, interval = _on_one_scale(evidence, figures)
+def _distributions(outputs: TestOutputs, values: Mapping[str, Any], label: str) -> Plot | None:
+  scores, _, unit, bias, threshold, interval = _on_one_scale(outputs, values)
   if scores is None:
     return None
   figure = new_figure(5.2, 3.4)
@@ -68,7 +68,7 @@ def _distributions(evidence: TestOutputs, figures: Mapping[str, Any], label: str
   positive, negative = (_quantiles(h) for h in (scores.positive, scores.negative))
   hardest = _quantiles(scores.hardest_negative)
   best = "there is none" if threshold is None or math.isnan(threshold) else f"{threshold:.3g}"
-  learned = "each class' own bias is at 0" if evidence.bias.ndim else f"learned bias {bias:.3g}"
+  learned = "each class' own bias is at 0" if outputs.bias.ndim else f"learned bias {bias:.3g}"
   text = (
     f"Half of the positive scores lie above {positive[3]:.3g}, and half of the images' hardest"
     f" negatives above {hardest[3]:.3g}; {learned}, best threshold {best}."
@@ -100,10 +100,10 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
   figure = new_figure(5.2, 3.4)
   axis = figure.subplots()
   rows, said = [], []
-  together = len({_on_one_scale(r.evidence, r.figures)[2] for _, r in runs if r.evidence}) == 1
+  together = len({_on_one_scale(r.outputs, r.results)[2] for _, r in runs if r.outputs}) == 1
   for k, (group, run) in enumerate(runs):
-    assert run.evidence is not None
-    _, pairs, unit, bias, threshold, _ = _on_one_scale(run.evidence, run.figures)
+    assert run.outputs is not None
+    _, pairs, unit, bias, threshold, _ = _on_one_scale(run.outputs, run.results)
     alone = len(runs) == 1
     draw_uniform_curve(
       axis,
@@ -111,7 +111,7 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
       bias=bias,
       threshold=threshold,
       label=None if alone else group.label,
-      color=COLOURS[k % 8],
+      color=COLORS[k % 8],
     )
     known = np.concatenate(pairs)
     known = known[np.isfinite(known)]
@@ -120,21 +120,21 @@ def _curve(runs: Sequence[tuple[Group, Run]]) -> Plot:
       at = np.linspace(low, high, 15)
       shares = metrics.uniform_accuracy_curve(pairs[0], pairs[1], at)
       rows += [[group.label, float(t), float(100 * x)] for t, x in zip(at, shares, strict=True)]
-    figures = run.figures
-    chosen = figures.get("uniform_accuracy_at_validation_threshold")
+    values = run.results
+    chosen = values.get("uniform_accuracy_at_validation_threshold")
     said.append(
-      f"{'' if alone else group.label + ': '}{percent(figures['uniform_accuracy'])} at the best,"
-      f" {percent(figures['uniform_accuracy_at_bias'])} at the bias,"
+      f"{'' if alone else group.label + ': '}{percent(values['uniform_accuracy'])} at the best,"
+      f" {percent(values['uniform_accuracy_at_bias'])} at the bias,"
       + ("" if chosen is None else f" {percent(chosen)} at the validation split's best,")
-      + f" and by arg max {percent(figures['sample_wise_accuracy'])}"
+      + f" and by arg max {percent(values['sample_wise_accuracy'])}"
     )
     if alone:
-      top = 100 * figures["sample_wise_accuracy"]
+      top = 100 * values["sample_wise_accuracy"]
       axis.axhline(top, color=INK, linewidth=0.8, linestyle=":", label="A_SW (arg max)")
   axis.set_xlabel(f"threshold t on {unit if together else 'its scale'}")
-  axis.set_ylabel("judged right, %")
+  axis.set_ylabel("classified correctly, %")
   axis.set_ylim(bottom=0)
   add_legend(figure, axis)
-  text = f"Share of images judged right by one threshold for all. {'; '.join(said)}."
-  headings = ["run", "threshold", "judged right, %"]
+  text = f"Share of images that one threshold for all classifies correctly. {'; '.join(said)}."
+  headings = ["run", "threshold", "classified correctly, %"]
   return Plot("A_Uni over the threshold", figure, text, Table(headings, rows))

@@ -1,4 +1,4 @@
-"""What tells runs apart: the keys in which their configs differ, or their names."""
+"""The settings of compared runs: the keys in which their configs differ, or the runs' names."""
 
 import itertools
 import json
@@ -12,14 +12,14 @@ from bce_jax.report.comparison import RUN, SEED, Run, grouped
 
 _LONG = 48  # letters that a setting may take in a legend
 
-# Where data lie is no setting; other data in another folder are told by `_folders`.
+# Where data lie is no setting; other data in another folder are found by `_folders`.
 _FOLDER = "data.folder"
 # What changes no result: how fast data are read, whether a page is made.
 NEUTRAL = (_FOLDER, *may_change(on="comparison"))
 
 
 def with_settings(runs: Sequence[Run]) -> list[Run]:
-  """Returns the runs with what tells them apart as their settings: the keys in which they differ.
+  """Returns the runs with the keys in which they differ as their settings.
 
   They are put in order: by numbers from the least, by words as they first appear. Where the keys
   are too many for a legend, the runs' names stand for them, in the order given.
@@ -45,13 +45,13 @@ def with_settings(runs: Sequence[Run]) -> list[Run]:
       for key, x, number in zip(ordering, values, numeric, strict=True)
     ]
 
-  told = [
+  named = [
     run._replace(settings={key: config[key] for key in differing if key in config})
     for run, config in zip(runs, configs, strict=True)
   ]
-  if any(len(group.label) > _LONG for group in grouped(told)):
-    return _named(told)
-  return [told[k] for k in sorted(range(len(runs)), key=lambda k: place(configs[k]))]
+  if any(len(group.label) > _LONG for group in grouped(named)):
+    return _named(named)
+  return [named[k] for k in sorted(range(len(runs)), key=lambda k: place(configs[k]))]
 
 
 def _named(runs: Sequence[Run]) -> list[Run]:
@@ -76,7 +76,7 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _folders(runs: Sequence[Run]) -> list[dict[str, str]]:
-  """The data.folder of each run, as short as tells the data apart; nothing where all are the same.
+  """The data.folder of each run, as short as possible; nothing where all are the same.
 
   One set of images may lie in several places, and a place may come to hold other images: what is in
   dataset.json decides.
@@ -109,7 +109,7 @@ def _folders(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _other_data(one: Run, two: Run) -> bool:
   """Whether two runs are known to be of different data.
 
-  Counts and statistics tell only where what is made of the data is the same in both configs.
+  Counts and statistics count only where what is made of the data is the same in both configs.
   """
   if not one.dataset or not two.dataset:
     return False
@@ -124,8 +124,8 @@ def _other_data(one: Run, two: Run) -> bool:
     }
     for run in (one, two)
   ]
-  told = ("train_counts", "mean", "std")
-  return made[0] == made[1] and any(one.dataset.get(k) != two.dataset.get(k) for k in told)
+  compared = ("train_counts", "mean", "std")
+  return made[0] == made[1] and any(one.dataset.get(k) != two.dataset.get(k) for k in compared)
 
 
 def frozen(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""matplotlib figures as SVG inside a page: in the page's own colours and font, light or dark."""
+"""matplotlib figures as SVG inside a page: in the page's own colors and font, light or dark."""
 
 import contextlib
 import functools
@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
+# Okabe and Ito's colors, which the color-blind can tell apart.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
 INK, GRID = "#000000", "#b0b0b0"
 
-# What is drawn in these colours takes the page's, which change with light and dark.
+# What is drawn in these colors takes the page's, which change with light and dark.
 _VARIABLES = {
   "#0072b2": "--blue",
   "#e69f00": "--orange",
@@ -150,9 +150,9 @@ def inline(figure: Any, name: str, title: str, description: str) -> str:
   text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
   text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
   text = re.sub(r"font: ([^;\"]*?)(\d[\d.]*px)[^;\"]*", r"font: \1\2 var(--font)", text)
-  for colour, variable in _VARIABLES.items():
-    text = re.sub(rf"{colour}\b", f"var({variable})", text, flags=re.IGNORECASE)
-  # Text without a colour of its own is black in SVG.
+  for color, variable in _VARIABLES.items():
+    text = re.sub(rf"{color}\b", f"var({variable})", text, flags=re.IGNORECASE)
+  # Text without a color of its own is black in SVG.
   head, _, rest = text.partition(">")
   view = re.search(r'viewBox="([^"]+)"', head)
   assert view is not None

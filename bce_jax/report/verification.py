@@ -1,4 +1,4 @@
-"""Verification of classes never trained on: how many pairs a threshold accepts."""
+"""The report's section on verification: the ROC curve, and both errors over the threshold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from bce_jax import results
 from bce_jax.report.comparison import Group, Run
 from bce_jax.report.plot import Plot, Section, Table, percent
-from bce_jax.report.svg import COLOURS, INK, add_legend, new_figure, plain, plain_log, style
+from bce_jax.report.svg import COLORS, INK, add_legend, new_figure, plain, plain_log, style
+from bce_jax.results import Result
 from bce_jax.runs.test_outputs import RocPoints
 
 _FIXED = "verification_threshold"  # b/γ, or one that bce-eval was given
@@ -19,7 +21,7 @@ def section(groups: Sequence[Group]) -> Section:
   runs = [
     (group, group.runs[0])
     for group in groups
-    if group.runs[0].evidence is not None and group.runs[0].evidence.pairs is not None
+    if group.runs[0].outputs is not None and group.runs[0].outputs.pairs is not None
   ]
   plots = [_roc(runs)] if runs else []
   plots += [_errors(group, run, named=len(groups) > 1) for group, run in runs]
@@ -31,17 +33,17 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def _points(run: Run) -> RocPoints:
-  assert run.evidence is not None
-  assert run.evidence.pairs is not None
-  return run.evidence.pairs
+  assert run.outputs is not None
+  assert run.outputs.pairs is not None
+  return run.outputs.pairs
 
 
-def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any:
+def picture(points: RocPoints, values: Mapping[str, Any], *, title: str) -> Any:
   """Draws the ROC curve, and beside it the two errors over the threshold.
 
   Args:
     points: of the curve.
-    figures: as in results.json, "verification_…".
+    values: as in results.json, "verification_…".
     title: above the figure.
 
   Returns:
@@ -50,11 +52,11 @@ def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any
   with style():
     figure = new_figure(9.2, 3.6)
     left, right = figure.subplots(1, 2)
-    _draw_roc(left, points, figures, colour=COLOURS[0], label=None, mark="at the threshold")
+    _draw_roc(left, points, values, color=COLORS[0], label=None, mark="at the threshold")
     _roc_axes(left)
     if left.get_legend_handles_labels()[0]:
       left.legend(loc="lower right")
-    _draw_errors(right, points, figures)
+    _draw_errors(right, points, values)
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # it hides no curve
     figure.suptitle(plain(title))
   return figure
@@ -63,18 +65,18 @@ def picture(points: RocPoints, figures: Mapping[str, Any], *, title: str) -> Any
 def _draw_roc(
   axis: Any,
   points: RocPoints,
-  figures: Mapping[str, Any],
+  values: Mapping[str, Any],
   *,
-  colour: str,
+  color: str,
   label: str | None,
   mark: str | None,
 ) -> None:
-  least = 1 / figures["verification_impostor_pairs"]
+  least = 1 / values["verification_impostor_pairs"]
   far = np.maximum(points.false_accept, least)  # a logarithm has no place for none at all
-  axis.plot(far, 100 * points.true_accept, drawstyle="steps-post", color=colour, label=label)
-  if _known(figures, _FIXED) is not None:
-    at = [figures[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
-    axis.plot(max(at[0], least), 100 * at[1], "o", color=colour, markersize=6, label=mark)
+  axis.plot(far, 100 * points.true_accept, drawstyle="steps-post", color=color, label=label)
+  if _known(values, _FIXED) is not None:
+    at = [values[f"verification_{name}_accept_at_threshold"] for name in ("false", "true")]
+    axis.plot(max(at[0], least), 100 * at[1], "o", color=color, markersize=6, label=mark)
 
 
 def _roc_axes(axis: Any) -> None:
@@ -86,96 +88,82 @@ def _roc_axes(axis: Any) -> None:
 
 
 def _draw_errors(
-  axis: Any, points: RocPoints, figures: Mapping[str, Any], *, given: str = "given"
+  axis: Any, points: RocPoints, values: Mapping[str, Any], *, given: str = "given"
 ) -> None:
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
-  axis.plot(points.thresholds, refused, color=COLOURS[0], label="pairs of one class refused")
-  axis.plot(points.thresholds, accepted, color=COLOURS[5], label="pairs of two accepted, FAR")
-  best = _known(figures, "verification_equal_error_threshold")
+  axis.plot(points.thresholds, refused, color=COLORS[0], label="pairs of one class refused")
+  axis.plot(points.thresholds, accepted, color=COLORS[5], label="pairs of two accepted, FAR")
+  best = _known(values, "verification_equal_error_threshold")
   if best is not None:
     axis.axvline(best, color=INK, linewidth=1, label=f"equal errors, t = {best:.3g}")
-  fixed = _known(figures, _FIXED)
+  fixed = _known(values, _FIXED)
   if fixed is not None:
-    axis.axvline(fixed, color=COLOURS[2], linestyle="--", label=f"{given}, t = {fixed:.3g}")
+    axis.axvline(fixed, color=COLORS[2], linestyle="--", label=f"{given}, t = {fixed:.3g}")
   axis.set_xlabel("threshold on the cosine")
-  axis.set_ylabel("pairs judged wrong, %")
+  axis.set_ylabel("pairs classified wrong, %")
   axis.set_ylim(-2, 102)
 
 
 def _roc(runs: Sequence[tuple[Group, Run]]) -> Plot:
   figure = new_figure(4.6, 3.6)
   axis = figure.subplots()
-  # Runs may have been verified in different ways, so that a figure of one is not of another.
-  shown = [f for f in _FIGURES if any(run.figures.get(f[0]) is not None for _, run in runs)]
+  # Runs may have been verified in different ways, so that a result of one is not of another.
+  shown = [x for x in _rows() if any(run.results.get(x.key) is not None for _, run in runs)]
   rows: list[list[Any]] = []
   said = []
-  marked = [k for k, (_, r) in enumerate(runs) if _known(r.figures, _FIXED) is not None]
+  marked = [k for k, (_, r) in enumerate(runs) if _known(r.results, _FIXED) is not None]
   for k, (group, run) in enumerate(runs):
-    figures = run.figures
+    values = run.results
     label = plain(group.label) if len(runs) > 1 else None
     mark = "at t = b/γ" if k in marked[-1:] else None
-    _draw_roc(axis, _points(run), figures, colour=COLOURS[k % 8], label=label, mark=mark)
-    rows.append([group.label, *_percentages(figures, shown)])
+    _draw_roc(axis, _points(run), values, color=COLORS[k % 8], label=label, mark=mark)
+    shares = [None if values.get(x.key) is None else x.factor * values[x.key] for x in shown]
+    rows.append([group.label, *shares])
     said.append(
       f"{group.label + ': ' if len(runs) > 1 else ''}equal error rate"
-      f" {percent(figures['verification_equal_error_rate'], 2)}, AUC"
-      f" {percent(figures['verification_auc'], 2)}"
+      f" {percent(values['verification_equal_error_rate'], 2)}, AUC"
+      f" {percent(values['verification_auc'], 2)}"
     )
   _roc_axes(axis)
   add_legend(figure, axis)
-  headings = ["run", *(what for _, what in shown)]
+  headings = ["run", *(f"{row.symbol}, {row.unit}" for row in shown)]
   text = f"Every threshold is a point of the curve; {'; '.join(said)}."
   return Plot("ROC", figure, text, Table(headings, rows))
 
 
-_FIGURES = (
-  ("verification_equal_error_rate", "EER, %"),
-  ("verification_auc", "AUC, %"),
-  ("verification_tar_at_far_0.0001", "TAR at FAR 1e-4, %"),
-  ("verification_tar_at_far_0.001", "TAR at FAR 1e-3, %"),
-  ("verification_tar_at_far_0.01", "TAR at FAR 1e-2, %"),
-  ("verification_rank_one", "rank-1, %"),
-  ("verification_fold_accuracy", "accuracy over folds, %"),
-  ("verification_true_accept_at_threshold", "TAR at b/γ, %"),
-  ("verification_false_accept_at_threshold", "FAR at b/γ, %"),
-  ("verification_balanced_accuracy_at_threshold", "accuracy at b/γ, both kinds alike, %"),
-)
+def _rows() -> list[Result]:
+  """The shares of a verification that have a short name: columns of the table behind the curve."""
+  return [
+    row for row in results.RESULTS if row.group == "verification" and row.symbol and row.factor > 1
+  ]
 
 
-def _percentages(
-  figures: Mapping[str, Any], shown: Sequence[tuple[str, str]]
-) -> list[float | None]:
-  """The figures in % in the order of `shown`, None where there is none."""
-  values = (figures.get(name) for name, _ in shown)
-  return [None if value is None else 100 * float(value) for value in values]
-
-
-def _known(figures: Mapping[str, Any], name: str) -> float | None:
+def _known(values: Mapping[str, Any], name: str) -> float | None:
   """A threshold; None where there is none, or to refuse (or accept) everything is it."""
-  value = figures.get(name)
+  value = values.get(name)
   return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _errors(group: Group, run: Run, *, named: bool) -> Plot:
-  points, figures = _points(run), run.figures
+  points, values = _points(run), run.results
   figure = new_figure(4.6, 3.6)
   axis = figure.subplots()
-  _draw_errors(axis, points, figures, given="learned, b/γ")
+  _draw_errors(axis, points, values, given="learned, b/γ")
   add_legend(figure, axis)
   refused, accepted = 100 * (1 - points.true_accept), 100 * points.false_accept
-  best = _known(figures, "verification_equal_error_threshold")
-  rate = percent(figures["verification_equal_error_rate"], 2)
+  best = _known(values, "verification_equal_error_threshold")
+  rate = percent(values["verification_equal_error_rate"], 2)
   text = (
     f"The errors are equal, {rate}, at a threshold of {best:.3g}."
     if best is not None
     else f"The equal error rate is {rate}; a threshold with equal errors: there is none."
   )
-  learned = _known(figures, _FIXED)
+  learned = _known(values, _FIXED)
   if learned is not None:
     text += (
       f" The one learned in training, b/γ = {learned:.3g}, accepts"
-      f" {percent(figures['verification_true_accept_at_threshold'])} of the pairs of one class and"
-      f" {percent(figures['verification_false_accept_at_threshold'], 2)} of those of two."
+      f" {percent(values['verification_true_accept_at_threshold'])} of the pairs of one class and"
+      f" {percent(values['verification_false_accept_at_threshold'], 2)} of those of two."
     )
   chosen = np.unique(np.linspace(0, len(points.thresholds) - 1, 20).astype(int))
   rows = [[float(points.thresholds[k]), float(refused[k]), float(accepted[k])] for k in chosen]

@@ -20,10 +20,10 @@ def make_folder(make_run):
     config.seed, config.loss, config.scale = seed, loss, scale
     folder.mkdir(parents=True)
     records.write_json(folder / files.CONFIG, config.to_dict())
-    records.write_json(folder / files.RESULTS, dict(run.figures))
+    records.write_json(folder / files.RESULTS, dict(run.results))
     lines = "".join(json.dumps(record) + "\n" for record in run.records)
     (folder / files.METRICS).write_text(lines)
-    test_outputs.write(folder, run.evidence)
+    test_outputs.write(folder, run.outputs)
     return folder
 
   return made
@@ -82,7 +82,7 @@ def test_several_runs_go_where_they_are_told(make_folder, tmp_path, capsys, buil
   assert [run.name for run in runs] == ["a/run", "b/run"]  # their own names are the same
   settings = [dict(run.settings) for run in runs]
   assert settings == [{"loss": "a", "seed": 0}, {"loss": "b", "seed": 1}]
-  assert all(run.evidence is not None for run in runs)
+  assert all(run.outputs is not None for run in runs)
   assert not (folders[0] / "report.html").exists()
 
 
@@ -102,7 +102,7 @@ def test_a_run_of_an_older_version_has_a_page_too(make_folder, tmp_path, build):
   folder = make_folder(tmp_path / "old")
   (folder / "test_outputs.npz").unlink()
   assert report.main([str(folder)]) == 0
-  assert build[0][0][0].evidence is None
+  assert build[0][0][0].outputs is None
 
 
 def test_configs_of_two_versions_are_compared_key_by_key(make_folder, tmp_path, build):

@@ -206,13 +206,13 @@ def test_large_examples_are_made_smaller(size, small):
   assert np.abs(found[0].astype(float) - expected).max() < 6
 
 
-def test_what_is_written_is_read(make_evidence, tmp_path):
+def test_what_is_written_is_read(make_outputs, tmp_path):
   for options in (
     {},
     {"diverse": True, "pairs": True, "size": (5, 7, 3)},
     {"num_classes": 40},
   ):
-    made, _ = make_evidence(**options)
+    made, _ = make_outputs(**options)
     test_outputs.write(tmp_path, made)
     assert [path.name for path in tmp_path.iterdir()] == ["test_outputs.npz"]
     equal(test_outputs.read(tmp_path), made)
@@ -227,8 +227,8 @@ def test_what_is_written_is_read(make_evidence, tmp_path):
   equal(test_outputs.read(tmp_path), without)
 
 
-def test_nothing_but_a_whole_file_is_read(make_evidence, tmp_path):
-  made, _ = make_evidence(points=40)
+def test_nothing_but_a_whole_file_is_read(make_outputs, tmp_path):
+  made, _ = make_outputs(points=40)
   test_outputs.write(tmp_path, made)
   path = tmp_path / "test_outputs.npz"
   data = path.read_bytes()
@@ -271,8 +271,8 @@ def test_nothing_but_a_whole_file_is_read(make_evidence, tmp_path):
     ("scores.hardest_negative.exponent", lambda x: None),
   ],
 )
-def test_what_does_not_fit_together_is_refused(make_evidence, tmp_path, name, change):
-  made, _ = make_evidence()
+def test_what_does_not_fit_together_is_refused(make_outputs, tmp_path, name, change):
+  made, _ = make_outputs()
   test_outputs.write(tmp_path, made)
   with np.load(tmp_path / "test_outputs.npz") as archive:
     arrays = dict(archive)
@@ -293,8 +293,8 @@ class Harmful:
     return setattr, (Harmful, "loaded", True)
 
 
-def test_nothing_is_unpickled(make_evidence, tmp_path):
-  made, _ = make_evidence()
+def test_nothing_is_unpickled(make_outputs, tmp_path):
+  made, _ = make_outputs()
   test_outputs.write(tmp_path, made)
   path = tmp_path / "test_outputs.npz"
   with np.load(path) as archive:
@@ -311,9 +311,9 @@ def test_nothing_is_unpickled(make_evidence, tmp_path):
   assert not Harmful.loaded
 
 
-def test_a_full_disk_leaves_the_old_file(make_evidence, tmp_path):
+def test_a_full_disk_leaves_the_old_file(make_outputs, tmp_path):
   """/dev/full is a disk that is always full."""
-  old, new = (make_evidence(seed=seed)[0] for seed in (0, 1))
+  old, new = (make_outputs(seed=seed)[0] for seed in (0, 1))
   test_outputs.write(tmp_path, old)
   (tmp_path / "test_outputs.npz.tmp").symlink_to("/dev/full")
   with pytest.raises(OSError, match=r"test_outputs\.npz") as caught:
@@ -324,6 +324,6 @@ def test_a_full_disk_leaves_the_old_file(make_evidence, tmp_path):
   assert zipfile.is_zipfile(tmp_path / "test_outputs.npz")
 
 
-def test_a_folder_that_is_gone_is_named(make_evidence, tmp_path):
+def test_a_folder_that_is_gone_is_named(make_outputs, tmp_path):
   with pytest.raises(OSError, match="gone"):
-    test_outputs.write(tmp_path / "gone", make_evidence()[0])
+    test_outputs.write(tmp_path / "gone", make_outputs()[0])

@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 
+from bce_jax import results
 from bce_jax.report import comparison, studies
 from bce_jax.report.comparison import Run
 
@@ -66,14 +67,14 @@ def test_bold_is_what_is_ahead_by_more_than_the_spread(values, best):
   # Of an error rate the least is the best.
   wrong = {k: [1 - x for x in found] for k, found in values.items()}
   groups = comparison.grouped(of("verification_equal_error_rate", **wrong))
-  found = comparison.clearly_best("verification_equal_error_rate", groups)
+  found = comparison.clearly_best(results.row("verification_equal_error_rate"), groups)
   assert (found and found.label) == best
 
 
 def test_a_run_of_the_same_config_and_seed_is_no_other_seed():
   """A folder copied, or a run made twice: it says nothing of the spread over seeds."""
   one, two = of("uniform_accuracy", a=[0.5, 0.7])
-  again = two._replace(figures={"uniform_accuracy": 0.9}, name="copy")
+  again = two._replace(results={"uniform_accuracy": 0.9}, name="copy")
   text = comparison.markdown([one, two, again])
   assert rows(text)[2] == ["a", f"60.0 ± {np.std([50, 70], ddof=1):.1f}", "2"]
   assert "copy has the same config and the same seed, 1, as a-1: it is not counted" in text

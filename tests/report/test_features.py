@@ -44,9 +44,9 @@ def test_few_features_are_laid_out_by_pca(dimensions, n):
 
 
 @pytest.mark.parametrize(("method", "name"), [("tsne", "t-SNE"), ("pca", "PCA")])
-def test_the_page_says_which_projection_it_is(make_evidence, method, name):
-  evidence, _ = make_evidence()
+def test_the_page_says_which_projection_it_is(make_outputs, method, name):
+  outputs, _ = make_outputs()
   with style():
-    plot = features.plot(evidence, "a run", method=method)
+    plot = features.plot(outputs, "a run", method=method)
   assert plot.title == f"Map of features by {name}: a run"
   assert f"laid out by {name}" in plot.description

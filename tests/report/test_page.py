@@ -105,7 +105,7 @@ def test_it_speaks_for_itself_without_pictures(one, four, which):
 def test_names_are_shown_as_they_are(one):
   run, text = one
   words = "".join(Checked(text).words)
-  for name in (run.name, *run.evidence.class_names):
+  for name in (run.name, *run.outputs.class_names):
     assert name in words
   assert "<b>bold</b>" not in text
   assert "a <run>" not in text
@@ -115,16 +115,16 @@ def test_tiles_hold_the_final_figures(one):
   run, text = one
   words = " ".join(Checked(text).words)
   for name in ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias"):
-    assert percent(run.figures[name]) in words
-    assert f"{run.figures[name]:.6g}" in words
-  assert f"{run.figures['threshold']:.4g}" in words
+    assert percent(run.results[name]) in words
+    assert f"{run.results[name]:.6g}" in words
+  assert f"{run.results['threshold']:.4g}" in words
 
 
 def test_runs_that_differ_by_their_seed_are_one_setting(two_settings, four):
   words = " ".join(Checked(four).words)
   assert "4 runs, 2 settings" in words
   for loss in ("bce-u", "soft-u"):
-    values = [100 * r.figures["uniform_accuracy"] for r in two_settings if r.config["loss"] == loss]
+    values = [100 * r.results["uniform_accuracy"] for r in two_settings if r.config["loss"] == loss]
     assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in words
   rows = re.findall(r"<tr>(.*?)</tr>", four[four.index("Config differences</h2>") :])
   cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
@@ -137,7 +137,7 @@ def test_a_scale_that_was_varied_is_drawn_on_a_logarithmic_axis(make_run):
   runs = [
     make_run(
       seed=seed, name=f"{loss}-{scale}-{seed}", config={"loss": loss, "scale": scale}, points=20
-    )._replace(evidence=None)
+    )._replace(outputs=None)
     for loss in ("bce-nu", "soft-nu")
     for scale in (1.0, 16.0, 256.0)
     for seed in (0, 1)
@@ -185,7 +185,7 @@ def test_what_makes_no_other_result_makes_no_other_setting(make_run):
 
 def test_where_too_much_differs_names_tell(make_run):
   def run(name, seed=0, **config):
-    return make_run(seed=seed, name=name, config=config)._replace(evidence=None, records=[])
+    return make_run(seed=seed, name=name, config=config)._replace(outputs=None, records=[])
 
   other = {"objective.name": "tripartite", "objective.temperature": 0.5, "epochs": 60.0}
   first = [run(f"x/bce3s_seed={k}", k, **other, scale=32.0) for k in (1, 0)]
@@ -209,31 +209,29 @@ def test_two_runs_of_one_config_and_one_seed_are_one(make_run, two_settings):
     return text, " ".join(Checked(text).words)
 
   said = "same config and the same seed"
-  bare = [run._replace(evidence=None, records=[]) for run in (make_run(), *two_settings)]
+  bare = [run._replace(outputs=None, records=[]) for run in (make_run(), *two_settings)]
   text, words = built(bare[0]._replace(name="first"), bare[0]._replace(name="again"))
   assert f"again has the {said}, 0, as first" in words
   row = re.findall(r"<td[^>]*>(.*?)</td>", text[text.index("<tbody>") :].partition("</tr>")[0])
-  accuracy = bare[0].figures["sample_wise_accuracy"]
+  accuracy = bare[0].results["sample_wise_accuracy"]
   assert row[:2] == ["1", f"{100 * accuracy:.1f}"]  # one run, and no ±
   assert said not in built(*bare[1:])[1]
 
 
 def test_runs_that_are_missing_are_listed(make_run):
-  run = make_run()._replace(evidence=None, records=[])
+  run = make_run()._replace(outputs=None, records=[])
   told = page.build([run], title="x", map_method="pca", missing={"<b>": "it failed"})
   assert "<li>&lt;b&gt;: it failed</li>" in told
 
 
 def test_the_accuracy_at_the_validation_threshold_stands_beside_that_at_the_bias(make_run):
   run = make_run(points=60)._replace(records=[])
-  other = run._replace(config={**run.config, "loss": "soft-u"}, evidence=None)
-  run.figures["uniform_accuracy_at_validation_threshold"] = 0.87654
+  other = run._replace(config={**run.config, "loss": "soft-u"}, outputs=None)
+  run.results["uniform_accuracy_at_validation_threshold"] = 0.87654
   words = " ".join(Checked(page.build([run], title="x", map_method="pca")).words)
   assert "A_Uni at the validation split's best threshold" in words
   assert f"{percent(0.87654)} at the validation split's best, and by arg max" in words
-  text = page.build(
-    with_settings([run._replace(evidence=None), other]), title="x", map_method="pca"
-  )
+  text = page.build(with_settings([run._replace(outputs=None), other]), title="x", map_method="pca")
   assert "A_Uni at val. threshold, %" in text
 
 
@@ -256,11 +254,11 @@ def test_runs_verified_in_other_ways_share_a_table(make_run):
   lacking = ("equal_error_threshold", "threshold", "true_accept_at_threshold")
   lacking += ("false_accept_at_threshold", "balanced_accuracy_at_threshold")
   left = {
-    k: v for k, v in second.figures.items() if k not in {f"verification_{x}" for x in lacking}
+    k: v for k, v in second.results.items() if k not in {f"verification_{x}" for x in lacking}
   }
   runs = [
-    first._replace(figures={**first.figures, **rates, "verification_equal_error_threshold": None}),
-    second._replace(figures={**left, "verification_equal_error_threshold": math.inf}),
+    first._replace(results={**first.results, **rates, "verification_equal_error_threshold": None}),
+    second._replace(results={**left, "verification_equal_error_threshold": math.inf}),
   ]
   text = page.build(with_settings(runs), title="x", map_method="pca")
   table = re.findall(r"<table>(?:(?!</table>).)*rank-1, %.*?</table>", text, re.DOTALL)[0]
@@ -277,7 +275,7 @@ def test_runs_verified_in_other_ways_share_a_table(make_run):
 def test_names_that_matplotlib_would_read_otherwise(make_run):
   run = make_run(num_classes=6, points=60)
   names = ("$x^2", "_hidden", "caf\udce9", "猫", "$a$", "a\\b")
-  run = run._replace(evidence=run.evidence._replace(class_names=names), name="$\\frac$")
+  run = run._replace(outputs=run.outputs._replace(class_names=names), name="$\\frac$")
   runs = [run, run._replace(config={**run.config, "loss": "_$x"}, name="_x")]
   text = page.build(with_settings(runs), title=runs[0].name, map_method="pca")
   drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
@@ -287,12 +285,12 @@ def test_names_that_matplotlib_would_read_otherwise(make_run):
 
 def test_scores_without_end_are_no_error(make_run):
   run = make_run(points=60)
-  scaled = run.evidence.scaled_positive.copy()
+  scaled = run.outputs.scaled_positive.copy()
   scaled[::2] = -np.inf
-  other = run.evidence.scaled_hardest_negative.copy()
+  other = run.outputs.scaled_hardest_negative.copy()
   other[::3] = np.inf
-  evidence = run.evidence._replace(scaled_positive=scaled, scaled_hardest_negative=other)
-  text = page.build([run._replace(evidence=evidence)], title="x", map_method="pca")
+  outputs = run.outputs._replace(scaled_positive=scaled, scaled_hardest_negative=other)
+  text = page.build([run._replace(outputs=outputs)], title="x", map_method="pca")
   assert "nan" not in re.sub("<[^>]*>", "", text).lower()
 
 
@@ -301,20 +299,20 @@ def test_the_page_of_the_same_runs_is_the_same(one):
   assert page.build(with_settings([run]), title=run.name, map_method="pca") == text
 
 
-@pytest.mark.parametrize("lacking", ["evidence", "most"])
+@pytest.mark.parametrize("lacking", ["outputs", "most"])
 def test_what_a_run_lacks_is_left_out(make_run, lacking):
   run = make_run(seed=1)
-  if lacking == "evidence":
-    run = run._replace(evidence=None)
+  if lacking == "outputs":
+    run = run._replace(outputs=None)
   else:  # of very many classes: neither all scores nor features were looked at
     run = run._replace(
-      evidence=run.evidence._replace(
+      outputs=run.outputs._replace(
         predicted=None, scores=None, compactness=None, separability=None,
         classifier_separability=None, map_features=np.zeros((0, 1), np.float32),
         map_labels=np.zeros(0, np.int32), example_images=np.zeros((0, 2, 2, 1), np.uint8),
         example_rows=np.zeros(0, int),
       ),
-      figures={**run.figures, "threshold": None, "threshold_low": None, "threshold_high": None},
+      results={**run.results, "threshold": None, "threshold_low": None, "threshold_high": None},
     )  # fmt: skip
   Checked(page.build([run], title="x", map_method="pca"))
 
@@ -323,22 +321,22 @@ def test_what_a_run_lacks_is_left_out(make_run, lacking):
 def test_few_and_many_classes(make_run, num_classes):
   run = make_run(num_classes=num_classes, points=900)._replace(records=[])
   checked = Checked(page.build([run], title="x", map_method="pca"))
-  assert percent(run.figures["sample_wise_accuracy"]) in " ".join(checked.words)
-  assert not math.isnan(run.figures["threshold"])
+  assert percent(run.results["sample_wise_accuracy"]) in " ".join(checked.words)
+  assert not math.isnan(run.results["threshold"])
 
 
-def test_a_run_without_mistakes_shows_none(make_evidence):
-  found, _ = make_evidence()
+def test_a_run_without_mistakes_shows_none(make_outputs):
+  found, _ = make_outputs()
   assert mistakes.plot(found, "") is not None
-  assert "judged as" in mistakes.examples(found)
+  assert "predicted as" in mistakes.examples(found)
   right = found._replace(hardest_negative=found.positive - 1, example_rows=np.zeros(0, int))
   assert mistakes.plot(right, "") is None
   assert mistakes.examples(right) == ""
 
 
-def test_the_worst_class_and_what_it_is_taken_for(make_evidence):
+def test_the_worst_class_and_what_it_is_taken_for(make_outputs):
   """Against a confusion matrix by brute force."""
-  found, _ = make_evidence(num_classes=15, points=900)
+  found, _ = make_outputs(num_classes=15, points=900)
   confusion = np.zeros((15, 15), int)
   for label, predicted in zip(found.labels, found.predicted, strict=True):
     confusion[label, predicted] += 1

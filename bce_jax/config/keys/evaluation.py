@@ -1,8 +1,7 @@
 """Keys of evaluation, records, checkpoints and the report."""
 
+from bce_jax import results
 from bce_jax.config.key import BEST, EVALUATION, FINITE, NOTHING, POSITIVE, RECORDS, Group, Key
-
-BEST_METRICS = ("sample_wise_accuracy", "class_wise_accuracy", "uniform_accuracy")
 
 GROUP = Group(
   "Evaluation, records, report",
@@ -24,7 +23,7 @@ GROUP = Group(
       "uniform_accuracy",
       BEST,
       "what makes a checkpoint the best, on the validation split",
-      choices=BEST_METRICS,
+      choices=results.BEST_METRICS,
     ),
     "report": Key(
       True,
