@@ -156,8 +156,20 @@ def refuse_other_config(
   if changed:
     raise ValueError(
       f"{workdir} holds a run with another config: {'; '.join(changed)}."
-      " Take another --workdir, or the same config"
+      f" Take another --workdir, or the same config{_how_to_train_on(workdir, before, now)}"
     )
+
+
+def _how_to_train_on(workdir: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> str:
+  """What to do where the run was to be made longer; empty where it was not."""
+  longer = [key for key in ("epochs", "steps") if before.get(key) != now[key]]
+  if not longer:
+    return ""
+  return (
+    f". To train on from its network: --config.start_from={workdir} --workdir NEW_FOLDER, where"
+    f" {now['steps'] or now['epochs']:g} {'steps' if now['steps'] else 'epochs'} more are trained"
+    " with a learning-rate schedule of their own"
+  )
 
 
 def find_paths(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
