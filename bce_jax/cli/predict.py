@@ -27,11 +27,16 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from bce_jax import atomic, terminal
 from bce_jax.cli import console
 from bce_jax.runs import files
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from bce_jax.evaluation.predict import TrainedNetwork
 
 COLUMNS = ("file", "label", "score", "threshold", "above", "best")
 
@@ -69,31 +74,58 @@ def run(argv: Sequence[str]) -> int:
   args = _parse(argv)
   start = time.monotonic()
   workdir = pathlib.Path(args.run)
-  if not workdir.is_dir():
-    raise ValueError(f"{workdir} is not a folder: expected a run folder of bce-train")
-  if not (workdir / "config.json").is_file():
-    raise ValueError(f"{workdir} is not a run folder: it has no config.json")
-  if args.threshold is not None and not math.isfinite(args.threshold):
-    raise ValueError(f"--threshold {args.threshold}: expected a finite number")
   output = None if args.output is None else pathlib.Path(args.output)
-  if output is not None:
-    _check_output(output)
-
+  _check(args, workdir, output)
   # Here, since `--help` and a mistyped option need not wait for them.
   import numpy as np
 
   from bce_jax.evaluation import predict
-  from bce_jax.runs import run_config
 
   paths = _list(args.images)
   console.cache_compilations()
   network = predict.load(workdir, which=args.checkpoint)
+  _print_warnings(args, workdir, network)
+  thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)
+  dark: list[str] = []
+  counts = _write_labels(args, output, network, thresholds, paths, dark)
+  _say(
+    f"{counts.labeled:,} images, {counts.rejected:,} rejected, {counts.ambiguous:,} ambiguous;"
+    f" {time.monotonic() - start:.1f} s"
+  )
+  if dark:
+    _say(
+      f"{len(dark):,} images of more than 8 bits are all but black, such as {min(dark)}: if they"
+      " hold 8 bits in 16, save them with 8"
+    )
+  if counts.labeled < len(paths):
+    _say(f"{len(paths) - counts.labeled:,} of {len(paths):,} files can't be used")
+    return 1
+  return 0
+
+
+def _check(args: argparse.Namespace, workdir: pathlib.Path, output: pathlib.Path | None) -> None:
+  """Refuses what can be seen to be wrong at once."""
+  if not workdir.is_dir():
+    raise ValueError(f"{workdir} is not a folder: expected a run folder of bce-train")
+  if not (workdir / files.CONFIG).is_file():
+    raise ValueError(f"{workdir} is not a run folder: it has no {files.CONFIG}")
+  if args.threshold is not None and not math.isfinite(args.threshold):
+    raise ValueError(f"--threshold {args.threshold}: expected a finite number")
+  if output is not None:
+    _check_output(output)
+
+
+def _print_warnings(
+  args: argparse.Namespace, workdir: pathlib.Path, network: "TrainedNetwork"
+) -> None:
+  """Says what a user should know of the run before trusting its labels."""
+  from bce_jax.runs import run_config
+
   if line := run_config.edited(workdir, believed=True):
     _say(line)
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")
-  thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)
   if not (workdir / files.RESULTS).is_file():
     _say(f"{workdir} has not ended: these are labels of its {args.checkpoint} checkpoint")
   if args.threshold is None and network.loss.startswith("soft"):
@@ -102,10 +134,29 @@ def run(argv: Sequence[str]) -> int:
       " reject class to mean little without --threshold"
     )
 
+
+class _Counts(NamedTuple):
+  """How many images were labeled, and of them rejected or ambiguous."""
+
+  labeled: int = 0
+  rejected: int = 0
+  ambiguous: int = 0
+
+
+def _write_labels(
+  args: argparse.Namespace,
+  output: pathlib.Path | None,
+  network: "TrainedNetwork",
+  thresholds: "np.ndarray",
+  paths: Sequence[str],
+  dark: list[str],
+) -> _Counts:
+  """Writes a row for each image, and says what is wrong with each file that can't be used."""
+  from bce_jax.evaluation import predict
+
   # A bar would run into a table on the same terminal.
   hidden = output is None and sys.stdout.isatty()
-  labelled = rejected = ambiguous = 0
-  dark: list[str] = []
+  counts = _Counts()
   with _opened(output) as file:
     columns = terminal.columns(file)
     names = [*network.class_names, args.reject]
@@ -121,27 +172,17 @@ def run(argv: Sequence[str]) -> int:
       found = predict.decide(scores, thresholds)
       best = network.class_names[found.best]
       label = best if found.above else args.reject
-      if not labelled:
+      if not counts.labeled:
         write(COLUMNS)
       write((path, label, found.score, found.threshold, found.above, best))
-      labelled += 1
-      rejected += not found.above
-      ambiguous += found.above > 1
-    if not labelled:
+      counts = _Counts(
+        counts.labeled + 1,
+        counts.rejected + (not found.above),
+        counts.ambiguous + (found.above > 1),
+      )
+    if not counts.labeled:
       raise ValueError(f"none of {len(paths):,} files can be used")
-  _say(
-    f"{labelled:,} images, {rejected:,} rejected, {ambiguous:,} ambiguous;"
-    f" {time.monotonic() - start:.1f} s"
-  )
-  if dark:
-    _say(
-      f"{len(dark):,} images of more than 8 bits are all but black, such as {min(dark)}: if they"
-      " hold 8 bits in 16, save them with 8"
-    )
-  if labelled < len(paths):
-    _say(f"{len(paths) - labelled:,} of {len(paths):,} files can't be used")
-    return 1
-  return 0
+  return counts
 
 
 def _in_columns(file: TextIO, columns: int, longest: int) -> Callable[[Sequence[Any]], object]:

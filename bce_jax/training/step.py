@@ -52,37 +52,7 @@ def make_train_step(
     the objective's own, means over the micro-batches.
   """
 
-  def run(state: TrainState, part: Microbatch, memory: Any, keys: jax.Array) -> StepOutputs:
-    augment_key, views_key, partner_key = keys
-    arrays, rows = part.arrays, part.rows
-    batch = Batch(
-      preprocess.train(augment_key, arrays["images"], rows),
-      arrays["labels"],
-      rows=rows,
-      step_labels=part.step_labels,
-    )
-    if objective.partner is not None:
-      batch = batch._replace(
-        partner_images=preprocess.train(partner_key, arrays["partner_images"], rows),
-        partner_labels=arrays["partner_labels"],
-        step_partner_labels=part.step_partner_labels,
-      )
-    views = objective.views(views_key, batch, memory)
-
-    def loss_fn(params: Any):
-      params = state.params | params
-      outputs, updated = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        views.images,
-        train=objective.batch_statistics,
-        mutable=["batch_stats"],
-      )
-      loss, new_memory, logs = objective.loss(params, outputs, views.targets, memory, state.step)
-      return loss, (new_memory, updated.get("batch_stats", {}), logs)
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (memory, batch_stats, logs)), grads = grad_fn(trained(state.params, objective))
-    return StepOutputs(grads, batch_stats, {"loss": loss, **logs}, memory)
+  run = _make_gradients(model, objective, preprocess)
 
   def train_step(state: TrainState, arrays: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
     keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
@@ -116,6 +86,46 @@ def make_train_step(
     return state, logs
 
   return train_step
+
+
+def _make_gradients(
+  model: Classifier, objective: Objective, preprocess: Preprocess
+) -> Callable[[TrainState, Microbatch, Any, jax.Array], StepOutputs]:
+  """Returns the pure function (state, part of a batch, memory, keys) → its gradients and logs."""
+
+  def run(state: TrainState, part: Microbatch, memory: Any, keys: jax.Array) -> StepOutputs:
+    augment_key, views_key, partner_key = keys
+    arrays, rows = part.arrays, part.rows
+    batch = Batch(
+      preprocess.train(augment_key, arrays["images"], rows),
+      arrays["labels"],
+      rows=rows,
+      step_labels=part.step_labels,
+    )
+    if objective.partner is not None:
+      batch = batch._replace(
+        partner_images=preprocess.train(partner_key, arrays["partner_images"], rows),
+        partner_labels=arrays["partner_labels"],
+        step_partner_labels=part.step_partner_labels,
+      )
+    views = objective.views(views_key, batch, memory)
+
+    def loss_fn(params: Any):
+      params = state.params | params
+      outputs, updated = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        views.images,
+        train=objective.batch_statistics,
+        mutable=["batch_stats"],
+      )
+      loss, new_memory, logs = objective.loss(params, outputs, views.targets, memory, state.step)
+      return loss, (new_memory, updated.get("batch_stats", {}), logs)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (memory, batch_stats, logs)), grads = grad_fn(trained(state.params, objective))
+    return StepOutputs(grads, batch_stats, {"loss": loss, **logs}, memory)
+
+  return run
 
 
 def jit_train_step(train_step: Callable, state_sharding: StateSharding) -> Callable:
