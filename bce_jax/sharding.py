@@ -107,7 +107,7 @@ def to_host(tree: Any) -> Any:
 class StateSharding(NamedTuple):
   """Where the parts of a train state lie: the classifier's rows along 'class', the rest everywhere.
 
-  The rows are those of the head's weights, of its diverse bias, and what the optimiser keeps of
+  The rows are those of the head's weights, of its diverse bias, and what the optimizer keeps of
   both. With one device along 'class' a stored state is the logical one.
 
   Attributes:
@@ -190,6 +190,6 @@ class StateSharding(NamedTuple):
 
 
 def _is_classifier_rows(path: tuple[Any, ...], leaf: Any) -> bool:
-  """Whether a part of a train state has a row for each class: the head's, or its optimiser's."""
+  """Whether a part of a train state has a row for each class: the head's, or its optimizer's."""
   names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
   return names[-2:-1] == ["head"] and names[-1] in ("weights", "bias") and len(leaf.shape) > 0

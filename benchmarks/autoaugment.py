@@ -66,7 +66,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=10)
   args = parser.parse_args()
 
-  # Waves of several colours and noise: many levels, none of them everywhere, as in photographs.
+  # Waves of several colors and noise: many levels, none of them everywhere, as in photographs.
   rng = np.random.default_rng(0)
   waves = np.sin(np.linspace(0, 6, args.size))[:, None] * rng.normal(size=(args.batch, 1, 1, 3))
   noise = rng.normal(scale=0.3, size=(args.batch, args.size, args.size, 3))

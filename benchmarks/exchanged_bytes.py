@@ -85,7 +85,7 @@ def linear_each(x: jax.Array, w: jax.Array, bias: jax.Array, labels: jax.Array) 
 
 
 def softmax(x: jax.Array, w: jax.Array, bias: jax.Array, labels: jax.Array) -> jax.Array:
-  """The twin: every example needs the largest score and the normaliser of all devices."""
+  """The twin: every example needs the largest score and the normalizer of all devices."""
   z = scores(x, w) - bias
   top = lax.pmax(lax.stop_gradient(jnp.max(z, -1)), "class")
   ids = lax.axis_index("class") * w.shape[0] + jnp.arange(w.shape[0])

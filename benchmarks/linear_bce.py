@@ -39,7 +39,7 @@ def even_chunk(batch: int, classes: int) -> int:
 
 @jax.custom_vjp
 def softmax_mean(x: jax.Array, w: jax.Array, bias: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean softmax cross-entropy by chunks: the normaliser first, gradients in a second pass."""
+  """Mean softmax cross-entropy by chunks: the normalizer first, gradients in a second pass."""
   return _softmax_forward(x, w, bias, labels)[0]
 
 

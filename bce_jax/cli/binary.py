@@ -65,4 +65,4 @@ def judge(
   )
   for line in extremes.lines(logits):
     print(f"bce-eval: {line}", file=sys.stderr)
-  return figures | extremes.figures(), scores, positive
+  return figures | extremes.results(), scores, positive

@@ -256,7 +256,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
   )
   if unified is not None:
     figures |= from_files.at_unified_bias(judged, unified)
-  figures |= extremes.figures()
+  figures |= extremes.results()
   return Outcome(model.name, "samples", figures, judged, distributions, model.bias)
 
 

@@ -1,4 +1,4 @@
-"""What is done to a batch of images on the device: crop, flip, cut, mix, normalise.
+"""What is done to a batch of images on the device: crop, flip, cut, mix, normalize.
 
 Pure functions for the caller to jit, over a batch on one device or split along a mesh axis: how
 image i is varied depends on the key and i alone, so it comes out the same on any number of devices,
@@ -43,7 +43,7 @@ def random_crop(
 ) -> Shaped[AnyArray, "b h w c"]:
   """Moves each image by up to `padding` pixels up or down, and left or right.
 
-  The recipe of CIFAR: add a border of zeros on each side (black, in images not yet normalised) and
+  The recipe of CIFAR: add a border of zeros on each side (black, in images not yet normalized) and
   cut out a window of the original size, each of its (2 · padding + 1)² places being as likely.
 
   Args:
@@ -92,9 +92,9 @@ def random_flip(
 def cutout(
   key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, size: int, rows: Rows = None
 ) -> Shaped[AnyArray, "b h w c"]:
-  """Covers one square of each image with zeros: black, in images not yet normalised.
+  """Covers one square of each image with zeros: black, in images not yet normalized.
 
-  Its centre is any pixel of the image, each as likely; what reaches over the border is clipped, so
+  Its center is any pixel of the image, each as likely; what reaches over the border is clipped, so
   that of an image a square may cover as little as a corner (DeVries & Taylor, 2017).
 
   Args:
@@ -162,7 +162,7 @@ def cutmix(
   """Pastes a box of its partner into each image, at the place where the partner has it.
 
   The box has sides ⌊H · √(1 − share)⌋ and ⌊W · √(1 − share)⌋, so an area of about 1 − share of the
-  image; its centre is any pixel, each as likely, and what reaches over the border is clipped. The
+  image; its center is any pixel, each as likely, and what reaches over the border is clipped. The
   labels are to be mixed by what then is left (Yun et al., ICCV 2019, who draw one share for a batch
   from Beta(1, 1)).
 
@@ -204,7 +204,7 @@ def _numbers(rows: Rows, count: int) -> Int32[AnyArray, "b"]:
 def _boxes(
   keys: Shaped[Array, "b ..."], sides: Int32[Array, "b 2"], height: int, width: int
 ) -> Bool[Array, "b h w"]:
-  """Which pixels lie in a box of the given sides, its centre uniform over the pixels."""
+  """Which pixels lie in a box of the given sides, its center uniform over the pixels."""
 
   def reach(image_key, side):
     start = jax.random.randint(image_key, (2,), 0, jnp.array([height, width])) - side // 2

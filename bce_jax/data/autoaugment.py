@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int32, UInt8
 from bce_jax.data.augment import AnyArray, KeyLike, Rows, image_keys
 from bce_jax.names import nearest
 
-FILL = 128  # what comes into view from beyond the border is grey
+FILL = 128  # what comes into view from beyond the border is gray
 
 
 def _even(first: float, last: float) -> tuple[float, ...]:
@@ -25,7 +25,7 @@ def _even(first: float, last: float) -> tuple[float, ...]:
 
 
 # Of each operation the ten magnitudes that a policy chooses from by number. Shears are in pixels a
-# pixel, translations in sides of the image, the rotation in degrees; colour, contrast, brightness
+# pixel, translations in sides of the image, the rotation in degrees; color, contrast, brightness
 # and sharpness are blended by 1 + magnitude; `posterize` is in bits kept, and `solarize` inverts
 # from its level on.
 MAGNITUDES: dict[str, tuple[float, ...]] = {
@@ -90,7 +90,7 @@ VARIANTS, _NUMBERS = _variants()
 _PROBABILITIES = np.array([[op[1] for op in sub_policy] for sub_policy in POLICY], np.float32)
 
 _AUTOCONTRAST, _EQUALIZE = 1, 2  # tables made from the image; 0: a fixed one
-_BLACK, _MEAN, _GREY, _SMOOTH = range(4)  # what is blended with
+_BLACK, _MEAN, _GRAY, _SMOOTH = range(4)  # what is blended with
 
 
 class _Parameters(NamedTuple):
@@ -111,15 +111,15 @@ def auto_augment(
   Each of its two operations is applied with its own probability, its magnitude positive or negative
   with probability 1/2 where the two differ (Cubuk et al., CVPR 2019; probabilities and magnitudes
   as in the PyTorch code that the papers use, whose ten magnitudes run evenly over each range).
-  Geometric operations take the nearest pixel, and grey (128, 128, 128) from beyond the border.
+  Geometric operations take the nearest pixel, and gray (128, 128, 128) from beyond the border.
 
-  The result is that of Pillow but for one grey level where `autocontrast` or a blend should be a
+  The result is that of Pillow but for one gray level where `autocontrast` or a blend should be a
   whole number: it is so here, where Pillow's floats may lie just below and are cut off. Copies of
   the policy differ from it and from each other: some shear bicubically, some rotate one way only.
 
   Args:
     key: of the step.
-    images: uint8 [B, H, W, 3], not yet normalised, of up to four million pixels each.
+    images: uint8 [B, H, W, 3], not yet normalized, of up to four million pixels each.
     rows: [B], numbers of the images in the step's batch; none: 0, 1, 2, …
 
   Returns:
@@ -200,7 +200,7 @@ def _size(images: UInt8[AnyArray, "*b h w c"]) -> tuple[int, int]:
   """The height and width of images that the operations can take; others are refused."""
   height, width, channels = images.shape[-3:]
   if channels != 3:
-    raise ValueError(f"AutoAugment's operations need colour images, got {channels} channels")
+    raise ValueError(f"AutoAugment's operations need color images, got {channels} channels")
   if images.dtype != np.uint8:
     raise ValueError(f"AutoAugment's operations need uint8 images, got dtype {images.dtype}")
   return height, width
@@ -226,7 +226,7 @@ def _parameters(variants: Sequence[tuple[str, float]], height: int, width: int) 
       case "equalize":
         adaptive = _EQUALIZE
       case "brightness" | "contrast" | "color" | "sharpness":
-        blended = {"brightness": _BLACK, "contrast": _MEAN, "color": _GREY}.get(operation, _SMOOTH)
+        blended = {"brightness": _BLACK, "contrast": _MEAN, "color": _GRAY}.get(operation, _SMOOTH)
         factor = 1 + magnitude
     rows.append((_affine(operation, magnitude, height, width), table, adaptive, blended, factor))
   dtypes = (np.int32, np.uint8, np.int32, np.int32, np.float32)
@@ -333,11 +333,11 @@ def _blend(
   values = planes.astype(jnp.int32)
   height, width = values.shape[2:]
   red, green, blue = values[:, 0], values[:, 1], values[:, 2]
-  grey = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
-  total = jnp.sum(grey, axis=(1, 2), keepdims=True)
+  gray = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+  total = jnp.sum(gray, axis=(1, 2), keepdims=True)
   mean = (2 * total + height * width) // (2 * height * width)
   kind = blended[:, None, None]
-  plain = jnp.where(kind == _GREY, grey, jnp.where(kind == _MEAN, mean, 0))
+  plain = jnp.where(kind == _GRAY, gray, jnp.where(kind == _MEAN, mean, 0))
 
   lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
   total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]

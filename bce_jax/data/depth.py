@@ -183,7 +183,7 @@ def survey(
     full_scale: as the user gives it; who has said it is not asked again.
 
   Returns:
-    What is to be told, a line each.
+    What is to be reported, a line each.
 
   Raises:
     ValueError: where images of one kind have several whites, or 8 bits would leave nothing of all.

@@ -154,11 +154,11 @@ def _read_split(path: pathlib.Path) -> _Split:
 def _choose_classes(
   train: _Split, others: Sequence[_Split], empty_classes: str
 ) -> tuple[tuple[str, ...], list[str]]:
-  """Returns the names of the classes, and what is to be told of empty ones."""
+  """Returns the names of the classes, and what is to be said of empty ones."""
   path, names = train.path, list(train.files)
   if len(names) < 2:
     found = f"only {names[0]!r}" if names else "none"
-    raise ValueError(f"{path} has {found}; expected two or more folders of images, one a class")
+    raise ValueError(f"{path} has {found}; expected two or more folders of images, one per class")
   empty = [name for name in names if not train.files[name]]
   if not empty:
     return tuple(names), []

@@ -133,7 +133,7 @@ def read(
     if turned is not None:
       plain = plain.transpose(turned)
     if image_size:
-      plain = _centre_square(plain, image_size)
+      plain = _center_square(plain, image_size)
     return np.array(plain).reshape(plain.height, plain.width, channels), depth
 
   return _read_image(path, pixels)
@@ -201,7 +201,7 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
   return image.convert(mode)
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
+def _center_square(image: Image.Image, size: int) -> Image.Image:
   short = min(image.size)
   left, top = (image.width - short) // 2, (image.height - short) // 2
   box = (left, top, left + short, top + short)

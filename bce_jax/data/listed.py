@@ -17,7 +17,7 @@ class ListedPairs(NamedTuple):
   Attributes:
     source: the images, each once, in the order of the list's paths.
     listed: the pairs.
-    notes: what is to be told, a line each.
+    notes: what is to be reported, a line each.
     skipped: the damaged images that were found; their pairs are left out.
   """
 

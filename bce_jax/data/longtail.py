@@ -96,7 +96,7 @@ def largest_fit(
 def subset(
   labels: Int[np.ndarray, "n"], counts: Any, *, seed: int | None = None
 ) -> Int64[np.ndarray, "kept"]:
-  """Returns which images of a labelled set make its long-tailed subset.
+  """Returns which images of a labeled set make its long-tailed subset.
 
   Args:
     labels: class ids of all images, in [0, N).

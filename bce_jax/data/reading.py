@@ -55,7 +55,7 @@ class Read(NamedTuple):
   Attributes:
     images: uint8 [n, H, W, C], where they were asked for; zeros where one is damaged.
     damaged: what is wrong with each damaged image, by row.
-    notes: what is to be told, a line each.
+    notes: what is to be reported, a line each.
   """
 
   images: np.ndarray | None
@@ -79,7 +79,7 @@ def read_all(
     reader: the files.
     in_memory: whether all are decoded and kept; else only headers are read.
     decoded: rows that are decoded even so where damaged images are to be skipped, since they must
-      be known before anything is judged by them.
+      be known before anything is evaluated on them.
     most_damaged: how many images may be damaged; 0 lets the first error end it.
     threads: how many read; None for one a core.
     progress: wraps the reading; called like tqdm.

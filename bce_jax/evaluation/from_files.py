@@ -50,7 +50,7 @@ class Extremes(NamedTuple):
     )
     return Extremes(*(a + b for a, b in zip(self, counts, strict=True)))
 
-  def figures(self) -> summary.Results:
+  def results(self) -> summary.Results:
     """The counts that are not 0, named as in the JSON of bce-eval."""
     names = (
       *("plus_infinity_scores", "plus_infinity_samples"),
@@ -60,24 +60,24 @@ class Extremes(NamedTuple):
 
   def lines(self, array: StoredArray) -> list[str]:
     """What is to be said of them, a line each."""
-    size, told = array.shape[0], []
+    size, lines = array.shape[0], []
     if self.plus_infinity:
-      told.append(
+      lines.append(
         f"{array.name}: {self.plus_infinity:,} of its scores, in {self.plus_infinity_samples:,} of"
         f" {size:,} samples, are +infinity{_overflow(array.dtype)}; they lie above every threshold"
       )
     if self.largest:
-      told.append(
+      lines.append(
         f"{array.name}: {self.largest:,} of its scores, in {self.largest_samples:,} of {size:,}"
         f" samples, are {_largest(array.dtype):g}, the largest number of {array.dtype}: they seem"
         " to have been cut off there, and are tied"
       )
     if self.nothing:
-      told.append(
+      lines.append(
         f"{array.name}: {self.nothing:,} of {size:,} samples have no score but -infinity: no"
-        " threshold judges them right"
+        " threshold gets them right"
       )
-    return told
+    return lines
 
 
 def scores(
@@ -92,8 +92,8 @@ def scores(
 
     z = logits − bias
 
-  float16 and integers of 8 or 16 bits are judged in float32, float32 in itself, float64 and wider
-  integers in float64; the bias is rounded to that, unless it is far too large for float32.
+  float16 and integers of 8 or 16 bits are evaluated in float32, float32 in itself, float64 and
+  wider integers in float64; the bias is rounded to that, unless it is far too large for float32.
 
   Args:
     logits: scale · c, decision scores before the bias: [n, N].
@@ -101,7 +101,7 @@ def scores(
     bias: diverse and finite, [N]; None where z = logits. One number for all classes is no matter
       here: it leaves the order of the scores as it is, see `at_unified_bias`.
     distributions: also say where the scores lie; takes twice the time.
-    progress: is told how far it is.
+    progress: is called with how far it is.
 
   Returns:
     (what is kept of each sample; the distributions of the logits, or None; how many scores are at
@@ -120,7 +120,7 @@ def scores(
     ids = labels[start : start + rows]
     top = chunk[:rows].max(1)  # nan where any score is
     broken += int(np.isnan(top).sum())
-    if broken:  # how many there are is all that will be told
+    if broken:  # how many there are is all that will be said
       continue
     extremes = extremes.plus(chunk[:rows], top, _largest(logits.dtype))
     padded = np.pad(ids, (0, len(chunk) - rows))
@@ -143,7 +143,7 @@ def scores(
 
 
 def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
-  """Reads one score a sample.
+  """Reads one score per example.
 
   Args:
     logits: [n] or [n, 1].
@@ -166,16 +166,16 @@ def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
   return scores[:, 0], extremes._replace(nothing=0)
 
 
-def at_unified_bias(judged: EvalOutputs, bias: float) -> summary.Results:
+def at_unified_bias(outputs: EvalOutputs, bias: float) -> summary.Results:
   """What one bias for all classes makes of the scores, named as in results.json.
 
   A class is above it where scale · c > b, which is z > 0 but for what a subtraction would round.
 
   Args:
-    judged: of each sample, on scale · c.
+    outputs: of each example, on scale · c.
     bias: finite.
   """
-  pairs = (judged.scaled_positive, judged.scaled_hardest_negative)
+  pairs = (outputs.scaled_positive, outputs.scaled_hardest_negative)
   return summary.at_threshold("bias", pairs, bias) | {"bias": bias}
 
 
@@ -192,7 +192,7 @@ def moments(
     features: [n, D].
     labels: [n], each in [0, num_classes).
     num_classes: N.
-    progress: is told how far it is.
+    progress: is called with how far it is.
 
   Raises:
     ValueError: for a dtype that is no real number, features that are not finite, or far too many.
@@ -219,7 +219,7 @@ def moments(
 
 
 def computed_in(array: StoredArray) -> np.dtype:
-  """The dtype that an array of real numbers is judged in.
+  """The dtype that an array of real numbers is evaluated in.
 
   Raises:
     ValueError: when it holds something else.

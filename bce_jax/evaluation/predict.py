@@ -257,7 +257,7 @@ def decide(scores: Float[np.ndarray, "N"], thresholds: Float[np.ndarray, "..."])
 
   Args:
     scores: scale · c, [N].
-    thresholds: one for all classes, [], or one a class, [N].
+    thresholds: one for all classes, [], or one per class, [N].
 
   >>> decide(np.float32([2, 5, 4]), np.float32([3, 3, 1])).best
   2

@@ -26,7 +26,7 @@ class SaveError(RuntimeError):
 
 
 def any_in(workdir: pathlib.Path) -> bool:
-  """Whether a run folder holds a checkpoint, told without opening them."""
+  """Whether a run folder holds a checkpoint, without opening one."""
   return any((workdir / files.CHECKPOINTS).glob("[0-9]*"))
 
 
@@ -74,12 +74,12 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """Step of the best checkpoint on the validation split (the last of equals), or None."""
-    judged = [
+    evaluated = [
       (self._manager.metrics(step)[self._best_metric], step)
       for step in self._manager.all_steps()
       if self._manager.metrics(step)
     ]
-    return max(judged, default=(0.0, None))[1]
+    return max(evaluated, default=(0.0, None))[1]
 
   def save(
     self,
@@ -94,8 +94,8 @@ class Checkpoints:
     Args:
       state: the train state, logical.
       loop: the loop's own record, JSON.
-      validation: figures on the held-out split, where it was judged at this step.
-      replace: one of the same step, which could not be judged then; else that one stays.
+      validation: results on the held-out split, where it was evaluated at this step.
+      replace: one of the same step, which could not be evaluated then; else that one stays.
 
     Raises:
       SaveError: when this one, or the one before, could not be written.
@@ -114,7 +114,7 @@ class Checkpoints:
       raise self._not_written(error) from error
 
   def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any], list[str]] | None:
-    """Restores the newest checkpoint that is whole; newer ones are set aside, not deleted.
+    """Restores the newest checkpoint that is intact; newer ones are quarantined, not deleted.
 
     Args:
       like: as for `restore`.
@@ -137,7 +137,7 @@ class Checkpoints:
         where = self._manager.directory / str(step)
         refused[step] = error or ValueError(f"checkpoint {where} can't be restored elsewhere")
         continue
-      self._set_aside(list(refused))
+      self._quarantine(list(refused))
       return *restored, [str(reason) for reason in refused.values()]
     if refused:
       raise refused[max(refused)]
@@ -171,7 +171,7 @@ class Checkpoints:
     return state, loop
 
   def network(self, step: int, abstract: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Restores the network of a checkpoint of any method and optimiser.
+    """Restores the network of a checkpoint of any method and optimizer.
 
     Args:
       step: of an existing checkpoint.
@@ -204,7 +204,7 @@ class Checkpoints:
       reason = f"{reason[:120]} … {reason[-180:]}"
     return SaveError(f"a checkpoint could not be written, {outcome}: {reason}")
 
-  def _set_aside(self, steps: list[int]) -> None:
+  def _quarantine(self, steps: list[int]) -> None:
     """Moves checkpoints out of the way of those to come."""
     if not steps:
       return
@@ -215,7 +215,7 @@ class Checkpoints:
         number = sum(1 for _ in aside.glob(f"{step}.*"))
         (self._workdir / files.CHECKPOINTS / str(step)).rename(aside / f"{step}.{number}")
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+      multihost_utils.sync_global_devices("corrupted checkpoints are quarantined")
     self._manager.reload()
 
   def wait(self) -> None:
@@ -297,7 +297,7 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 def _one_error_for_all() -> None:
   """Lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
-  # Below ERROR it tells of every save, and warns of what it chooses itself.
+  # Below ERROR it prints every save, and warns of what it chooses itself.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   with contextlib.suppress(ImportError):  # its own module: a later version may have another one
     from orbax.checkpoint._src import asyncio_utils

@@ -1,4 +1,4 @@
-"""Which images a run trains on and is judged by, file by file: whether they are the same again.
+"""Which images a run is trained and evaluated on, file by file: whether they are the same again.
 
 Of each file its path below the data folder, its label and its size are kept, and of some 1,000 a
 checksum of their beginning, so that files which changed places are noticed where all have one size.
@@ -114,17 +114,17 @@ def difference(
     return f"the files of {', '.join(changed)} differ ({where}, which names them, can't be read)"
   gone, new = _by_path(then, now.lines), _by_path(now.lines, then)
   paths = [*gone, *(path for path in new if path not in gone)]
-  told = {path: _told(gone.get(path), new.get(path), class_names) for path in paths}
-  differing = [path for path in paths if told[path]]
+  difference = {path: _difference(gone.get(path), new.get(path), class_names) for path in paths}
+  differing = [path for path in paths if difference[path]]
   if 0 < len(differing) <= damaged and not any(
-    told[p].startswith((_NEW, _CLASS)) for p in differing
+    difference[p].startswith((_NEW, _CLASS)) for p in differing
   ):
     return ""
   if differing:
     # One that changed its split only may have done so because another one came or went.
-    first = next((p for p in differing if not told[p].startswith(_MOVED)), differing[0])
+    first = next((p for p in differing if not difference[p].startswith(_MOVED)), differing[0])
     more = f" ({len(differing):,} files differ)" if len(differing) > 1 else ""
-    return f"{_shown(first)} {told[first]}{more}"
+    return f"{_shown(first)} {difference[first]}{more}"
   return f"the order of the files of {', '.join(changed)} differs"
 
 
@@ -200,7 +200,7 @@ def _by_path(lines: Sequence[bytes], others: Sequence[bytes]) -> dict[bytes, lis
   return {part[4]: part for part in parts if len(part) == 5}
 
 
-def _told(
+def _difference(
   before: Sequence[bytes] | None,
   now: Sequence[bytes] | None,
   class_names: tuple[Sequence[str], Sequence[str]],

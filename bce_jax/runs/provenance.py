@@ -140,7 +140,7 @@ def recorded(
   except BaseException as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     sessions[-1] |= {"ended": now(), "outcome": reason[:300]}
-    with contextlib.suppress(OSError):  # what ended it is told of, not this
+    with contextlib.suppress(OSError):  # what ended it is reported, not this
       write()
     raise
   write()

@@ -146,7 +146,7 @@ def refuse_other_config(
   """
   if not begun(workdir):
     return
-  finished(workdir)  # damaged results are told of first
+  finished(workdir)  # damaged results are reported first
   before = _flat(_trained_config(workdir) or written_config(workdir))
   now = _flat(config_lib.with_absolute_paths(config))
   for key in config_lib.PATHS:

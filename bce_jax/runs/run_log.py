@@ -70,7 +70,7 @@ class RunLog:
       return
     data = "".join(self._held).encode(errors="replace")
     self._held.clear()
-    # A disk that is full is told of by what needs it: a checkpoint, or a record.
+    # A disk that is full is reported by what needs it: a checkpoint, or a record.
     with contextlib.suppress(OSError):
       while data:
         data = data[os.write(self._file, data) :]

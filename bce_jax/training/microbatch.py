@@ -64,7 +64,7 @@ def check_batch_norm_group(group: int | None, images: int, *, where: str = "the 
   """Refuses groups that the images can't be cut into.
 
   Args:
-    group: images normalised together; None: all.
+    group: images normalized together; None: all.
     images: that go through it at once: every view of a micro-batch.
     where: the network, on all devices, or one device.
 

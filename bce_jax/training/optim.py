@@ -1,4 +1,4 @@
-"""The optimiser: schedule, clipping, and a weight decay of its own for each group of parameters."""
+"""The optimizer: schedule, clipping, and a weight decay of its own for each group of parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def parameter_group(path: tuple[Any, ...], leaf: Any) -> str:
 
   Returns:
     "bias" (the head's: a threshold, not a weight), "head" (the classifier's weights), "norm"
-    (vectors: scales and biases of the normalisation and linear layers) or "kernel" (the rest).
+    (vectors: scales and biases of the normalization and linear layers) or "kernel" (the rest).
   """
   names = [key.key for key in path]
   if names[0] == "head":

@@ -61,7 +61,7 @@ def make_pmap_train_step(
     model: a classifier, of a backbone that takes an `axis_name`; the same as under jit.
     objective: the method; a loss in chunks of classes without a mesh.
     optimizer: as `create_state` was given.
-    preprocess: augmentation and normalisation.
+    preprocess: augmentation and normalization.
     key: the run's.
     micro_batches: see `step.make_train_step`; of each device's images.
     unrolled: likewise.

@@ -50,7 +50,7 @@ def name_of(number: int) -> str:
 
 
 def newest_step(workdir: pathlib.Path) -> int | None:
-  """The step of the newest checkpoint in a run folder, told without opening it; None for none."""
+  """The step of the newest checkpoint in a run folder, without opening it; None for none."""
   names = (path.name for path in (workdir / "checkpoints").glob("[0-9]*"))
   return max((int(name) for name in names if name.isdigit()), default=None)
 

@@ -17,8 +17,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: number of updates made, int32.
     params: {"backbone": …, "head": …}, and "objective" where the method has parameters of its own.
-    batch_stats: running statistics of the normalisation layers.
-    opt_state: the optimiser's, of the parameters that are trained.
+    batch_stats: running statistics of the normalization layers.
+    opt_state: the optimizer's, of the parameters that are trained.
     memory: the objective's.
   """
 

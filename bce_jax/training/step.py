@@ -31,7 +31,7 @@ def make_train_step(
 
   Micro-batch i of k is rows i, i + k, i + 2k, …, so that each device goes on with images it has.
   Images are augmented, and classes drawn, as in one batch. What differs from one: each micro-batch
-  is normalised by its own statistics, whose mean over the micro-batches the running ones move to
+  is normalized by its own statistics, whose mean over the micro-batches the running ones move to
   (batch norm groups are of successive images of a micro-batch); and a memory of images is handed
   from one micro-batch to the next.
 
@@ -39,7 +39,7 @@ def make_train_step(
     model: a classifier.
     objective: the method.
     optimizer: as `create_state` was given.
-    preprocess: augmentation and normalisation.
+    preprocess: augmentation and normalization.
     key: the run's; step keys are `fold_in(key, step)`, so a resumed run draws what it would have.
     micro_batches: k: parts of the batch that are run one after the other, each with a k-th of the
       activations; their gradients are averaged for one update.

@@ -242,9 +242,9 @@ def test_eight_devices_give_what_one_gives(vary, photographs):
 
 def test_refusals():
   key, grey = jax.random.key(0), np.zeros((2, 4, 4, 1), np.uint8)
-  with pytest.raises(ValueError, match="need colour images, got 1 channels"):
+  with pytest.raises(ValueError, match="need color images, got 1 channels"):
     autoaugment.auto_augment(key, grey)
-  with pytest.raises(ValueError, match="need colour images, got 1 channels"):
+  with pytest.raises(ValueError, match="need color images, got 1 channels"):
     autoaugment.apply(grey[0], "invert")
   with pytest.raises(ValueError, match="need uint8 images, got dtype float32"):
     autoaugment.auto_augment(key, np.zeros((2, 4, 4, 3), np.float32))
