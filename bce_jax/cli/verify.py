@@ -72,7 +72,7 @@ def judge(
 def _features(stored: "StoredArray") -> "np.ndarray":
   import numpy as np
 
-  from bce_jax.metrics.cosines import MIN_NORM
+  from bce_jax.norms import MIN_NORM
   from bce_jax.training.stored import computed_in
 
   if len(stored.shape) != 2 or 0 in stored.shape or stored.shape[0] < 2:
