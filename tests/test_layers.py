@@ -86,6 +86,31 @@ def test_importing_the_package_is_light():
   assert out.stdout.strip() == "[]"
 
 
+def test_formulas_are_private_modules_behind_a_public_face():
+  for package in ("losses", "metrics"):
+    files = {path.name for layer, path in layer_files() if layer == package}
+    assert all(name.startswith("_") for name in files)
+  for layer, path in layer_files():
+    for name in imported_modules(path):
+      private = name.startswith("bce_jax.") and any(x.startswith("_") for x in name.split("."))
+      assert not private or name.split(".")[1] == layer, f"{path} imports the private {name}"
+
+
+def test_no_function_hides_a_module_of_its_name():
+  for path in PACKAGE.rglob("__init__.py"):
+    modules = {file.stem for file in path.parent.glob("*.py")}
+    modules |= {file.parent.name for file in path.parent.glob("*/__init__.py")}
+    for node in ast.parse(path.read_text()).body:
+      if isinstance(node, ast.ImportFrom):
+        of_package = node.module == ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+        names = set() if of_package else {a.asname or a.name for a in node.names}
+      elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+        names = {node.name}
+      else:
+        continue
+      assert not names & modules, f"{path}: {names & modules}"
+
+
 def test_there_is_no_grab_bag():
   names = {path.stem for _, path in layer_files()}
   assert not names & {"utils", "util", "helpers", "misc", "common"}

@@ -73,7 +73,7 @@ def _features(stored: "StoredArray") -> "np.ndarray":
   import numpy as np
 
   from bce_jax.evaluation.from_files import computed_in
-  from bce_jax.metrics.cosines import MIN_NORM
+  from bce_jax.norms import MIN_NORM
 
   if len(stored.shape) != 2 or 0 in stored.shape or stored.shape[0] < 2:
     raise ValueError(

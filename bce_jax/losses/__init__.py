@@ -1,9 +1,9 @@
 """Loss functions: formulas, one value per example, float32, summed over classes."""
 
-from bce_jax.losses.bce import bce, cosine, naive, softmax_cross_entropy
-from bce_jax.losses.bias import bias_init, converged_bias, prior_bias
-from bce_jax.losses.linear import linear_bce, linear_bce_mean
-from bce_jax.losses.longtail import (
+from bce_jax.losses._bce import bce, cosine, naive, softmax_cross_entropy
+from bce_jax.losses._bias import bias_init, converged_bias, prior_bias
+from bce_jax.losses._linear import linear_bce, linear_bce_mean
+from bce_jax.losses._longtail import (
   balanced_softmax,
   class_weights,
   classifier_uniformity,
@@ -13,7 +13,7 @@ from bce_jax.losses.longtail import (
   max_norm_limit,
   mixed_bce,
 )
-from bce_jax.losses.sampling import sample_classes
+from bce_jax.losses._sampling import sample_classes
 from bce_jax.norms import unit
 
 __all__ = [

@@ -1,14 +1,14 @@
 """Measures of a classifier, each with a streaming half and a final half."""
 
-from bce_jax.metrics.binary import BinaryAccuracy, Confusion, binary_accuracy, confusion_at
-from bce_jax.metrics.counting import (
+from bce_jax.metrics._binary import BinaryAccuracy, Confusion, binary_accuracy, confusion_at
+from bce_jax.metrics._counting import (
   PairCounts,
   merge_pair_counts,
   pair_counts,
   pair_counts_from_scores,
   pair_scores,
 )
-from bce_jax.metrics.distributions import (
+from bce_jax.metrics._distributions import (
   Histogram,
   ScoreDistributions,
   Spread,
@@ -16,7 +16,7 @@ from bce_jax.metrics.distributions import (
   score_distributions,
   uniform_accuracy_curve,
 )
-from bce_jax.metrics.geometry import (
+from bce_jax.metrics._geometry import (
   ClassMoments,
   Geometry,
   class_moments,
@@ -24,9 +24,9 @@ from bce_jax.metrics.geometry import (
   mean_and_std,
   merge_moments,
 )
-from bce_jax.metrics.identification import Identification, open_set_identification, rank_one
-from bce_jax.metrics.longtail import FEW, MANY, ShotAccuracy, shot_accuracy
-from bce_jax.metrics.uniform import (
+from bce_jax.metrics._identification import Identification, open_set_identification, rank_one
+from bce_jax.metrics._longtail import FEW, MANY, ShotAccuracy, shot_accuracy
+from bce_jax.metrics._uniform import (
   AccuracyAt,
   UniformAccuracy,
   accuracy_at,
@@ -35,7 +35,7 @@ from bce_jax.metrics.uniform import (
   uniform_accuracy,
   uniform_accuracy_from_pairs,
 )
-from bce_jax.metrics.verification import (
+from bce_jax.metrics._verification import (
   FoldAccuracy,
   RocCurve,
   Verification,

@@ -8,7 +8,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bce_jax import losses
-from bce_jax.losses.bias import uniform_bias
 
 BIASES = ("none", "unified", "diverse")
 WEIGHT_INITS = ("uniform", "normal")
@@ -127,7 +126,8 @@ class Head(nn.Module):
       elif self.bias_init == "zero":
         values = jnp.zeros(shape)
       elif self.bias_init == "0":
-        values = uniform_bias(key, num_features, shape)
+        bound = num_features**-0.5  # the default of torch.nn.Linear
+        values = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
       else:
         values = losses.bias_init(int(self.bias_init), self.num_classes)
       return (values + self.bias_mean).astype(dtype)

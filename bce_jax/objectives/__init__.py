@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bce_jax.names import nearest
-from bce_jax.objectives.joint import LOSSES, Joint, Targets, joint, parse
+from bce_jax.objectives.joint import LOSSES, Joint, Targets, parse
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 
@@ -59,7 +59,6 @@ __all__ = [
   "Targets",
   "Views",
   "create",
-  "joint",
   "module",
   "names",
   "parse",

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bce_jax.metrics import Spread
-from bce_jax.metrics.longtail import FEW, MANY
+from bce_jax.metrics import FEW, MANY, Spread
 from bce_jax.report.comparison import Group
 from bce_jax.report.plot import Plot, Section, Table
 from bce_jax.report.progress import geometry_plots

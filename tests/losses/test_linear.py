@@ -1,4 +1,3 @@
-import importlib
 import re
 
 import jax
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from bce_jax import losses
+from bce_jax.losses import _chunks
 
 B, D, N = 6, 5, 13
 OPTIONS = ("bias", "scale", "margin", "negative_weight", "smoothing")
@@ -315,14 +315,13 @@ def test_memory_is_a_few_chunks(form, options):
 
 
 def test_a_mask_of_classes_saves_work(monkeypatch):
-  module = importlib.import_module("bce_jax.losses.chunks")
-  original, calls = module.class_losses, []
+  original, calls = _chunks.class_losses, []
 
   def counted(z, *args, **options):
     jax.debug.callback(lambda: calls.append(z.shape))
     return original(z, *args, **options)
 
-  monkeypatch.setattr(module, "class_losses", counted)
+  monkeypatch.setattr(_chunks, "class_losses", counted)
   operands, labels = draw(7)
   for kept in (0, 1, 3, 4, 7, N):
     mask = np.random.default_rng(0).permutation(np.arange(N) < kept)

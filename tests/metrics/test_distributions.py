@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bce_jax import metrics
-from bce_jax.metrics import distributions
+from bce_jax.metrics import _distributions
 
 TRICKY = [0.0, -0.0, 1.0, -1.0, 0.1, 2.5, -7.25, 1e-3, 1e9, -1e9, 3e38, -3e38, 1e-40, -1e-40, 5e-45]
 VALUES = st.sampled_from(TRICKY) | st.floats(-10, 10, width=32)
@@ -134,7 +134,7 @@ def test_many_blocks_and_parts(monkeypatch):
   scores = rng.normal(0, 3, (500, 7)).astype(np.float32)
   labels = rng.integers(0, 6, 500)  # class 6 has no sample
   whole = metrics.score_distributions(scores, labels)
-  monkeypatch.setattr(distributions, "_BLOCK", 40)
+  monkeypatch.setattr(_distributions, "_BLOCK", 40)
   same(whole, metrics.score_distributions(scores, labels))
   *_, positive, one, two = by_definition(scores, labels)
   same(whole, (*whole[:3], positive, one, two))

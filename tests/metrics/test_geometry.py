@@ -1,5 +1,4 @@
 import functools
-import importlib
 import itertools
 import math
 import warnings
@@ -16,8 +15,7 @@ from scipy.spatial.distance import pdist
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bce_jax import metrics
-
-MODULE = importlib.import_module("bce_jax.metrics.geometry")  # the function has its name
+from bce_jax.metrics import _geometry
 
 
 def unit(v):
@@ -520,7 +518,7 @@ def test_blocks_of_classes(monkeypatch):
   moments = metrics.class_moments(x, labels, num_classes=7)
   expected = metrics.geometry(moments, weights)
   for size in (1, 3, 7):
-    monkeypatch.setattr(MODULE, "_BLOCK", size)
+    monkeypatch.setattr(_geometry, "_BLOCK", size)
     check(metrics.geometry(moments, weights), expected, rtol=1e-12)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bce_jax import metrics
-from bce_jax.metrics import pairs
+from bce_jax.metrics import _pairs
 
 
 def covered(positive, negative, t):
@@ -396,12 +396,12 @@ def test_refused(call, message):
 
 
 def test_group_size_divides():
-  assert pairs.group_size(1000) == 125
-  assert pairs.group_size(100) == 50
+  assert _pairs.group_size(1000) == 125
+  assert _pairs.group_size(100) == 50
   for n in (64, 100, 360, 998, 1000):
-    assert n % pairs.group_size(n) == 0
+    assert n % _pairs.group_size(n) == 0
   for n in (1, 2, 10, 97, 1009):  # few classes, or a prime number of them
-    assert pairs.group_size(n) is None
+    assert _pairs.group_size(n) is None
 
 
 def test_pairs_of_a_sharded_batch_move_nothing():

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
 from bce_jax import metrics
+from bce_jax.metrics import _counting
 
 FARS = (1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.5, 1.0)
 
@@ -69,9 +70,8 @@ class TestPairCounts:
     assert_equal(actual, by_brute_force(scores, labels[i] == labels[j], np.array(thresholds)))
 
   def test_tiles_hold_no_more_than_the_block(self, monkeypatch):
-    module = __import__("sys").modules["bce_jax.metrics.counting"]
-    seen, tile = [], module._tile
-    monkeypatch.setattr(module, "_tile", lambda *a, **k: seen.append(tile(*a, **k)) or seen[-1])
+    seen, tile = [], _counting._tile
+    monkeypatch.setattr(_counting, "_tile", lambda *a, **k: seen.append(tile(*a, **k)) or seen[-1])
     done = []
     labels = np.arange(50) // 5  # genuine pairs along the diagonal only
     metrics.pair_counts(signs(50), labels, block_size=121, progress=lambda *x: done.append(x))

@@ -7,9 +7,9 @@ import pytest
 
 from bce_jax import losses
 from bce_jax.models import Head, Outputs
-from bce_jax.objectives import Batch, Rebalance, Targets, joint
+from bce_jax.objectives import Batch, Rebalance, Targets
 from bce_jax.objectives.balanced import balanced
-from bce_jax.objectives.joint import sampled
+from bce_jax.objectives.joint import joint, sampled
 
 N = 20
 COUNTS = np.arange(1, N + 1)

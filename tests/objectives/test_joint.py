@@ -5,6 +5,7 @@ import pytest
 
 from bce_jax import losses, objectives
 from bce_jax.models import Outputs, Scores
+from bce_jax.objectives.joint import joint
 
 RNG = np.random.default_rng(0)
 METRICS = RNG.uniform(-1, 1, (5, 4)).astype(np.float32)
@@ -18,7 +19,7 @@ def outputs(bias):
 @pytest.mark.parametrize("name", objectives.LOSSES)
 def test_the_loss_is_the_mean_of_the_named_one(name):
   bias = jnp.arange(4.0) if name.endswith("d") else jnp.float32(1.5)
-  objective = objectives.joint(name, margin=0.1, smoothing=0.2)
+  objective = joint(name, margin=0.1, smoothing=0.2)
   loss, memory, logs = objective.loss({}, outputs(bias), objectives.Targets(LABELS), (), 0)
   formula = losses.bce if name.startswith("bce") else losses.softmax_cross_entropy
   expected = formula(METRICS, LABELS, bias=bias, scale=6.0, margin=0.1, smoothing=0.2)
@@ -29,14 +30,14 @@ def test_the_loss_is_the_mean_of_the_named_one(name):
 
 
 def test_negative_weight_reaches_the_loss():
-  objective = objectives.joint("bce-nu", negative_weight=0.5)
+  objective = joint("bce-nu", negative_weight=0.5)
   loss, _, _ = objective.loss({}, outputs(jnp.float32(1.5)), objectives.Targets(LABELS), (), 0)
   expected = losses.bce(METRICS, LABELS, bias=1.5, scale=6.0, negative_weight=0.5)
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
 
 
 def test_views_are_the_batch_itself():
-  objective = objectives.joint("bce-u")
+  objective = joint("bce-u")
   images = jnp.ones((5, 8, 8, 1))
   batch = objectives.Batch(images, jnp.asarray(LABELS))
   views = objective.views(jax.random.key(0), batch, objective.memory({}))

@@ -14,8 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from bce_jax.metrics import cosines
-from bce_jax.metrics.uniform import uniform_accuracy_from_pairs
+from bce_jax.metrics import _cosines
+from bce_jax.metrics._uniform import uniform_accuracy_from_pairs
 
 
 class BinaryAccuracy(NamedTuple):
@@ -131,15 +131,15 @@ def confusion_at(
   Confusion(true_positives=1, false_positives=1, true_negatives=1, false_negatives=1)
   """
   values, kinds = _checked(scores, positive)
-  above = values > cosines.threshold(threshold, values.dtype)
+  above = values > _cosines.threshold(threshold, values.dtype)
   pairs = ((kinds, above), (~kinds, above), (~kinds, ~above), (kinds, ~above))
   return Confusion(*(int(np.count_nonzero(a & b)) for a, b in pairs))
 
 
 def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-  values = cosines.host("scores", scores, np.floating, (None,))
+  values = _cosines.host("scores", scores, np.floating, (None,))
   values = values.astype(np.float64 if values.dtype == np.float64 else np.float32)
-  kinds = cosines.host("positive", positive, np.bool_, values.shape)
+  kinds = _cosines.host("positive", positive, np.bool_, values.shape)
   if np.isnan(values).any():
     raise ValueError(f"scores must not be nan: {np.count_nonzero(np.isnan(values))} are")
   return values, kinds

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Int64
 
 from bce_jax import checks
-from bce_jax.metrics import cosines
+from bce_jax.metrics import _cosines
 
 
 class PairCounts(NamedTuple):
@@ -45,7 +45,7 @@ def pair_counts(
   labels: Int[ArrayLike, "n"],
   *,
   thresholds: Float[ArrayLike, "k"] | Sequence[float] = (),
-  block_size: int = cosines.BLOCK,
+  block_size: int = _cosines.BLOCK,
   progress: Callable[[int, int], None] | None = None,
 ) -> PairCounts:
   r"""Counts all pairs i < j of a set of embeddings, scored by their cosine.
@@ -54,7 +54,7 @@ def pair_counts(
 
   Of the matrix of cosines one tile of about `block_size` scores exists at a time. Beside it are
   held the embeddings in float64, twice, and the genuine scores. Scores are computed on the host in
-  float64, by products that round nothing (`cosines.rows`): they do not depend on the blocks or on
+  float64, by products that round nothing (`_cosines.rows`): they do not depend on the blocks or on
   the order of the embeddings, copies of an embedding are tied, and no float32 ties what differs.
 
   Args:
@@ -79,15 +79,15 @@ def pair_counts(
   (1, 2)
   """
   block_size = checks.integer("block_size", block_size, low=1)
-  vectors = cosines.rows("embeddings", embeddings)
-  identities = cosines.host("labels", labels, np.integer, (vectors.size,))
+  vectors = _cosines.rows("embeddings", embeddings)
+  identities = _cosines.host("labels", labels, np.integer, (vectors.size,))
   _, ids, sizes = np.unique(identities, return_inverse=True, return_counts=True)
   n, num_genuine = vectors.size, sum(int(s) * (int(s) - 1) // 2 for s in sizes)
   num_impostor = n * (n - 1) // 2 - num_genuine
   for what, number in (("of one identity", num_genuine), ("of two identities", num_impostor)):
     if not number:
       raise ValueError(f"no pair of the {n} embeddings is {what}: expected at least one")
-  extra = cosines.thresholds(thresholds, np.dtype(np.float64))
+  extra = _cosines.thresholds(thresholds, np.dtype(np.float64))
 
   # With the identities in order, genuine pairs lie in the tiles along the diagonal only.
   order = np.argsort(ids, kind="stable")
@@ -143,9 +143,9 @@ def pair_counts_from_scores(
   >>> counts.thresholds, counts.impostor_above, counts.impostor_at_or_above
   (array([0.4, 0.9]), array([0, 0]), array([1, 0]))
   """
-  values = cosines.scores(scores)
-  genuine = cosines.host("same", same, np.bool_, values.shape)
-  counts = _no_impostors(values[genuine], cosines.thresholds(thresholds, values.dtype))
+  values = _cosines.scores(scores)
+  genuine = _cosines.host("same", same, np.bool_, values.shape)
+  counts = _no_impostors(values[genuine], _cosines.thresholds(thresholds, values.dtype))
   impostors = np.sort(values[~genuine])
   above, at_or_above = _count(impostors, counts.thresholds)
   return counts._replace(
@@ -207,22 +207,22 @@ def pair_scores(
   >>> pair_scores([[1.0, 0.0], [3.0, 4.0]], [[0, 1], [1, 1]])
   array([0.6, 1. ])
   """
-  vectors = cosines.rows("embeddings", embeddings)
-  rows = cosines.host("pairs", pairs, np.integer, (None, 2))
+  vectors = _cosines.rows("embeddings", embeddings)
+  rows = _cosines.host("pairs", pairs, np.integer, (None, 2))
   wrong = (rows < 0) | (rows >= vectors.size)
   if wrong.any():
     raise ValueError(f"pairs must lie in [0, {vectors.size}), got {rows[wrong].flat[0]}")
   out = np.empty(len(rows), np.float64)
-  step = max(1, cosines.BLOCK // max(vectors.high.shape[1], 1))
+  step = max(1, _cosines.BLOCK // max(vectors.high.shape[1], 1))
   for i in range(0, len(rows), step):
     a, b = rows[i : i + step].T
-    out[i : i + step] = cosines.of_pairs(vectors.take(a), vectors.take(b))
+    out[i : i + step] = _cosines.of_pairs(vectors.take(a), vectors.take(b))
   return out
 
 
 def _tile(
-  a: cosines.Rows,
-  b: cosines.Rows,
+  a: _cosines.Rows,
+  b: _cosines.Rows,
   a_ids: np.ndarray,
   b_ids: np.ndarray,
   *,
@@ -234,7 +234,7 @@ def _tile(
   counted = same if genuine else ~same
   if diagonal:
     counted = np.triu(counted, 1)
-  return cosines.of_all(a, b)[counted]
+  return _cosines.of_all(a, b)[counted]
 
 
 def _no_impostors(genuine: np.ndarray, extra: np.ndarray) -> PairCounts:

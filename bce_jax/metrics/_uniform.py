@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks, explicit
-from bce_jax.metrics import intervals, pairs
+from bce_jax.metrics import _intervals, _pairs
 
 
 class UniformAccuracy(NamedTuple):
@@ -191,13 +191,13 @@ def uniform_accuracy_from_pairs(
   num_classes = checks.integer("num_classes", num_classes, low=1)
   eager = axis_name is None and _is_eager(positive, hardest_negative, labels, where)
   with _precision(eager, positive, hardest_negative):
-    p, n = _pairs(positive, hardest_negative)
+    p, n = _checked_pairs(positive, hardest_negative)
     mask = checks.example_mask(where, p.shape)
     ids, valid = checks.int_labels(labels, p.shape, num_classes, where=where)
     flat = [x.reshape(-1) for x in (p, n, ids, mask, valid)]
     if axis_name is not None:
       flat = [lax.all_gather(x, axis_name, tiled=True) for x in flat]
-    counts = intervals.count(*flat, num_classes=num_classes)
+    counts = _intervals.count(*flat, num_classes=num_classes)
     if axis_name is not None:  # equal on all devices already; this tells shard_map so
       counts = lax.pmax(counts, axis_name)
   return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
@@ -273,7 +273,7 @@ def accuracy_at_from_pairs(
     raise ValueError(f"threshold must be a scalar, got shape {np.shape(threshold)}")
   eager = axis_name is None and _is_eager(positive, hardest_negative, threshold, where)
   with _precision(eager, positive, hardest_negative):
-    p, n = _pairs(positive, hardest_negative)
+    p, n = _checked_pairs(positive, hardest_negative)
     mask = checks.example_mask(where, p.shape)
     value = checks.known(threshold)
     if value is None:
@@ -306,10 +306,10 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
   if where is not None:
     checks.example_mask(where, shape)
   ids, valid = checks.int_labels(labels, shape, scores.shape[-1], where=where)
-  return pairs.split(scores, ids, valid)
+  return _pairs.split(scores, ids, valid)
 
 
-def _figures_eager(counts: intervals.Counts) -> UniformAccuracy:
+def _figures_eager(counts: _intervals.Counts) -> UniformAccuracy:
   if counts.bad:
     raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
   if not counts.total:
@@ -338,7 +338,7 @@ def _inside(low: float, high: float) -> float:
   return middle if low < middle < high else low
 
 
-def _figures(counts: intervals.Counts) -> UniformAccuracy:
+def _figures(counts: _intervals.Counts) -> UniformAccuracy:
   """`_figures_eager` inside a trace: nan instead of an exception."""
   low, high = counts.low, counts.high
   total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan
@@ -400,7 +400,7 @@ def _precision(eager: bool, *arrays: Any):
   return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
-def _pairs(positive: Any, hardest_negative: Any) -> tuple[jax.Array, jax.Array]:
+def _checked_pairs(positive: Any, hardest_negative: Any) -> tuple[jax.Array, jax.Array]:
   p = checks.float_array("positive", positive)
   n = checks.float_array("hardest_negative", hardest_negative)
   if n.shape != p.shape:

@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks, explicit
-from bce_jax.losses.bce import is_zero
-from bce_jax.losses.chunks import Fixed, Operands, Plan, each_loss, mean_loss, vary, varying_axes
+from bce_jax.losses._bce import is_zero
+from bce_jax.losses._chunks import Fixed, Operands, Plan, each_loss, mean_loss, vary, varying_axes
 from bce_jax.norms import unit
 
 # A chunk's scores by default. On CPU larger ones were measured to be no faster, and beyond 2²¹

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from bce_jax import checks
-from bce_jax.metrics import cosines
+from bce_jax.metrics import _cosines
 
 
 class Identification(NamedTuple):
@@ -33,7 +33,7 @@ def rank_one(
   probes: Float[ArrayLike, "m D"],
   probe_labels: Int[ArrayLike, "m"],
   *,
-  block_size: int = cosines.BLOCK,
+  block_size: int = _cosines.BLOCK,
 ) -> float:
   """Closed-set identification: the share of probes whose nearest gallery item is of their identity.
 
@@ -74,7 +74,7 @@ def open_set_identification(
   probe_labels: Int[ArrayLike, "m"],
   *,
   threshold: float,
-  block_size: int = cosines.BLOCK,
+  block_size: int = _cosines.BLOCK,
 ) -> Identification:
   """Open-set identification at one fixed threshold, with probes that are in no gallery.
 
@@ -99,7 +99,7 @@ def open_set_identification(
   Identification(identified=1.0, false_alarm=0.5)
   """
   own, other = _own_and_other(gallery, gallery_labels, probes, probe_labels, block_size)
-  t = cosines.threshold(threshold, own.dtype)
+  t = _cosines.threshold(threshold, own.dtype)
   known = ~np.isneginf(own)
   named, alarmed = (own > other) & (own > t), other > t
   return Identification(
@@ -113,20 +113,20 @@ def _own_and_other(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Each probe's best score of its own identity, and of the others; −inf where there is none."""
   side = math.isqrt(checks.integer("block_size", block_size, low=1))
-  items, unknown = cosines.rows("gallery", gallery), cosines.rows("probes", probes)
+  items, unknown = _cosines.rows("gallery", gallery), _cosines.rows("probes", probes)
   if items.high.shape[1] != unknown.high.shape[1]:
     raise ValueError(
       f"probes must have the gallery's dimension {items.high.shape[1]}, got {unknown.high.shape}"
     )
   if not items.size or not unknown.size:
     raise ValueError(f"expected a gallery and probes, got {items.size} and {unknown.size}")
-  labels = cosines.host("gallery_labels", gallery_labels, np.integer, (items.size,))
-  wanted = cosines.host("probe_labels", probe_labels, np.integer, (unknown.size,))
+  labels = _cosines.host("gallery_labels", gallery_labels, np.integer, (items.size,))
+  wanted = _cosines.host("probe_labels", probe_labels, np.integer, (unknown.size,))
   best = np.full((2, unknown.size), -np.inf)
   for i in range(0, unknown.size, side):
     for j in range(0, items.size, side):
       a, b = slice(i, i + side), slice(j, j + side)
-      scores = cosines.of_all(unknown.take(a), items.take(b))
+      scores = _cosines.of_all(unknown.take(a), items.take(b))
       same = wanted[a, None] == labels[None, b]
       found = [np.where(mask, scores, -np.inf).max(1) for mask in (same, ~same)]
       best[:, a] = np.maximum(best[:, a], found)

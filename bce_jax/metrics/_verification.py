@@ -18,8 +18,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from bce_jax.metrics import cosines
-from bce_jax.metrics.counting import PairCounts
+from bce_jax.metrics import _cosines
+from bce_jax.metrics._counting import PairCounts
 
 
 class RocCurve(NamedTuple):
@@ -118,7 +118,7 @@ def roc(counts: PairCounts) -> RocCurve:
   # At t, and just below it: in that order for every threshold from the highest down.
   accepted_genuine = _interleaved(counts.genuine_above, counts.genuine_at_or_above)
   accepted_impostor = _interleaved(counts.impostor_above, counts.impostor_at_or_above)
-  below = cosines.just_below(counts.thresholds)
+  below = _cosines.just_below(counts.thresholds)
   t = np.concatenate([[np.inf], _interleaved(counts.thresholds, below), [-np.inf]])
   genuine = np.concatenate([[0], accepted_genuine, [counts.num_genuine]])
   impostor = np.concatenate([[0], accepted_impostor, [counts.num_impostor]])
@@ -153,7 +153,7 @@ def verification(
   (array([0.5, 1. ]), 0.5, 0.75, 0.75)
   """
   _check_both(counts)
-  limits = cosines.host("far", np.asarray(far, np.float64), np.floating, (None,))
+  limits = _cosines.host("far", np.asarray(far, np.float64), np.floating, (None,))
   if not ((limits >= 0) & (limits <= 1)).all():
     raise ValueError(f"far must lie in [0, 1], got {limits.tolist()}")
   G, I = counts.num_genuine, counts.num_impostor  # noqa: E741
@@ -165,7 +165,7 @@ def verification(
     counts.impostor_above[own],
     counts.impostor_at_or_above[own],
   )
-  genuine, below = counts.genuine_at_or_above[own], cosines.just_below(s)
+  genuine, below = counts.genuine_at_or_above[own], _cosines.just_below(s)
   # FAR rises as t falls, so the first score that is not too low is the one.
   first = np.array([np.count_nonzero(at / I > limit) for limit in limits], np.int64)
   tar = np.append(genuine, 0)[first] / G
@@ -210,11 +210,11 @@ def verify_at(counts: PairCounts, threshold: float | Float[ArrayLike, ""]) -> Ve
   VerificationAt(true_accept=1.0, false_accept=0.5, accuracy=0.75, balanced_accuracy=0.75)
   """
   _check_both(counts)
-  t = cosines.threshold(threshold, counts.thresholds.dtype)
+  t = _cosines.threshold(threshold, counts.thresholds.dtype)
   # Between tracked thresholds nothing is known but that the counts do not rise; no score lies
   # between one and the next number below it, which `verification` and `roc` give.
   k = int(np.searchsorted(counts.thresholds, t, "right"))
-  if k < len(counts.thresholds) and t == cosines.just_below(counts.thresholds[k]):
+  if k < len(counts.thresholds) and t == _cosines.just_below(counts.thresholds[k]):
     accepted, above = counts.genuine_at_or_above[k], counts.impostor_at_or_above[k]
     return _at(counts, int(accepted), int(above))
   above = counts.impostor_above[k - 1] if k else counts.num_impostor
@@ -261,9 +261,9 @@ def ten_fold_accuracy(
   >>> result.mean, result.thresholds.round(2).tolist(), result.accuracies.tolist()
   (0.75, [0.7, 0.5], [1.0, 0.5])
   """
-  values = cosines.scores(scores).astype(np.float64)
-  genuine = cosines.host("same", same, np.bool_, values.shape)
-  ids = cosines.host("folds", folds, np.integer, values.shape)
+  values = _cosines.scores(scores).astype(np.float64)
+  genuine = _cosines.host("same", same, np.bool_, values.shape)
+  ids = _cosines.host("folds", folds, np.integer, values.shape)
   names = np.unique(ids)
   if len(names) < 2:
     raise ValueError(f"folds must name at least two, got {len(names)}: {names.tolist()}")

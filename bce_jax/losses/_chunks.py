@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bce_jax.losses.bce import class_losses
+from bce_jax.losses._bce import class_losses
 from bce_jax.norms import unit
 
 _AXIS_OF_CLASSES = {"weights": 0, "bias": 0, "targets": 1}

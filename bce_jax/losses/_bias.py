@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -131,9 +130,3 @@ def converged_bias(
     log_rest = math.log(n - 2)
     root = jnp.logaddexp(0.5 * jnp.logaddexp(2 * log_rest, 2 * root), log_rest)
   return a + root - math.log(2)
-
-
-def uniform_bias(key: jax.Array, num_features: int, shape: tuple[int, ...]) -> jax.Array:
-  """Mode 0 of the bias initialisations: U(±1/√num_features), the default of torch.nn.Linear."""
-  bound = num_features**-0.5
-  return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks, explicit
-from bce_jax.losses.bce import bce, cosine, softmax_cross_entropy
+from bce_jax.losses._bce import bce, cosine, softmax_cross_entropy
 from bce_jax.norms import norm
 
 
