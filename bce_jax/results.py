@@ -95,6 +95,7 @@ class Result(NamedTuple):
 
 
 ACCURACIES, BIAS_CHART = "Accuracies", "Bias and best threshold"  # charts with several lines
+INTERVAL = ("_low", "_high")
 FAR = (1e-4, 1e-3, 1e-2, 1e-1)  # rates of false accepts that a verification is measured at
 _TAR = "verification_tar_at_far_"
 
@@ -211,7 +212,7 @@ _THRESHOLDS = (
     "t* of the uniform accuracy, on scale · c, and the interval in which all are as good",
     symbol="t*", group="threshold", line="t*     best threshold (its interval)",
     tile="best threshold t*", curve=Curve(BIAS_CHART, "best threshold t*"),
-    suffixes=("_low", "_high"),
+    suffixes=INTERVAL,
   ),
 )  # fmt: skip
 # Where each class has a bias of its own, `bias` is their mean and `threshold` is without them:
@@ -258,11 +259,12 @@ def _counted(name: str, heading: str, meaning: str = "", **options: Any) -> Resu
   return Result(f"verification_{name}", heading, meaning, group="verification", **options)
 
 
-def _tar(rate: float) -> Result:
+def _tar(key: str) -> Result:
   """TAR at a FAR; those of 1e-3 and 1e-2 are what papers compare."""
+  rate = float(key.removeprefix(_TAR))
   power = f"{rate:.0e}".replace("e-0", "e-")
   return Result(
-    f"{_TAR}{rate:g}", f"TAR at FAR {power}",
+    key, f"TAR at FAR {power}",
     "the largest share of genuine pairs accepted with at most this share of impostors; nothing is"
     " interpolated, and a rate below one impostor is left out",
     symbol=f"TAR at FAR {power}" if rate < 0.1 else "", unit="%", better="up", group="verification",
@@ -283,7 +285,7 @@ _VERIFICATION = (
   ),
   _verified("auc", "AUC", "the probability that a genuine pair scores higher than an impostor",
             symbol="AUC", line="AUC"),
-  *map(_tar, FAR),
+  *(_tar(f"{_TAR}{rate:g}") for rate in FAR),
   _verified(
     "rank_one", "rank-1 identification",
     "share of images whose nearest first image of an identity is of their own", symbol="rank-1",
@@ -404,7 +406,7 @@ def row(key: str, extra: Sequence[Result] = ()) -> Result:
   """
   found = _BY_KEY.get(key) or next((one for one in extra if one.key == key), None)
   if found is None and key.startswith(_TAR):
-    return _tar(float(key.removeprefix(_TAR)))
+    return _tar(key)
   return found or Result(key, key)
 
 
@@ -418,6 +420,7 @@ def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
     extra: see `table`.
   """
   rows = [one for one in table(extra) if one.key in values]
+  rows += [_tar(key) for key in values if key.startswith(_TAR) and key not in _BY_KEY]
   if values.get("bias_min") is not None:
     for k, one in enumerate(rows):
       line, tile = _DIVERSE.get(one.key, (one.line, one.tile))
@@ -428,8 +431,8 @@ def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
 
 def ends(one: Result, values: Values) -> list[Any]:
   """Returns what stands beside a result: its standard deviation, or the ends of its interval."""
-  found = [values.get(one.key + suffix) for suffix in one.suffixes]
-  return [] if None in found else found
+  keys = [one.key + suffix for suffix in one.suffixes]
+  return [values[key] for key in keys] if all(key in values for key in keys) else []
 
 
 def with_columns(rows: Iterable[Result]) -> list[Result]:

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from bce_jax import terminal
+from bce_jax import results, terminal
 from bce_jax.evaluation import summary, verification
 from bce_jax.report import comparison
 
