@@ -121,7 +121,6 @@ _UNIFORM = _share(
   symbol="A_Uni", line=True, tile="A_Uni: the best one threshold", column="A_Uni",
   curve=Curve(ACCURACIES, "A_Uni"), main=True, selects=True,
 )  # fmt: skip
-_AT_BIAS, _AT_THRESHOLD = "at the bias: ", "at the threshold: "
 _SHOTS = tuple(
   _share(
     f"{name}_accuracy", f"sample-wise accuracy, {name}-shot",
@@ -191,8 +190,8 @@ _ACCURACY = (
     "flip_", "with mirror images", "flip", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
   *_in_another_way(
     "adjusted_", "after logit adjustment", "adjusted", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
-  *_cut("bias", _AT_BIAS),
-  *_cut("threshold", _AT_THRESHOLD),
+  *_cut("bias", "at the bias: "),
+  *_cut("threshold", "at the threshold: "),
   *(one._replace(line=False) for one in _RAW[:2]),
   _RAW[2]._replace(line="A_Uni  on scale · c, without the bias"),
 )  # fmt: skip
@@ -324,22 +323,20 @@ _VERIFICATION = (
 )  # fmt: skip
 
 
-def _training(key: str, heading: str, meaning: str = "", **options: Any) -> Result:
-  """A scalar of the train records."""
-  return Result(key, heading, meaning, group="training", **options)
-
-
-_TRAINING = (
-  _training("loss", "training loss", "mean loss of the steps since the last record",
-            better="down", curve=Curve("Training loss", "loss")),
-  _training("learning_rate", "learning rate", "of the last step before each record",
-            curve=Curve("Learning rate", "learning rate")),
-  _training("accuracy", "training accuracy", "top-1 on the training batches", unit="%",
-            better="up"),
-  _training("grad_norm", "gradient norm", "before clipping"),
-  _training("images_per_second", "images per second", better="up"),
-  _training("seconds", "seconds", "of the whole training, with compiling and evaluating",
-            better="down"),
+_TRAINING = tuple(
+  row._replace(group="training")
+  for row in (
+    Result("loss", "training loss", "mean loss of the steps since the last record",
+           better="down", curve=Curve("Training loss", "loss")),
+    Result("learning_rate", "learning rate", "of the last step before each record",
+           curve=Curve("Learning rate", "learning rate")),
+    Result("accuracy", "training accuracy", "top-1 on the training batches", unit="%", better="up"),
+    Result("grad_norm", "gradient norm", "before clipping"),
+    Result("images_per_second", "images per second", better="up"),
+    Result("seconds", "seconds", "of the whole training, with compiling and evaluating",
+           better="down"),
+    Result("step", "step", "updates that were made"),
+  )
 )  # fmt: skip
 
 
@@ -408,6 +405,16 @@ def row(key: str, extra: Sequence[Result] = ()) -> Result:
   if found is None and key.startswith(_TAR):
     return _tar(key)
   return found or Result(key, key)
+
+
+def is_ours(key: str) -> bool:
+  """Whether a key has a row here, stands beside one that has, or is another word of a record.
+
+  >>> is_ours("threshold_low"), is_ours("mine")
+  (True, False)
+  """
+  ends = (one.key + suffix for one in RESULTS for suffix in one.suffixes)
+  return key in _BY_KEY or key in ends or key.startswith(_TAR) or key in ("epoch", "split")
 
 
 def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
