@@ -5,6 +5,7 @@ config.best_metric may be, which way a sweep's bold goes and the lists in docs/ 
 objective or a metric from outside brings rows of its own: a tuple `RESULTS` in its module.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -102,7 +103,8 @@ _TAR = "verification_tar_at_far_"
 
 def _share(key: str, heading: str, meaning: str = "", **options: Any) -> Result:
   """A share of which more is better."""
-  return Result(key, heading, meaning, unit="%", **{"better": "up", "group": "accuracy"} | options)
+  usual: dict[str, Any] = {"unit": "%", "better": "up", "group": "accuracy"}
+  return Result(key, heading, meaning, **usual | options)
 
 
 _SAMPLE_WISE = _share(
@@ -135,14 +137,16 @@ _SHOTS = tuple(
 )  # fmt: skip
 
 
-def _in_another_way(prefix: str, words: str, column: str, of: Sequence[Result]) -> list[Result]:
+def _in_another_way(
+  prefix: str, words: str, column: str, meaning: str, of: Sequence[Result]
+) -> list[Result]:
   """Rows of accuracies of other scores: their keys begin with a prefix."""
   places = {
     "sample_wise_accuracy": {"line": f"A_SW   {words}", "column": column and f"All, {column}"},
     "uniform_accuracy": {"line": f"A_Uni  {words}"},
   }
   return [
-    _share(prefix + row.key, f"{row.heading}, {words}", row.meaning, **places.get(row.key, {}))
+    _share(prefix + row.key, f"{row.heading}, {words}", meaning, **places.get(row.key, {}))
     for row in of
   ]
 
@@ -151,20 +155,20 @@ def _cut(name: str, where: str) -> list[Result]:
   """Rows of what a threshold leaves out."""
   blank = " " * len(where)
   return [
-    Result(
-      f"none_above_{name}", f"no class above the {name}",
-      "share of images that no class has a score above it for", unit="%", group="accuracy",
-      line=f"{where}no class above",
-    ),
-    Result(
-      f"several_or_wrong_above_{name}", f"several or a wrong one above the {name}",
-      "share of images that several classes, or another one, have a score above it for", unit="%",
-      group="accuracy", line=f"{blank}several or a wrong one",
-    ),
+    Result(f"{key}_above_{name}", f"{heading} above the {name}", f"share of images with {meaning}",
+           unit="%", group="accuracy", line=line)
+    for key, heading, meaning, line in (
+      ("none", "no class", "no score above it", f"{where}no class above"),
+      ("several_or_wrong", "several or a wrong one",
+       "scores of several classes, or of another one, above it", f"{blank}several or a wrong one"),
+    )
   ]  # fmt: skip
 
 
-_RAW = _in_another_way("raw_", "without the bias", "", (_SAMPLE_WISE, _CLASS_WISE, _UNIFORM))
+_RAW = _in_another_way(
+  "raw_", "without the bias", "", "on scale · c, where the bias is one per class",
+  (_SAMPLE_WISE, _CLASS_WISE, _UNIFORM),
+)  # fmt: skip
 _ACCURACY = (
   Result("images", "images", "images that were evaluated", group="accuracy"),
   _SAMPLE_WISE,
@@ -187,9 +191,11 @@ _ACCURACY = (
   ),
   *_SHOTS,
   *_in_another_way(
-    "flip_", "with mirror images", "flip", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
+    "flip_", "with mirror images", "flip", "of scores averaged over image and flipped image",
+    (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
   *_in_another_way(
-    "adjusted_", "after logit adjustment", "adjusted", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
+    "adjusted_", "after logit adjustment", "adjusted", "of z − τ log π",
+    (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
   *_cut("bias", "at the bias: "),
   *_cut("threshold", "at the threshold: "),
   *(one._replace(line=False) for one in _RAW[:2]),
@@ -253,9 +259,7 @@ def _verified(name: str, heading: str, meaning: str = "", **options: Any) -> Res
   return _share(f"verification_{name}", heading, meaning, **{"group": "verification"} | options)
 
 
-def _counted(name: str, heading: str, meaning: str = "", **options: Any) -> Result:
-  """A number or a threshold of a verification."""
-  return Result(f"verification_{name}", heading, meaning, group="verification", **options)
+_counted = functools.partial(_verified, unit="", better=None)  # a number, or a threshold
 
 
 def _tar(key: str) -> Result:
@@ -321,8 +325,6 @@ _VERIFICATION = (
   _counted("equal_error_threshold", "threshold of the equal error rate",
            "where the one threshold would have been best", line=True, exact=True),
 )  # fmt: skip
-
-
 _TRAINING = tuple(
   row._replace(group="training")
   for row in (
@@ -342,21 +344,19 @@ _TRAINING = tuple(
 
 def _one_score(name: str, t: str) -> list[Result]:
   """Rows of what one threshold makes of one score per sample."""
-  counts = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+  rates = (
+    ("accuracy", "accuracy", f"{t}: accuracy"),
+    ("true_positive_rate", "TPR", "       TPR, positives above (recall)"),
+    ("false_positive_rate", "FPR", "       FPR, negatives above"),
+    ("precision", "precision", "       precision"),
+  )
   return [
-    _share(
-      f"{key}_at_{name}", f"{heading} at the {name}", group="binary", line=line,
-      better="down" if key.startswith("false") else "up",
-    )
-    for key, heading, line in (
-      ("accuracy", "accuracy", f"{t}: accuracy"),
-      ("true_positive_rate", "TPR", "       TPR, positives above (recall)"),
-      ("false_positive_rate", "FPR", "       FPR, negatives above"),
-      ("precision", "precision", "       precision"),
-    )
+    _share(f"{key}_at_{name}", f"{heading} at the {name}", group="binary", line=line,
+           better="down" if key.startswith("false") else "up")
+    for key, heading, line in rates
   ] + [
     Result(f"{key}_at_{name}", f"{key.replace('_', ' ')} at the {name}", group="binary")
-    for key in counts
+    for key in ("true_positives", "false_positives", "true_negatives", "false_negatives")
   ]  # fmt: skip
 
 

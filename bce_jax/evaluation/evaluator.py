@@ -40,9 +40,12 @@ class TestResults(NamedTuple):
   embeddings: np.ndarray | None
 
 
-def _without_scores(collector: ReportCollector) -> Callable[[int, EvalOutputs], None]:
+Collect = Callable[[int, EvalOutputs], None]
+
+
+def _without_scores(collect: Collect) -> Collect:
   """What collects for the report where there are too many classes to draw all scores."""
-  return lambda start, outputs: collector(start, outputs._replace(scores=None))
+  return lambda start, outputs: collect(start, outputs._replace(scores=None))
 
 
 class Evaluator:
@@ -114,7 +117,10 @@ class Evaluator:
     return results
 
   def split(
-    self, variables: Variables, split: str, collect: Callable[[int, EvalOutputs], None] | None = None
+    self,
+    variables: Variables,
+    split: str,
+    collect: Collect | None = None,
   ) -> tuple[EvalOutputs, metrics.ClassMoments | None]:
     """Runs the network over a split, by name; see `evaluate.evaluate`."""
     if collect is not None and len(self._dataset.class_names) > MOST_CLASSES:
@@ -188,9 +194,7 @@ class Evaluator:
     given = {key: kept[key] for key in own_metrics.SplitOutputs._fields if key in kept}
     return results | own_metrics.measure(
       self._metrics,
-      own_metrics.SplitOutputs(
-        labels, len(self._train_counts), self._train_counts, bias, **given
-      ),
+      own_metrics.SplitOutputs(labels, len(self._train_counts), self._train_counts, bias, **given),
     )
 
   def _verify(self, variables: Variables) -> tuple[Results, RocPoints, np.ndarray]:

@@ -51,7 +51,10 @@ def measure(metrics: Sequence[OwnMetric], split: SplitOutputs) -> dict[str, floa
   """
   out: dict[str, float] = {}
   for metric in metrics:
-    given = split._replace(**{k: None for k in ("features", "scores") if k not in metric.needs})
+    given = split._replace(
+      features=split.features if "features" in metric.needs else None,
+      scores=split.scores if "scores" in metric.needs else None,
+    )
     returned = extensions.calling(metric.said, metric.compute, given)
     found = returned if isinstance(returned, Mapping) else {metric.key: returned}
     for key, value in found.items():
