@@ -5,6 +5,7 @@ config.best_metric may be, which way a sweep's bold goes and the lists in docs/ 
 objective or a metric from outside brings rows of its own: a tuple `RESULTS` in its module.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -95,13 +96,15 @@ class Result(NamedTuple):
 
 
 ACCURACIES, BIAS_CHART = "Accuracies", "Bias and best threshold"  # charts with several lines
+INTERVAL = ("_low", "_high")
 FAR = (1e-4, 1e-3, 1e-2, 1e-1)  # rates of false accepts that a verification is measured at
 _TAR = "verification_tar_at_far_"
 
 
 def _share(key: str, heading: str, meaning: str = "", **options: Any) -> Result:
   """A share of which more is better."""
-  return Result(key, heading, meaning, unit="%", **{"better": "up", "group": "accuracy"} | options)
+  usual: dict[str, Any] = {"unit": "%", "better": "up", "group": "accuracy"}
+  return Result(key, heading, meaning, **usual | options)
 
 
 _SAMPLE_WISE = _share(
@@ -120,7 +123,6 @@ _UNIFORM = _share(
   symbol="A_Uni", line=True, tile="A_Uni: the best one threshold", column="A_Uni",
   curve=Curve(ACCURACIES, "A_Uni"), main=True, selects=True,
 )  # fmt: skip
-_AT_BIAS, _AT_THRESHOLD = "at the bias: ", "at the threshold: "
 _SHOTS = tuple(
   _share(
     f"{name}_accuracy", f"sample-wise accuracy, {name}-shot",
@@ -135,14 +137,16 @@ _SHOTS = tuple(
 )  # fmt: skip
 
 
-def _in_another_way(prefix: str, words: str, column: str, of: Sequence[Result]) -> list[Result]:
+def _in_another_way(
+  prefix: str, words: str, column: str, meaning: str, of: Sequence[Result]
+) -> list[Result]:
   """Rows of accuracies of other scores: their keys begin with a prefix."""
   places = {
     "sample_wise_accuracy": {"line": f"A_SW   {words}", "column": column and f"All, {column}"},
     "uniform_accuracy": {"line": f"A_Uni  {words}"},
   }
   return [
-    _share(prefix + row.key, f"{row.heading}, {words}", row.meaning, **places.get(row.key, {}))
+    _share(prefix + row.key, f"{row.heading}, {words}", meaning, **places.get(row.key, {}))
     for row in of
   ]
 
@@ -151,20 +155,20 @@ def _cut(name: str, where: str) -> list[Result]:
   """Rows of what a threshold leaves out."""
   blank = " " * len(where)
   return [
-    Result(
-      f"none_above_{name}", f"no class above the {name}",
-      "share of images that no class has a score above it for", unit="%", group="accuracy",
-      line=f"{where}no class above",
-    ),
-    Result(
-      f"several_or_wrong_above_{name}", f"several or a wrong one above the {name}",
-      "share of images that several classes, or another one, have a score above it for", unit="%",
-      group="accuracy", line=f"{blank}several or a wrong one",
-    ),
+    Result(f"{key}_above_{name}", f"{heading} above the {name}", f"share of images with {meaning}",
+           unit="%", group="accuracy", line=line)
+    for key, heading, meaning, line in (
+      ("none", "no class", "no score above it", f"{where}no class above"),
+      ("several_or_wrong", "several or a wrong one",
+       "scores of several classes, or of another one, above it", f"{blank}several or a wrong one"),
+    )
   ]  # fmt: skip
 
 
-_RAW = _in_another_way("raw_", "without the bias", "", (_SAMPLE_WISE, _CLASS_WISE, _UNIFORM))
+_RAW = _in_another_way(
+  "raw_", "without the bias", "", "on scale · c, where the bias is one per class",
+  (_SAMPLE_WISE, _CLASS_WISE, _UNIFORM),
+)  # fmt: skip
 _ACCURACY = (
   Result("images", "images", "images that were evaluated", group="accuracy"),
   _SAMPLE_WISE,
@@ -187,11 +191,13 @@ _ACCURACY = (
   ),
   *_SHOTS,
   *_in_another_way(
-    "flip_", "with mirror images", "flip", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
+    "flip_", "with mirror images", "flip", "of scores averaged over image and flipped image",
+    (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
   *_in_another_way(
-    "adjusted_", "after logit adjustment", "adjusted", (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
-  *_cut("bias", _AT_BIAS),
-  *_cut("threshold", _AT_THRESHOLD),
+    "adjusted_", "after logit adjustment", "adjusted", "of z − τ log π",
+    (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
+  *_cut("bias", "at the bias: "),
+  *_cut("threshold", "at the threshold: "),
   *(one._replace(line=False) for one in _RAW[:2]),
   _RAW[2]._replace(line="A_Uni  on scale · c, without the bias"),
 )  # fmt: skip
@@ -211,7 +217,7 @@ _THRESHOLDS = (
     "t* of the uniform accuracy, on scale · c, and the interval in which all are as good",
     symbol="t*", group="threshold", line="t*     best threshold (its interval)",
     tile="best threshold t*", curve=Curve(BIAS_CHART, "best threshold t*"),
-    suffixes=("_low", "_high"),
+    suffixes=INTERVAL,
   ),
 )  # fmt: skip
 # Where each class has a bias of its own, `bias` is their mean and `threshold` is without them:
@@ -253,16 +259,15 @@ def _verified(name: str, heading: str, meaning: str = "", **options: Any) -> Res
   return _share(f"verification_{name}", heading, meaning, **{"group": "verification"} | options)
 
 
-def _counted(name: str, heading: str, meaning: str = "", **options: Any) -> Result:
-  """A number or a threshold of a verification."""
-  return Result(f"verification_{name}", heading, meaning, group="verification", **options)
+_counted = functools.partial(_verified, unit="", better=None)  # a number, or a threshold
 
 
-def _tar(rate: float) -> Result:
+def _tar(key: str) -> Result:
   """TAR at a FAR; those of 1e-3 and 1e-2 are what papers compare."""
+  rate = float(key.removeprefix(_TAR))
   power = f"{rate:.0e}".replace("e-0", "e-")
   return Result(
-    f"{_TAR}{rate:g}", f"TAR at FAR {power}",
+    key, f"TAR at FAR {power}",
     "the largest share of genuine pairs accepted with at most this share of impostors; nothing is"
     " interpolated, and a rate below one impostor is left out",
     symbol=f"TAR at FAR {power}" if rate < 0.1 else "", unit="%", better="up", group="verification",
@@ -283,7 +288,7 @@ _VERIFICATION = (
   ),
   _verified("auc", "AUC", "the probability that a genuine pair scores higher than an impostor",
             symbol="AUC", line="AUC"),
-  *map(_tar, FAR),
+  *(_tar(f"{_TAR}{rate:g}") for rate in FAR),
   _verified(
     "rank_one", "rank-1 identification",
     "share of images whose nearest first image of an identity is of their own", symbol="rank-1",
@@ -320,44 +325,38 @@ _VERIFICATION = (
   _counted("equal_error_threshold", "threshold of the equal error rate",
            "where the one threshold would have been best", line=True, exact=True),
 )  # fmt: skip
-
-
-def _training(key: str, heading: str, meaning: str = "", **options: Any) -> Result:
-  """A scalar of the train records."""
-  return Result(key, heading, meaning, group="training", **options)
-
-
-_TRAINING = (
-  _training("loss", "training loss", "mean loss of the steps since the last record",
-            better="down", curve=Curve("Training loss", "loss")),
-  _training("learning_rate", "learning rate", "of the last step before each record",
-            curve=Curve("Learning rate", "learning rate")),
-  _training("accuracy", "training accuracy", "top-1 on the training batches", unit="%",
-            better="up"),
-  _training("grad_norm", "gradient norm", "before clipping"),
-  _training("images_per_second", "images per second", better="up"),
-  _training("seconds", "seconds", "of the whole training, with compiling and evaluating",
-            better="down"),
+_TRAINING = tuple(
+  row._replace(group="training")
+  for row in (
+    Result("loss", "training loss", "mean loss of the steps since the last record",
+           better="down", curve=Curve("Training loss", "loss")),
+    Result("learning_rate", "learning rate", "of the last step before each record",
+           curve=Curve("Learning rate", "learning rate")),
+    Result("accuracy", "training accuracy", "top-1 on the training batches", unit="%", better="up"),
+    Result("grad_norm", "gradient norm", "before clipping"),
+    Result("images_per_second", "images per second", better="up"),
+    Result("seconds", "seconds", "of the whole training, with compiling and evaluating",
+           better="down"),
+    Result("step", "step", "updates that were made"),
+  )
 )  # fmt: skip
 
 
 def _one_score(name: str, t: str) -> list[Result]:
   """Rows of what one threshold makes of one score per sample."""
-  counts = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+  rates = (
+    ("accuracy", "accuracy", f"{t}: accuracy"),
+    ("true_positive_rate", "TPR", "       TPR, positives above (recall)"),
+    ("false_positive_rate", "FPR", "       FPR, negatives above"),
+    ("precision", "precision", "       precision"),
+  )
   return [
-    _share(
-      f"{key}_at_{name}", f"{heading} at the {name}", group="binary", line=line,
-      better="down" if key.startswith("false") else "up",
-    )
-    for key, heading, line in (
-      ("accuracy", "accuracy", f"{t}: accuracy"),
-      ("true_positive_rate", "TPR", "       TPR, positives above (recall)"),
-      ("false_positive_rate", "FPR", "       FPR, negatives above"),
-      ("precision", "precision", "       precision"),
-    )
+    _share(f"{key}_at_{name}", f"{heading} at the {name}", group="binary", line=line,
+           better="down" if key.startswith("false") else "up")
+    for key, heading, line in rates
   ] + [
     Result(f"{key}_at_{name}", f"{key.replace('_', ' ')} at the {name}", group="binary")
-    for key in counts
+    for key in ("true_positives", "false_positives", "true_negatives", "false_negatives")
   ]  # fmt: skip
 
 
@@ -404,8 +403,18 @@ def row(key: str, extra: Sequence[Result] = ()) -> Result:
   """
   found = _BY_KEY.get(key) or next((one for one in extra if one.key == key), None)
   if found is None and key.startswith(_TAR):
-    return _tar(float(key.removeprefix(_TAR)))
+    return _tar(key)
   return found or Result(key, key)
+
+
+def is_ours(key: str) -> bool:
+  """Whether a key has a row here, stands beside one that has, or is another word of a record.
+
+  >>> is_ours("threshold_low"), is_ours("mine")
+  (True, False)
+  """
+  ends = (one.key + suffix for one in RESULTS for suffix in one.suffixes)
+  return key in _BY_KEY or key in ends or key.startswith(_TAR) or key in ("epoch", "split")
 
 
 def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
@@ -418,6 +427,7 @@ def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
     extra: see `table`.
   """
   rows = [one for one in table(extra) if one.key in values]
+  rows += [_tar(key) for key in values if key.startswith(_TAR) and key not in _BY_KEY]
   if values.get("bias_min") is not None:
     for k, one in enumerate(rows):
       line, tile = _DIVERSE.get(one.key, (one.line, one.tile))
@@ -428,8 +438,8 @@ def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
 
 def ends(one: Result, values: Values) -> list[Any]:
   """Returns what stands beside a result: its standard deviation, or the ends of its interval."""
-  found = [values.get(one.key + suffix) for suffix in one.suffixes]
-  return [] if None in found else found
+  keys = [one.key + suffix for suffix in one.suffixes]
+  return [values[key] for key in keys] if all(key in values for key in keys) else []
 
 
 def with_columns(rows: Iterable[Result]) -> list[Result]:

@@ -1,14 +1,19 @@
 """The one table of results: every key has a row, and what a row says is what is shown."""
 
 import math
+import pathlib
+import runpy
 
+import numpy as np
 import pytest
 
-from bce_jax import objectives, results
+from bce_jax import metrics, objectives, results
+from bce_jax.evaluation import binary, summary, verification
 from bce_jax.report import comparison, page
 from bce_jax.results import Curve, Result
 from bce_jax.runs import result_rows
 
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 OWN = Result(
   "mine", "my measure", "how much", symbol="M", unit="%", better="down", line=True, tile=True,
   column=True, curve=True,
@@ -99,3 +104,31 @@ def test_a_value_that_is_not_known_is_no_tile(own_run):
   run = own_run._replace(results={**own_run.results, "mine": None, "threshold": math.nan})
   text = page.build([run], title="x", map_method="pca")
   assert "M: my measure" not in text
+
+
+def test_the_lists_in_the_docs_are_those_of_the_table():
+  made = runpy.run_path(str(DOCS / "make_results.py"))
+  for file in made["FILES"]:
+    text = (DOCS / file).read_text()
+    assert made["filled"](text) == text, "run python docs/make_results.py"
+  told = "".join((DOCS / file).read_text() for file in made["FILES"])
+  assert all(f"`{row.key}`" in told for row in results.RESULTS)
+
+
+def test_what_a_run_writes_has_a_row(make_run):
+  """All keys that summarize, the verification and the train step write are in the table."""
+  rng = np.random.default_rng(0)
+  labels, counts = np.arange(40) % 4, np.array([500, 50, 50, 5])
+  scores = rng.normal(size=(40, 4)).astype(np.float32)
+  pairs = [np.asarray(x) for x in metrics.score_pairs(scores, labels)]
+  outputs = summary.EvalOutputs(*pairs, *pairs, flipped=pairs, adjusted=pairs)
+  features, weights = rng.normal(size=(40, 5)), rng.normal(size=(4, 5))
+  moments = metrics.class_moments(features, labels, num_classes=4)
+  values = summary.summarize(
+    outputs, labels, rng.normal(size=4), train_counts=counts, threshold=0.1, moments=moments,
+    weights=weights,
+  )  # fmt: skip
+  values |= verification.verify_all_pairs(features, labels, threshold=0.3)[0]
+  values |= binary.summarize(scores[:, 0], labels == 0, bias=0.1, threshold=0.2)
+  assert len(values) > 60
+  assert [key for key in values if not results.is_ours(key)] == []

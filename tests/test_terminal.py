@@ -53,7 +53,7 @@ def test_a_table_of_figures_fits(monkeypatch, columns):
 
 def test_a_table_of_a_verification_fits(make_run, monkeypatch):
   run = make_run(pairs=True)
-  values = run.figures | {"verification_images": 12345, "verification_accuracy_at_threshold": 0.5}
+  values = run.results | {"verification_images": 12345, "verification_accuracy_at_threshold": 0.5}
   for columns in (60, 80):
     monkeypatch.setattr(terminal, "columns", lambda stream: columns)  # noqa: B023
     assert max(map(len, verification.table(values).splitlines())) <= columns

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
   from bce_jax import metrics
   from bce_jax.data.arrays import StoredArray
   from bce_jax.evaluation.summary import EvalOutputs, Results
+  from bce_jax.results import Result
 
 _PICTURES = (".png", ".svg", ".pdf")
 _BIG = 2**26  # bytes: of a larger file it is shown how far it is
@@ -58,6 +59,7 @@ class Outcome(NamedTuple):
     judged: of each sample; None where only figures are known.
     distributions: of scale · c; None where nobody wants them.
     bias: as of `Given`.
+    rows: of the results that a run's own metrics bring.
   """
 
   title: str
@@ -66,6 +68,7 @@ class Outcome(NamedTuple):
   judged: "EvalOutputs | None"
   distributions: "metrics.ScoreDistributions | None"
   bias: "np.ndarray | None"
+  rows: "Sequence[Result]" = ()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -110,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
   from bce_jax.evaluation.summary import table
 
-  print(table(outcome.title, outcome.figures, unit=outcome.unit))
+  print(table(outcome.title, outcome.figures, unit=outcome.unit, rows=outcome.rows))
   if "verification_auc" in outcome.figures:
     from bce_jax.evaluation import verification
 
@@ -263,7 +266,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
 def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
   """What a run of bce-train holds: judged.npz of its end, else its latest checkpoint."""
   from bce_jax.evaluation.summary import EvalOutputs, summarize
-  from bce_jax.runs import test_outputs
+  from bce_jax.runs import result_rows, test_outputs
 
   if not (path / "config.json").is_file():
     raise ValueError(f"{path} is not a run folder: it has no config.json")
@@ -281,18 +284,21 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
   figures = summarize(
     judged, kept.labels, kept.bias, train_counts=kept.train_counts, threshold=args.threshold
   )
+  rows: Sequence["Result"] = ()
   results = path / "results.json"
   if results.is_file():  # and what was not kept for each image
     try:
-      stored = {k: v for k, v in json.loads(results.read_text()).items() if k != "provenance"}
-      figures = {**stored, **figures}
+      stored = json.loads(results.read_text())
+      rows = result_rows.kept(stored)
+      figures = {**{k: v for k, v in stored.items() if k != "provenance"}, **figures}
     except (ValueError, TypeError, AttributeError) as error:
       raise ValueError(f"{results} is damaged: {error}") from None
-  return Outcome(f"{path}, test", "images", figures, judged, kept.scores, kept.bias)
+  return Outcome(f"{path}, test", "images", figures, judged, kept.scores, kept.bias, rows)
 
 
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   """Judges a run that has not ended, on its test split, as bce-train --evaluate-only does."""
+  from bce_jax.config import metrics
   from bce_jax.runs import run_config
   from bce_jax.training import experiment, loop
 
@@ -301,8 +307,9 @@ def _latest_checkpoint(path: pathlib.Path) -> Outcome:
     print(f"bce-eval: {path}: {line}", file=sys.stderr)
   parts = experiment.build(run_config.config_of(path), judging=True)
   figures = loop.evaluate_only(parts, path)
+  rows = metrics.rows(parts.config, figures)
   title = f"{path}, latest checkpoint, step {figures['step']}, test"
-  return Outcome(title, "images", figures, None, None, None)
+  return Outcome(title, "images", figures, None, None, None, rows)
 
 
 def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:

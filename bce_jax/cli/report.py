@@ -47,8 +47,8 @@ def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None 
     raise ValueError(f"{folder} has no {files.RESULTS}: its run has not ended")
   needed = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias", "threshold")
   values = records.read_json(folder / files.RESULTS, *needed)
+  outside = result_rows.kept(values)
   values.pop("provenance", None)
-  outside = result_rows.from_json(values.pop(result_rows.KEY, ()))
   if line := run_config.edited(folder):
     print(f"{folder}: {line}", file=sys.stderr)
   lines = records.read_metrics(folder)

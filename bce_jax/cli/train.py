@@ -184,7 +184,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
   results = run_config.finished(workdir)
   if results is not None:
     told = f"{workdir} holds a finished run; nothing is trained twice"
-    return f"{told}\n{_tables(results)}"
+    return f"{told}\n{_tables(results, config)}"
   stop = preemption.Preemption(workdir)
   with stop.listening():
     parts = experiment.build(config, progress=console.progress_bar)
@@ -195,7 +195,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
     f" everything is in {workdir}"
   )
   told = "\n".join(terminal.wrap(told, terminal.columns(sys.stdout)))
-  return f"{_tables(results)}\n{told}"
+  return f"{_tables(results, config)}\n{told}"
 
 
 def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -227,15 +227,16 @@ def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
       print(line, file=sys.stderr)
   figures = loop.evaluate_only(parts, workdir, which=which)
   told = f"{workdir}, {which} checkpoint, step {figures['step']}"
-  return f"{told}\n{_tables(figures)}"
+  return f"{told}\n{_tables(figures, config)}"
 
 
-def _tables(figures: dict[str, Any]) -> str:
+def _tables(figures: dict[str, Any], config: ConfigDict) -> str:
   """The figures of the test split, and those of a verification if there was one."""
+  from bce_jax.config import metrics
   from bce_jax.evaluation import verification
   from bce_jax.evaluation.summary import table
 
-  tables = [table("test", figures)]
+  tables = [table("test", figures, rows=metrics.rows(config, figures))]
   if "verification_auc" in figures:
     tables.append(verification.table(figures))
   return "\n".join(tables)

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bce_jax import objectives
+from bce_jax.config import metrics
 from bce_jax.config.key import Range
 from bce_jax.config.keys import data, loss, network, verification
 from bce_jax.config.table import KEYS, default, flatten, method_name, refuse_unknown_keys
@@ -14,7 +15,7 @@ from bce_jax.names import nearest
 
 # Rules between keys, each beside its group.
 _BEFORE_THE_METHOD = (data.check_imbalance, network.check, loss.check)
-_AFTER_THE_METHOD = (verification.check, data.check)
+_AFTER_THE_METHOD = (verification.check, data.check, metrics.check)
 
 
 def check(config: ConfigDict) -> None:

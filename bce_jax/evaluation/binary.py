@@ -5,8 +5,9 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bce_jax import metrics, terminal
-from bce_jax.evaluation.summary import Results, between
+from bce_jax import metrics, results, terminal
+from bce_jax.evaluation import tables
+from bce_jax.evaluation.summary import Results
 from bce_jax.evaluation.verification import shortest
 
 
@@ -57,6 +58,10 @@ def summarize(
   return out
 
 
+_ABOVE = {
+  "positives": ("true_positives", "false_negatives"),
+  "negatives": ("false_positives", "true_negatives"),
+}
 _FAR = 1e308  # no score is expected beyond
 
 
@@ -81,44 +86,23 @@ def table(title: str, values: Results) -> str:
     values: as of `summarize`.
   """
 
-  def percent(name: str) -> str:
-    return "      –" if math.isnan(values[name]) else f"{100 * values[name]:6.2f} %"
-
-  def number(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.6g}"
-
-  t, low, high = (values[name] for name in ("threshold", "threshold_low", "threshold_high"))
-  equal = values["equal_error_threshold"]
-  known = "none" if math.isnan(t) else f"{between(t, low, high)}  ({number(low)} … {number(high)})"
-  rows = [
-    ("AUC    area under the ROC curve", percent("auc")),
-    ("EER    equal error rate", percent("equal_error_rate")),
-    ("       its threshold", repr(equal) if math.isfinite(equal) else "none"),
-    ("accuracy, best threshold", percent("best_accuracy")),
-    ("t*     best threshold (its interval)", known),
-  ]
-  for name, key, what in (
-    ("bias", "bias", "at the bias"),
-    ("threshold", "given_threshold", "at the given threshold"),
-  ):
-    if key in values:
-      found = [
-        f"{values[f'{above}_at_{name}']:,} / {values[f'{below}_at_{name}']:,}"
-        for above, below in (
-          ("true_positives", "false_negatives"),
-          ("false_positives", "true_negatives"),
-        )
-      ]
-      rows += [
-        (f"{what}, t = {values[key]!r}: accuracy", percent(f"accuracy_at_{name}")),
-        ("       TPR, positives above (recall)", percent(f"true_positive_rate_at_{name}")),
-        ("       FPR, negatives above", percent(f"false_positive_rate_at_{name}")),
-        ("       precision", percent(f"precision_at_{name}")),
-        ("       positives: above, not above", found[0]),
-        ("       negatives: above, not above", found[1]),
+  known = [row for row in results.known(values) if row.group == "binary"]
+  rows = [row for row in known if "_at_" not in row.key] + [results.row("threshold")]
+  shown = tables.lines(rows, values)
+  for name in ("bias", "threshold"):
+    rows = [row for row in known if row.key.endswith(f"_at_{name}")]
+    shown += tables.lines(rows, values)
+    if rows:
+      shown += [
+        (f"       {kind}: above, not above", _counts(values, name, *kinds))
+        for kind, kinds in _ABOVE.items()
       ]
   first = (
     f"{title}: {values['images']:,} samples, one score each, {values['positives']:,} positive,"
     f" {values['negatives']:,} negative"
   )
-  return terminal.two_columns(first, rows)
+  return terminal.two_columns(first, shown)
+
+
+def _counts(values: Results, name: str, above: str, below: str) -> str:
+  return f"{values[f'{above}_at_{name}']:,} / {values[f'{below}_at_{name}']:,}"

@@ -1,6 +1,6 @@
 """Exact evaluation of a split: every image counts once, on any number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ Arrays = dict[str, jax.Array]
 def make_eval_step(
   network: Network,
   *,
-  geometry: bool = True,
+  features: bool = True,
   flip: bool = False,
   offsets: jax.Array | None = None,
   scores: bool = False,
@@ -28,7 +28,7 @@ def make_eval_step(
 
   Args:
     network: to be evaluated.
-    geometry: also give the features.
+    features: also give the features.
     flip: also evaluate with test-time horizontal flip: scores averaged over image and flipped
       image.
     offsets: also evaluate z − offsets, [N].
@@ -50,7 +50,7 @@ def make_eval_step(
       *pairs(outputs.scores.scaled),
       flipped=None if flipped is None else pairs((z + flipped) / 2),
       adjusted=None if offsets is None else pairs(z - offsets),
-      features=outputs.features if geometry else None,
+      features=outputs.features if features else None,
       scores=outputs.scores.scaled if scores else None,
     )
 
@@ -67,6 +67,7 @@ def evaluate(
   workers: int,
   mesh: Mesh,
   collect: Callable[[int, EvalOutputs], None] | None = None,
+  keep: Collection[str] = (),
 ) -> tuple[EvalOutputs, metrics.ClassMoments | None]:
   """Runs a network over a split.
 
@@ -79,7 +80,8 @@ def evaluate(
     workers: processes that read images.
     mesh: the devices.
     collect: is called with the number of the first image of each batch and all there is of it;
-      without it scores are not brought to the host.
+      without it scores are not brought to the host, unless they are kept.
+    keep: "features", "scores" or both, of all images.
 
   Returns:
     (the numbers of each image, in the split's order: numpy [n]; what is kept of the features,
@@ -91,7 +93,7 @@ def evaluate(
     source, batch_size=batch_size, workers=workers, mesh=mesh
   ):
     outputs = eval_step(variables, batch)
-    if collect is None:
+    if collect is None and "scores" not in keep:
       outputs = outputs._replace(scores=None)
     outputs = sharding.to_host(outputs)
     outputs = jax.tree.map(lambda x, where=where: x[where], outputs)
@@ -99,7 +101,7 @@ def evaluate(
     if collect is not None and not np.isnan(outputs.positive + outputs.hardest_negative).any():
       collect(start, outputs)
     features = outputs.features
-    parts.append(outputs._replace(features=None, scores=None))
+    parts.append(outputs._replace(**{k: None for k in ("features", "scores") if k not in keep}))
     # Where one is not finite `summarize` says how many scores are nan.
     if features is not None and np.isfinite(features).all():
       labels = source.labels[start : start + batch_size]

@@ -1,5 +1,6 @@
 """Evaluates a network on the splits of a data set, while it trains and at its end."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,9 +9,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bce_jax import losses, metrics, sharding
+from bce_jax.config.metrics import find as find_metrics
 from bce_jax.data.preprocess import Preprocess
 from bce_jax.data.sources import Dataset
-from bce_jax.evaluation import embeddings, evaluate, inference, verification
+from bce_jax.evaluation import embeddings, evaluate, inference, own_metrics, verification
 from bce_jax.evaluation.collector import MOST_CLASSES, ReportCollector
 from bce_jax.evaluation.inference import Network, Variables
 from bce_jax.evaluation.summary import (
@@ -38,6 +40,14 @@ class TestResults(NamedTuple):
   embeddings: np.ndarray | None
 
 
+Collect = Callable[[int, EvalOutputs], None]
+
+
+def _without_scores(collect: Collect) -> Collect:
+  """What collects for the report where there are too many classes to draw all scores."""
+  return lambda start, outputs: collect(start, outputs._replace(scores=None))
+
+
 class Evaluator:
   """Compiles what a config evaluates, once, and runs it on variables.
 
@@ -61,6 +71,8 @@ class Evaluator:
   ):
     self._config, self._dataset, self._mesh = config, dataset, mesh
     self._head, self._train_counts = model.head, train_counts
+    self._metrics = find_metrics(config)
+    self._keep = {need for metric in self._metrics for need in metric.needs}
     image_shape = dataset.train.image_shape
     network = Network(model, preprocess, inference.variables_sharding(model, image_shape, mesh))
     self._eval_step = network.jit(self._make_eval_step(network))
@@ -76,10 +88,10 @@ class Evaluator:
       offsets = losses.logit_adjustment(self._train_counts, temperature=temperature)
     return evaluate.make_eval_step(
       network,
-      geometry=self._config.eval_geometry,
+      features=self._config.eval_geometry or "features" in self._keep,
       flip=self._config.eval_flip,
       offsets=offsets,
-      scores=len(self._dataset.class_names) <= MOST_CLASSES,
+      scores=len(self._dataset.class_names) <= MOST_CLASSES or "scores" in self._keep,
     )
 
   def head(self, variables: Variables, name: str) -> np.ndarray:
@@ -105,10 +117,15 @@ class Evaluator:
     return results
 
   def split(
-    self, variables: Variables, split: str, collect: ReportCollector | None = None
+    self,
+    variables: Variables,
+    split: str,
+    collect: Collect | None = None,
   ) -> tuple[EvalOutputs, metrics.ClassMoments | None]:
     """Runs the network over a split, by name; see `evaluate.evaluate`."""
-    return evaluate.evaluate(
+    if collect is not None and len(self._dataset.class_names) > MOST_CLASSES:
+      collect = _without_scores(collect)
+    outputs, moments = evaluate.evaluate(
       self._eval_step,
       variables,
       getattr(self._dataset, split),
@@ -117,7 +134,9 @@ class Evaluator:
       workers=self._config.data.workers,
       mesh=self._mesh,
       collect=collect,
+      keep=self._keep,
     )
+    return outputs, moments if self._config.eval_geometry else None
 
   def test_split(self, variables: Variables, *, collected: bool = False) -> TestResults:
     """Evaluates the test split, also at the threshold that the validation split would choose.
@@ -160,13 +179,22 @@ class Evaluator:
     moments: metrics.ClassMoments | None,
     split: str,
   ) -> Results:
-    return summarize(
+    labels, bias = getattr(self._dataset, split).labels, self.head(variables, "bias")
+    results = summarize(
       outputs,
-      getattr(self._dataset, split).labels,
-      self.head(variables, "bias"),
+      labels,
+      bias,
       train_counts=self._train_counts,
       moments=moments,
       weights=None if moments is None else self.head(variables, "weights"),
+    )
+    if not self._metrics:
+      return results
+    kept = outputs._asdict()
+    given = {key: kept[key] for key in own_metrics.SplitOutputs._fields if key in kept}
+    return results | own_metrics.measure(
+      self._metrics,
+      own_metrics.SplitOutputs(labels, len(self._train_counts), self._train_counts, bias, **given),
     )
 
   def _verify(self, variables: Variables) -> tuple[Results, RocPoints, np.ndarray]:

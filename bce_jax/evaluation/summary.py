@@ -4,13 +4,18 @@ They need no network: `bce-eval` makes them of anybody's scores.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bce_jax import metrics, terminal
+from bce_jax import metrics, results, terminal
+from bce_jax.evaluation import tables
+from bce_jax.results import Result
 
 Results = dict[str, Any]
+
+_OTHER_TABLES = ("verification", "binary")
 
 
 class NonFiniteError(RuntimeError):
@@ -198,101 +203,14 @@ def at_validation_threshold(
   return float(at.accepted_right)
 
 
-def between(threshold: float, low: float | None, high: float | None) -> str:
-  """A best threshold in as many digits, 6 or more, as keep it inside its open interval.
-
-  >>> between(0.123456789, 0.12345678, 0.1234568)
-  '0.12345679'
-  """
-  low, high = -math.inf if low is None else low, math.inf if high is None else high
-  for digits in range(6, 17):
-    text = f"{threshold:.{digits}g}"
-    if low < float(text) < high:
-      return text
-  return repr(threshold)
-
-
-def table(split: str, values: Results, *, unit: str = "images") -> str:
+def table(split: str, values: Results, *, unit: str = "images", rows: Sequence[Result] = ()) -> str:
   """Returns the results of a split as a table for people.
 
   Args:
     split: its name, for the first line.
     values: as of `summarize`; what is not among them is not shown.
     unit: what was evaluated, in the plural.
+    rows: of results that an objective or metrics from outside bring.
   """
-
-  def percent(name: str) -> str:
-    value = values[name]
-    return "      –" if value is None or math.isnan(value) else f"{100 * value:6.2f} %"
-
-  def number(name: str) -> str:
-    value = values[name]
-    return "none" if value is None or math.isnan(value) else f"{value:.6g}"
-
-  def above(name: str) -> list[tuple[str, str]]:
-    at, blank = f"at the {name}: ", " " * len(f"at the {name}: ")
-    return [
-      (f"{at}no class above", percent(f"none_above_{name}")),
-      (f"{blank}several or a wrong one", percent(f"several_or_wrong_above_{name}")),
-    ]
-
-  biased, diverse, at_threshold = (
-    name in values for name in ("bias", "bias_min", "uniform_accuracy_at_threshold")
-  )
-  rows = [
-    ("A_SW   sample-wise accuracy (top-1)", percent("sample_wise_accuracy")),
-    ("A_CW   class-wise accuracy", percent("class_wise_accuracy")),
-    ("A_Uni  uniform accuracy, best threshold", percent("uniform_accuracy")),
-  ]
-  if biased:
-    rows.append(("       … at the learned bias", percent("uniform_accuracy_at_bias")))
-  if at_threshold:
-    rows.append(("       … at the given threshold", percent("uniform_accuracy_at_threshold")))
-  if "uniform_accuracy_at_validation_threshold" in values:
-    name = "uniform_accuracy_at_validation_threshold"
-    rows.append(("       … at the validation threshold", percent(name)))
-  shots = [name for name in ("many", "medium", "few") if f"{name}_accuracy" in values]
-  if len(shots) > 1:
-    about = {"many": "> 100", "medium": "20 … 100", "few": "< 20"}
-    rows += [
-      (f"A_SW   of classes of {about[name]} training images", percent(f"{name}_accuracy"))
-      for name in shots
-    ]
-  for prefix, what in (("flip_", "with mirror images"), ("adjusted_", "after logit adjustment")):
-    if f"{prefix}uniform_accuracy" in values:
-      rows += [
-        (f"A_SW   {what}", percent(f"{prefix}sample_wise_accuracy")),
-        (f"A_Uni  {what}", percent(f"{prefix}uniform_accuracy")),
-      ]
-  if biased:
-    rows += above("bias")
-  if at_threshold:
-    rows += above("threshold")
-  if diverse:
-    spread = f"{number('bias')}  ({number('bias_min')} … {number('bias_max')})"
-    rows += [
-      ("A_Uni  on scale · c, without the bias", percent("raw_uniform_accuracy")),
-      ("b      learned bias, mean (least … largest)", spread),
-    ]
-  elif biased:
-    rows.append(("b      learned bias", number("bias")))
-  interval = number("threshold")
-  if interval != "none":
-    ends = [values[f"threshold_{end}"] for end in ("low", "high")]
-    interval = between(values["threshold"], *ends)
-    interval += f"  ({number('threshold_low')} … {number('threshold_high')})"
-  if "threshold_on_decision" in values:  # a run of an older version lacks it
-    rows.append(("t*     best threshold on scale · c − b", number("threshold_on_decision")))
-  where = " on scale · c, without the bias" if diverse else ""
-  rows.append((f"t*     best threshold{where} (its interval)", interval))
-  for name in ("compactness", "separability", "classifier_separability"):
-    if name in values:
-      mean = number(name)
-      spread = mean if mean == "none" else f"{mean} ± {number(f'{name}_std')}"
-      rows.append((f"{name.replace('_', ' ')} (± std over classes)", spread))
-  if "nc1" in values:
-    collapse = [name for name in ("nc1", "nc2", "nc3") if name in values]
-    names = ", ".join(name.upper() for name in collapse)
-    rows.append((names, ", ".join(number(name) for name in collapse)))
-  title = f"{split}: {values['images']:,} {unit}"
-  return terminal.two_columns(title, rows)
+  shown = [row for row in results.known(values, rows) if row.group not in _OTHER_TABLES]
+  return terminal.two_columns(f"{split}: {values['images']:,} {unit}", tables.lines(shown, values))

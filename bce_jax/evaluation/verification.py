@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from bce_jax import metrics, terminal
+from bce_jax import metrics, results, terminal
 from bce_jax.data.pairs import PairList
+from bce_jax.evaluation import tables
 from bce_jax.evaluation.summary import Results
 from bce_jax.runs.test_outputs import RocPoints
 
-FAR = (1e-4, 1e-3, 1e-2, 1e-1)
+_FIRST = (  # of the printed table
+  *("verification_fold_accuracy", "verification_equal_error_rate"),
+  *(f"verification_tar_at_far_{rate:g}" for rate in results.FAR),
+  "verification_auc",
+)
 _POINTS = 2000  # of a curve that is drawn
 
 
@@ -81,7 +86,7 @@ def verify_listed_pairs(
 
 
 def _figures(counts: metrics.PairCounts, threshold: float | None) -> Results:
-  far = [x for x in FAR if x * counts.num_impostor >= 1]
+  far = [x for x in results.FAR if x * counts.num_impostor >= 1]
   measured = metrics.verification(counts, far=far)
   out: Results = {
     "verification_genuine_pairs": counts.num_genuine,
@@ -107,7 +112,7 @@ def _figures(counts: metrics.PairCounts, threshold: float | None) -> Results:
 def shortest(counts: metrics.PairCounts, threshold: float) -> float:
   """The threshold of fewest digits (3 or more) that is known to accept the same pairs.
 
-  What a table shows can then be typed, and gives the figures beside it.
+  What a table shows can then be typed, and gives the results beside it.
 
   Args:
     counts: of the pairs.
@@ -137,40 +142,14 @@ def _points(counts: metrics.PairCounts) -> RocPoints:
 
 
 def table(values: Results) -> str:
-  """Lays the figures of a verification out for reading."""
-
-  def percent(name: str) -> str:
-    value = values[f"verification_{name}"]
-    return "      –" if value is None or math.isnan(value) else f"{100 * value:6.2f} %"
-
-  rows: list[tuple[str, str]] = []
-  if "verification_fold_accuracy" in values:
-    spread = 100 * values["verification_fold_accuracy_std"]
-    rows.append(("accuracy over the folds", f"{percent('fold_accuracy')} ± {spread:.2f}"))
-  rows.append(("EER    equal error rate", percent("equal_error_rate")))
-  rows += [
-    (f"TAR    at a FAR of {name.removeprefix('verification_tar_at_far_')}", percent(name[13:]))
-    for name in values
-    if name.startswith("verification_tar_at_far_")
-  ]
-  rows.append(("AUC", percent("auc")))
-  if "verification_rank_one" in values:
-    rows.append(("rank-1 identification", percent("rank_one")))
-  if values.get("verification_threshold") is not None:
-    t = values["verification_threshold"]
-    rows += [
-      (f"one threshold, t = {t!r}: TAR", percent("true_accept_at_threshold")),
-      ("                 FAR", percent("false_accept_at_threshold")),
-      ("                 accuracy of all pairs", percent("accuracy_at_threshold")),
-      ("                 … both kinds weighing alike", percent("balanced_accuracy_at_threshold")),
-    ]
-  best = values["verification_equal_error_threshold"]
-  # Where all scores are tied no threshold has equal errors; JSON has no infinity and says null.
-  known = best is not None and math.isfinite(best)
-  rows.append(("threshold of the equal error rate", repr(best) if known else "none"))
+  """Returns the results of a verification as a table for people."""
+  rows = [row for row in results.known(values) if row.group == "verification"]
+  if values.get("verification_threshold") is None:
+    rows = [row for row in rows if not row.key.endswith("_at_threshold")]
+  rows.sort(key=lambda row: _FIRST.index(row.key) if row.key in _FIRST else len(_FIRST))
   genuine, impostor = (values[f"verification_{n}_pairs"] for n in ("genuine", "impostor"))
   title = (
     f"verification: {values['verification_images']:,} images, {genuine:,} pairs of one identity,"
     f" {impostor:,} of two"
   )
-  return terminal.two_columns(title, rows)
+  return terminal.two_columns(title, tables.lines(rows, values))

@@ -205,7 +205,7 @@ def _tiles(run: Run) -> str:
   """The results of one run: some large, the shares before the other numbers, and all in a table."""
   values = {key: x for key, x in run.results.items() if x is not None}
   rows = [row for row in results.known(values, run.rows) if row.tile]
-  tiles = [_tile(row, values) for row in sorted(rows, key=lambda row: row.unit != "%")]
+  tiles = [_tile(row, run.results) for row in sorted(rows, key=lambda row: row.unit != "%")]
   items = "".join(f"<li><b>{a}</b><span>{html.escape(b)}</span></li>" for a, b in tiles)
   rest = {n: x for n, x in run.results.items() if isinstance(x, int | float | str)}
   table = _table(

@@ -3,18 +3,56 @@
 A method's rows are `RESULTS` of its module; a metric's from outside those of its own.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bce_jax import objectives
+from ml_collections import ConfigDict
+
+from bce_jax import extensions, objectives
+from bce_jax.config import metrics
 from bce_jax.results import Curve, Result
 
-KEY = "rows"  # in results.json
+_KEY = "rows"  # in the provenance of results.json
 
 
 def of_objective(name: Any) -> Sequence[Result]:
-  """Returns the rows of what a method logs; none where the method is not known here."""
-  return getattr(objectives.module(name), "RESULTS", ()) if name in objectives.names() else ()
+  """Returns the rows of what a method of ours logs; none for another one."""
+  if name not in objectives.names():
+    return ()
+  return getattr(importlib.import_module(f"bce_jax.objectives.{name}"), "RESULTS", ())
+
+
+def from_outside(config: ConfigDict, values: Mapping[str, Any]) -> list[Result]:
+  """Returns the rows that come from outside: of a config's own metrics and of its own method.
+
+  Args:
+    config: checked.
+    values: results by key.
+  """
+  rows = metrics.rows(config, values)
+  name = config.objective.name
+  if name not in objectives.names():
+    module, _ = extensions.load(f"config.objective.name {name!r}", name)
+    rows += getattr(module, "RESULTS", ())
+  return rows
+
+
+def to_keep(config: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what the provenance in results.json keeps of them; nothing where there are none."""
+  rows = from_outside(config, values)
+  return {_KEY: to_json(rows)} if rows else {}
+
+
+def kept(values: Mapping[str, Any]) -> list[Result]:
+  """Returns the rows that results.json keeps.
+
+  Args:
+    values: all of results.json.
+  """
+  whence = values.get("provenance")
+  rows = whence.get(_KEY, ()) if isinstance(whence, Mapping) else ()
+  return from_json(row for row in rows if isinstance(row, Mapping) and "key" in row)
 
 
 def to_json(rows: Iterable[Result]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from bce_jax.runs import (
   files,
   provenance,
   records,
+  result_rows,
   run_log,
   test_outputs,
 )
@@ -141,7 +142,8 @@ def _finish(
       _write_embeddings(workdir, experiment, evaluated)
     provenance.finish(sessions, total)
     services.writer.end(sessions[-1], total)
-    whence = {"provenance": {"config": config, "sessions": sessions}}
+    rows = result_rows.to_keep(experiment.config, results)
+    whence = {"provenance": {"config": config, "sessions": sessions, **rows}}
     records.write_json(workdir / files.RESULTS, results | whence)
   return results
 

@@ -39,7 +39,7 @@ RESUMED = [
   "verification.pairs",
 ]
 RECORDS = ["log_every_steps", "eval_every_epochs", "checkpoint_every_steps"]
-EVALUATION = ["eval_flip", "eval_geometry", "eval_logit_adjustment", "verification.flip"]
+EVALUATION = ["eval_flip", "eval_geometry", "eval_logit_adjustment", "metrics", "verification.flip"]
 
 
 def test_every_key_has_one_row_with_a_line_and_a_default_that_is_allowed():

@@ -16,6 +16,9 @@ GROUP = Group(
     "eval_logit_adjustment": Key(
       0.0, EVALUATION, "evaluate z − τ log π too (post-hoc adjustment)", range=FINITE
     ),
+    "metrics": Key(
+      "", EVALUATION, "metrics of your own: package.module:function, several with commas"
+    ),
     "checkpoint_every_steps": Key(
       None, RECORDS, "checkpoints besides those after each evaluation", kind=int, least=1
     ),

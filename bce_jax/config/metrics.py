@@ -1,0 +1,112 @@
+"""Metrics from outside that a config names: config.metrics = "package.module:function, …".
+
+Each is a function of what evaluation keeps of a split (`bce_jax.evaluation.own_metrics`), or a
+module with such a function, `compute`. It returns a number, which is called by the function's (or
+the module's) name, or a dict of numbers. Beside it the module may have:
+
+  RESULTS   rows (`bce_jax.results.Result`) that say how its results are called and where they are
+            shown; one without a row is shown everywhere, by its key
+  NEEDS     ("features",), ("scores",) or both, which are kept for it only
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bce_jax import extensions, results
+from bce_jax.names import nearest
+from bce_jax.results import Result
+
+KEPT = ("features", "scores")
+
+
+class OwnMetric(NamedTuple):
+  """A metric from outside.
+
+  Attributes:
+    name: as in the config.
+    key: of its result, where it returns one number.
+    compute: see `bce_jax.evaluation.own_metrics.SplitOutputs`.
+    rows: of its results.
+    needs: which of `KEPT` it needs.
+  """
+
+  name: str
+  key: str
+  compute: Callable[[Any], Any]
+  rows: tuple[Result, ...]
+  needs: tuple[str, ...]
+
+  @property
+  def said(self) -> str:
+    """What it is, for messages."""
+    return f"config.metrics {self.name!r}"
+
+
+def names(config: ConfigDict | Mapping[str, Any]) -> list[str]:
+  """Returns the names that a config has; of one that is older than the key none."""
+  return [name.strip() for name in (config.get("metrics") or "").split(",") if name.strip()]
+
+
+def find(config: ConfigDict) -> list[OwnMetric]:
+  """Returns the metrics that a config names.
+
+  Raises:
+    ValueError: one line: a missing module or function; rows or needs that are none.
+  """
+  return [_find(name) for name in names(config)]
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses metrics that are not there; a rule of the group of keys."""
+  found = find(config)
+  for k, metric in enumerate(found):
+    if metric.name in [other.name for other in found[:k]]:
+      raise ValueError(f"{metric.said} is named twice")
+
+
+def _find(name: str) -> OwnMetric:
+  said = f"config.metrics {name!r}"
+  module, target = extensions.load(said, name)
+  if target is module:
+    target = getattr(module, "compute", None)
+    if target is None:
+      raise ValueError(f"{said}: the module {module.__name__} has no function 'compute'")
+  if not callable(target):
+    raise ValueError(f"{said} is {target!r}: expected a function or a module")
+  rows, needs = getattr(module, "RESULTS", ()), getattr(module, "NEEDS", ())
+  needs = (needs,) if isinstance(needs, str) else tuple(needs)
+  for row in rows:
+    if not isinstance(row, Result):
+      raise ValueError(f"{said}: RESULTS holds {row!r}: expected bce_jax.results.Result")
+    if results.is_ours(row.key):
+      raise ValueError(f"{said}: RESULTS holds {row.key!r}, which is a result of bce_jax")
+  for need in needs:
+    if need not in KEPT:
+      near = nearest(str(need), KEPT)
+      raise ValueError(f"{said}: NEEDS holds {need!r}; did you mean {near!r}?")
+  key = name.replace(":", ".").rpartition(".")[2]
+  return OwnMetric(name, key, target, tuple(rows), needs)
+
+
+def rows(config: ConfigDict, values: Mapping[str, Any]) -> list[Result]:
+  """Returns the rows of a config's own metrics; what has none is shown everywhere, by its key.
+
+  Args:
+    config: checked.
+    values: results by key.
+  """
+  found = find(config)
+  declared = [row for metric in found for row in metric.rows]
+  known = {row.key for row in declared}
+  others = [key for key in values if found and key not in known and not results.is_ours(key)]
+  return [*declared, *(_everywhere(key) for key in others if _is_number(values[key]))]
+
+
+def _everywhere(key: str) -> Result:
+  return Result(key, key, line=True, tile=True, column=True, curve=True)
+
+
+def _is_number(value: Any) -> bool:
+  return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
