@@ -23,6 +23,7 @@ BELOW = {
   "explicit": set(),
   "sharding": set(),
   "extensions": {"names"},
+  "optim": {"names", "extensions"},
   "results": {"names", "terminal"},
   "norms": {"checks", "explicit"},
   "losses": {"checks", "explicit", "norms"},
@@ -30,11 +31,11 @@ BELOW = {
   "models": {"names", "extensions", "checks", "losses", "metrics"},
   "data": {"names", "extensions", "checks"},
   "objectives": {"names", "extensions", "checks", "results", "losses", "metrics", "models", "data"},
-  "config": METHODS | {"extensions"},
+  "config": METHODS | {"extensions", "optim"},
   "runs": METHODS | {"extensions", "config"},
   "evaluation": METHODS | {"extensions", "config", "runs", "sharding"},
   "report": METHODS | {"extensions", "config", "runs"},
-  "training": METHODS | {"extensions", "config", "runs", "sharding", "evaluation"},
+  "training": METHODS | {"extensions", "optim", "config", "runs", "sharding", "evaluation"},
   "cli": METHODS | {"extensions", "config", "runs", "evaluation", "report", "training"},
 }
 

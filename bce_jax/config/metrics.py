@@ -46,7 +46,8 @@ class OwnMetric(NamedTuple):
 
 def names(config: ConfigDict | Mapping[str, Any]) -> list[str]:
   """Returns the names that a config has; of one that is older than the key none."""
-  return [name.strip() for name in (config.get("metrics") or "").split(",") if name.strip()]
+  said = config.get("metrics") if isinstance(config, dict) else getattr(config, "metrics", None)
+  return [name.strip() for name in (said or "").split(",") if name.strip()]
 
 
 def find(config: ConfigDict) -> list[OwnMetric]:

@@ -13,6 +13,7 @@ from bce_jax.training import config as public
 EVALUATED = [
   "report",
   "class_devices",
+  "parallel",
   "eval_batch_size",
   "eval_flip",
   "eval_geometry",
@@ -30,6 +31,7 @@ EVALUATED = [
 RESUMED = [
   "report",
   "class_devices",
+  "parallel",
   "eval_batch_size",
   "data.folder",
   "data.workers",
@@ -62,7 +64,7 @@ def test_what_may_change():
   assert allowed("resume") == sorted([*RESUMED, *RECORDS, *EVALUATION])
   assert allowed("evaluate") == sorted([*EVALUATED, *RECORDS])
   assert allowed("comparison") == sorted(
-    ["report", "class_devices", "eval_batch_size", "data.workers", "data.in_memory"]
+    ["report", "class_devices", "parallel", "eval_batch_size", "data.workers", "data.in_memory"]
   )
   assert set(settings.NEUTRAL) == {*allowed("comparison"), "data.folder"}
   assert "best_metric" not in {name for on in key.OCCASIONS for name in allowed(on)}
