@@ -44,6 +44,7 @@ class Plugin(NamedTuple):
     check: refuses a config.
     create: makes what it is for.
     outside: whether it is none of this package.
+    is_module: whether the name is a module's; else `create` is the object that it names.
   """
 
   name: str
@@ -53,6 +54,7 @@ class Plugin(NamedTuple):
   check: Callable[[Any], None]
   create: Callable[..., Any]
   outside: bool = False
+  is_module: bool = True
 
 
 def _allowed(config: Any) -> None:
@@ -105,6 +107,7 @@ def find(
   names: Sequence[str],
   own: Callable[[str], Plugin],
   *,
+  positional: int = 0,
   given: Collection[str] = (),
 ) -> Plugin:
   """Returns what a name in a config stands for, ours or from outside.
@@ -114,7 +117,8 @@ def find(
     name: its value.
     names: ours.
     own: returns the one of a name of ours.
-    given: keyword arguments that `create` gets of the door: no options.
+    positional: how many arguments `create` gets by position: no options.
+    given: keyword arguments that it gets of the door, if it takes them: neither.
 
   Raises:
     ValueError: one line: an unknown name, with the nearest; a missing module or object; a module
@@ -127,12 +131,12 @@ def find(
       f"unknown config.{key} {name!r}; did you mean {nearest(name, names)!r}?"
       f" expected one of {', '.join(names)}"
     )
-  return _plugin(key, name, tuple(given))
+  return _plugin(key, name, positional, tuple(given))
 
 
-def _plugin(key: str, name: str, given: Sequence[str]) -> Plugin:
+def _plugin(key: str, name: str, positional: int, given: Sequence[str]) -> Plugin:
   said = f"config.{key} {name!r}"
-  module, target = _load(said, name)
+  module, target = load(said, name)
   if target is module or (target is getattr(module, "create", None) and hasattr(module, "OPTIONS")):
     if not callable(getattr(module, "create", None)):
       functions = [k for k, v in vars(module).items() if callable(v) and k[:1] != "_"]
@@ -146,7 +150,7 @@ def _plugin(key: str, name: str, given: Sequence[str]) -> Plugin:
   else:
     if not callable(target):
       raise ValueError(f"{said} is {target!r}: expected a function, a class or a module")
-    source, create, options = None, target, _options_of(target, given)
+    source, create, options = None, target, _options_of(target, positional, given)
   ranges, meanings = getattr(source, "RANGES", {}), getattr(source, "MEANINGS", {})
   unknown = next((k for k in (*ranges, *meanings) if k not in options), None)
   if unknown is not None:
@@ -161,11 +165,23 @@ def _plugin(key: str, name: str, given: Sequence[str]) -> Plugin:
     functools.partial(calling, said, check),
     create,
     outside=True,
+    is_module=source is not None,
   )
 
 
-def _load(said: str, name: str) -> tuple[ModuleType, Any]:
-  """Imports the module of a name; returns it and what the name stands for."""
+def load(said: str, name: str) -> tuple[ModuleType, Any]:
+  """Imports the module of a name.
+
+  Args:
+    said: what the name is of, for messages.
+    name: "package.module" or "package.module:object".
+
+  Returns:
+    (the module, what the name stands for: it, or the object).
+
+  Raises:
+    ValueError: one line: for a missing module or object; for a module that can't be imported.
+  """
   place, colon, path = name.partition(":")
   if not all(part.isidentifier() for part in place.split(".")) or (
     colon and not all(part.isidentifier() for part in path.split("."))
@@ -175,9 +191,7 @@ def _load(said: str, name: str) -> tuple[ModuleType, Any]:
   target: Any = module
   for part in path.split(".") if colon else ():
     if not hasattr(target, part):
-      held = (
-        [x for x in vars(target) if not x.startswith("_")] if hasattr(target, "__dict__") else []
-      )
+      held = [x for x in getattr(target, "__dict__", ()) if not x.startswith("_")]
       near = f"; did you mean {nearest(part, held)!r}?" if held else ""
       raise ValueError(f"{said}: {place} has no {path!r}{near}")
     target = getattr(target, part)
@@ -252,6 +266,28 @@ def _told(error: BaseException) -> str:
   return f"{type(error).__name__}: {words}{where}"
 
 
+def make(
+  key: str, plugin: Plugin, *args: Any, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+  """Calls the `create` of a plugin with what it takes.
+
+  Args:
+    key: of the config, for messages.
+    plugin: as `find` returned it.
+    args: by position.
+    given: keyword arguments of the door, of which it may take some.
+    options: its own, as the config has them; it may read them there instead.
+  """
+  keywords = {**given, **options}
+  taken = accepted(plugin.create, keywords)
+  return calling(
+    f"config.{key} {plugin.name!r}",
+    plugin.create,
+    *args,
+    **{name: value for name, value in keywords.items() if name in taken},
+  )
+
+
 def accepted(function: Callable[..., Any], names: Collection[str]) -> set[str]:
   """Returns which of some keyword arguments a function takes; all where it takes any."""
   try:
@@ -264,10 +300,12 @@ def accepted(function: Callable[..., Any], names: Collection[str]) -> set[str]:
   return {p.name for p in parameters if p.kind in by_keyword} & set(names)
 
 
-def _options_of(function: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
-  """Keyword arguments with a default that a config can hold: true or false, a number, text, none."""
+def _options_of(
+  function: Callable[..., Any], positional: int, given: Sequence[str]
+) -> dict[str, Any]:
+  """Keyword arguments with a default that a config can hold: a bool, a number, text or None."""
   try:
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(function).parameters.values())[positional:]
   except (ValueError, TypeError):
     return {}
   kinds = (bool, int, float, str)

@@ -123,8 +123,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   """
   from bce_jax import config as config_lib
 
-  if key == "objective.name":  # brings its own options
-    config_lib.set_objective(config, text)
+  if key in _doors():  # brings its own options
+    config_lib.set_name(config, key, text)
     return
   config_lib.refuse_unknown_keys([key], config)
   group, _, name = key.rpartition(".")
@@ -135,9 +135,10 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     words = {"true": "True", "false": "False", "none": "None"}
     with contextlib.suppress(ValueError, SyntaxError):
       value = ast.literal_eval(words.get(text.lower(), text))
-  optional = config_lib.flatten(config_lib.default(config.objective.name))[key] is None
+  optional = config_lib.flatten(config_lib.like(config))[key] is None
   fits = (
-    (value is None and optional)
+    kind is type(None)  # an option from outside that is none, and may be anything
+    or (value is None and optional)
     or (kind is float and isinstance(value, int | float) and not isinstance(value, bool))
     or (kind is int and isinstance(value, int) and not isinstance(value, bool))
     or (kind in (bool, str) and isinstance(value, kind))
@@ -150,13 +151,25 @@ def override(config: ConfigDict, key: str, text: str) -> None:
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-  """Sets the keys in their order, but first of all the method, which brings its own.
+  """Sets the keys in their order, but names first, which bring keys of their own.
 
   Raises:
     ValueError: as `override`.
   """
-  for key, text in sorted(overrides, key=lambda pair: pair[0] != "objective.name"):
+  from bce_jax import config as config_lib
+
+  names = _doors()
+  for key, text in sorted(overrides, key=lambda pair: pair[0] not in names):
+    if key not in names:
+      config_lib.complete(config)
     override(config, key, text)
+
+
+def _doors() -> tuple[str, ...]:
+  """The keys that take a name, which brings options of its own."""
+  from bce_jax import config as config_lib
+
+  return tuple(door.key for door in config_lib.DOORS)
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

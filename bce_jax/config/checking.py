@@ -6,42 +6,47 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bce_jax import objectives
-from bce_jax.config import metrics
+from bce_jax.config import doors, metrics
 from bce_jax.config.key import Range
-from bce_jax.config.keys import data, loss, network, verification
-from bce_jax.config.table import KEYS, default, flatten, method_name, refuse_unknown_keys
+from bce_jax.config.keys import data, loss, network, optimizer, verification
+from bce_jax.config.table import KEYS, flatten, like, refuse_unknown_keys
 from bce_jax.names import nearest
 
 # Rules between keys, each beside its group.
-_BEFORE_THE_METHOD = (data.check_imbalance, network.check, loss.check)
-_AFTER_THE_METHOD = (verification.check, data.check, metrics.check)
+_RULES = (data.check, network.check, loss.check, optimizer.check)
 
 
 def check(config: ConfigDict) -> None:
   """Refuses a config that no run could use; what depends on the data is checked with them.
 
   Args:
-    config: as `default()` makes it, with values changed.
+    config: as `default()` makes it, with values changed. Options that it lacks of what it names
+      are set to their defaults.
 
   Raises:
     ValueError: one line: which key, its value, what was expected.
   """
+  doors.complete(config)
   flat = flatten(config)
-  method = objectives.module(method_name(config))
   _check_completeness(config, flat)
   _check_choices(flat)
-  _check_numbers(flat, method.RANGES)
-  for rule in _BEFORE_THE_METHOD:
+  named = doors.plugins(config)
+  groups = {door.options: named[door.key].RANGES for door in doors.DOORS}
+  options = {f"{group}.{key}": r for group, ranges in groups.items() for key, r in ranges.items()}
+  _check_numbers(flat, options)
+  for rule in _RULES:
     rule(config)
-  method.check(config)
-  for rule in _AFTER_THE_METHOD:
-    rule(config)
+  for key, plugin in named.items():
+    if key != "data.name":
+      plugin.check(config)
+  verification.check(config)
+  metrics.check(config)
+  named["data.name"].check(config)
 
 
 def _check_completeness(config: ConfigDict, flat: Mapping[str, Any]) -> None:
   refuse_unknown_keys(flat, config)
-  defaults = flatten(default(method_name(config)))
+  defaults = flatten(like(config))
   missing = set(defaults) - set(flat)
   if missing:
     raise ValueError(f"config lacks the key {min(missing)!r}")
@@ -52,7 +57,9 @@ def _check_completeness(config: ConfigDict, flat: Mapping[str, Any]) -> None:
 
 def _check_choices(flat: Mapping[str, Any]) -> None:
   for key, row in KEYS.items():
-    if row.choices is not None and flat[key] not in row.choices:
+    if row.choices is None or row.outside:  # such a name has been found
+      continue
+    if flat[key] not in row.choices:
       near = nearest(flat[key], row.choices)
       listed = ", ".join(map(str, row.choices))
       raise ValueError(
@@ -60,14 +67,14 @@ def _check_choices(flat: Mapping[str, Any]) -> None:
       )
 
 
-def _check_numbers(flat: Mapping[str, Any], of_method: Mapping[str, Range]) -> None:
+def _check_numbers(flat: Mapping[str, Any], options: Mapping[str, Range]) -> None:
   for key, row in KEYS.items():
     if row.least is not None and flat[key] is not None and flat[key] < row.least:
       raise ValueError(
         f"config.{key} must be a whole number of at least {row.least}, got {flat[key]}"
       )
   ranges = {key: row.range for key, row in KEYS.items() if row.range is not None}
-  for key, bounds in {**ranges, **{f"objective.{k}": r for k, r in of_method.items()}}.items():
+  for key, bounds in {**ranges, **options}.items():
     _check_range(key, flat[key], bounds)
   for key, row in KEYS.items():
     if row.below is not None and flat[key] is not None and flat[key] >= row.below:

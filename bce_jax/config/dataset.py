@@ -5,45 +5,42 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from bce_jax import extensions
 from bce_jax.data import listed, longtail, reading, sources
 from bce_jax.data.sources import Dataset
 
 
-def load_dataset(config: ConfigDict, progress: Any = None, *, judging: bool = False) -> Dataset:
+def load_dataset(
+  config: ConfigDict,
+  progress: Any = None,
+  *,
+  judging: bool = False,
+  given: Dataset | None = None,
+) -> Dataset:
   """Reads the data that a config names.
 
   Args:
     config: checked.
     progress: wraps the reading of a folder, called like tqdm.
     judging: nothing will be trained: the training split is left as it is.
+    given: in place of the data that it names; all else is done with them.
 
   Raises:
-    ValueError: one line, for a folder or an image that can't be read.
+    ValueError: one line, for a folder or an image that can't be read; for data that are none.
   """
   data = config.data
-  dataset: Dataset
-  if data.name == "digits":
-    dataset = sources.digits(validation_fraction=data.validation_fraction)
-  else:
-    dataset = sources.folder(
-      data.folder,
-      image_size=data.image_size,
-      channels=data.channels,
-      full_scale=data.full_scale,
-      in_memory=data.in_memory,
-      validation_fraction=data.validation_fraction,
-      test_fraction=data.test_fraction,
-      unseen_fraction=config.verification.identities,
-      layout=data.layout,
-      empty_classes=data.empty_classes,
-      skip_damaged=data.skip_damaged,
-      progress=progress,
-    )
+  dataset = given if given is not None else _named(config, progress)
   if data.imbalance is not None and not judging:
     dataset = _long_tailed(dataset, data)
   if config.verification.folder:
     dataset = _with_listed_pairs(dataset, config, progress)
   return dataset
+
+
+def _named(config: ConfigDict, progress: Any) -> Dataset:
+  found = sources.module(config.data.name)
+  options = config.data_options if found.outside else {}
+  return extensions.make("data.name", found, config, given={"progress": progress}, options=options)
 
 
 def _long_tailed(dataset: Dataset, data: ConfigDict) -> Dataset:

@@ -5,8 +5,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bce_jax import objectives, terminal
+from bce_jax.config import doors
 from bce_jax.config.key import UPDATES, Key
-from bce_jax.config.table import GROUPS, flatten, method_name
+from bce_jax.config.table import GROUPS, flatten
 
 _INDENT = "      "
 
@@ -18,25 +19,33 @@ def lines(config: ConfigDict, columns: int) -> list[str]:
     config: whose values are shown.
     columns: of a line, at most.
   """
+  doors.complete(config)
   flat = flatten(config)
   out = ["Keys of a config: --config.KEY=VALUE, or config.KEY = VALUE in a config file."]
   groups = [(group.title, group.keys) for group in GROUPS]
-  for title, keys in [(f"Method {method_name(config)!r}", _method_keys(config)), *groups]:
+  for title, keys in [*_of_names(config), *groups]:
     out += ["", *terminal.wrap(title, columns)]
     for key, row in keys.items():
       out += _lines(key, row, flat[key], columns)
   return out
 
 
-def _method_keys(config: ConfigDict) -> dict[str, Key]:
-  """The options of the config's method as rows of the table."""
-  module = objectives.module(method_name(config))
-  name = Key("joint", UPDATES, "the method, and its options", choices=objectives.names())
-  rows = {"objective.name": name}
-  for option, value in module.OPTIONS.items():
-    meaning = getattr(module, "MEANINGS", {}).get(option, "")
-    rows[f"objective.{option}"] = Key(value, UPDATES, meaning, range=module.RANGES.get(option))
-  return rows
+def _of_names(config: ConfigDict) -> list[tuple[str, dict[str, Key]]]:
+  """The options of what the config names, as rows of the table; of the method with its name."""
+  out = []
+  for door in doors.DOORS:
+    plugin = door.find(str(doors.name_at(config, door)))
+    rows = {}
+    if door.key == "objective.name":
+      meaning = "the method, and its options"
+      rows[door.key] = Key("joint", UPDATES, meaning, choices=objectives.names(), outside=True)
+    for option, value in plugin.OPTIONS.items():
+      meaning, bounds = plugin.MEANINGS.get(option, ""), plugin.RANGES.get(option)
+      rows[f"{door.options}.{option}"] = Key(value, UPDATES, meaning, range=bounds)
+    if rows:
+      what = "Method" if door.key == "objective.name" else f"Options of config.{door.key}"
+      out.append((f"{what} {plugin.name!r}", rows))
+  return out
 
 
 def _lines(key: str, row: Key, value: Any, columns: int) -> list[str]:

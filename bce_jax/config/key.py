@@ -49,6 +49,7 @@ class Key(NamedTuple):
     range: of a real number: low, whether low itself is allowed, high.
     below: a real number that it must be less than.
     path: whether it names a file or a folder; a relative one starts from the current folder.
+    outside: whether it takes the name of code from outside too, see `bce_jax.extensions`.
   """
 
   default: Any
@@ -60,6 +61,7 @@ class Key(NamedTuple):
   range: Range | None = None
   below: float | None = None
   path: bool = False
+  outside: bool = False
 
   def may_change(self, on: str) -> bool:
     """Whether it may differ from the value that a run was started with; see `OCCASIONS`."""
@@ -75,7 +77,8 @@ class Key(NamedTuple):
     """
     kind = self.kind or type(self.default)
     if self.choices is not None:
-      said = f"one of {', '.join(map(str, self.choices))}"
+      said = f"one of {', '.join(str(x) for x in self.choices if x is not None)}"
+      said += ", or package.module:object" if self.outside else ""
     elif kind is bool:
       said = "true or false"
     elif kind is str:

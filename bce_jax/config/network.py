@@ -45,6 +45,7 @@ def build_backbone(config: ConfigDict) -> nn.Module:
   """
   backbone = models.create(
     config.model,
+    options=config.model_options,
     stem=config.stem,
     dtype=jnp.dtype(config.dtype),
     zero_init_last_norm=config.zero_init_last_norm,

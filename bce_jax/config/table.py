@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bce_jax import objectives
+from bce_jax.config import doors
 from bce_jax.config.key import Group, Key
 from bce_jax.config.keys import data, evaluation, loss, network, optimizer, training, verification
 from bce_jax.keys import nearest_key
@@ -53,18 +54,29 @@ def default(objective: str = "joint") -> ConfigDict:
   'bce-nu'
   """
   config = ConfigDict()
-  config.objective = _objective_group(objective)
+  doors.set_name(config, "objective.name", objective)
   for key, row in KEYS.items():
     group, _, _ = key.rpartition(".")
     if group and group not in config:
       config[group] = ConfigDict()
     none = row.default is None and row.kind is not None
     set_value(config, key, config_dict.placeholder(row.kind) if none else row.default)
+  doors.complete(config)
   return config
 
 
-def _objective_group(name: str) -> ConfigDict:
-  return ConfigDict({"name": name, **objectives.module(name).OPTIONS})
+def like(config: Mapping[str, Any]) -> ConfigDict:
+  """Returns the default config with the names that another has, and so with the options of those.
+
+  Raises:
+    ValueError: for an unknown name; for a module from outside that is missing.
+  """
+  out = default(method_name(config))
+  for door in doors.DOORS:
+    name = doors.name_at(config, door)
+    if isinstance(name, str):
+      doors.set_name(out, door.key, name)
+  return out
 
 
 def method_name(config: Mapping[str, Any]) -> str:
@@ -79,8 +91,7 @@ def set_objective(config: ConfigDict, name: str) -> None:
   Raises:
     ValueError: for an unknown method.
   """
-  if name != config.objective.name:
-    config.objective = _objective_group(name)
+  doors.set_name(config, "objective.name", name)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,7 +113,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   Raises:
     ValueError: for an unknown key or method, or a value of another type.
   """
-  config = default(method_name(values))
+  config = like(values)
   refuse_unknown_keys(flatten(values), config)
   for key, value in flatten(values).items():
     try:
@@ -119,8 +130,8 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:
-  """Raises ValueError for the first key that no config of this one's method has."""
-  known = flatten(default(method_name(config)))
+  """Raises ValueError for the first key that no config has which names what this one does."""
+  known = flatten(like(config))
   for key in keys:
     if key not in known:
       raise ValueError(f"unknown config key {key!r}; {_hint(key, known, config)}")

@@ -5,7 +5,7 @@ from bce_jax.models.classifier import Classifier, Outputs
 from bce_jax.models.embedding import Embedding
 from bce_jax.models.head import BIAS_INITS, WEIGHT_INITS, Head, Scores
 from bce_jax.models.projector import Projector
-from bce_jax.models.zoo import create, names
+from bce_jax.models.zoo import create, module, names
 
 __all__ = [
   "BIAS_INITS",
@@ -18,5 +18,6 @@ __all__ = [
   "Projector",
   "Scores",
   "create",
+  "module",
   "names",
 ]

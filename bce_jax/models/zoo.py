@@ -1,10 +1,12 @@
 """Every backbone by its name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from bce_jax import extensions
 from bce_jax.models import iresnet, resnet
 from bce_jax.names import nearest
 
@@ -24,9 +26,32 @@ def names() -> tuple[str, ...]:
   return (*resnet.NAMES, *iresnet.NAMES)
 
 
+# What a model from outside is created with too, as far as it takes it.
+GIVEN = ("stem", "dtype", "param_dtype", "zero_init_last_norm", "batch_norm_group", "axis_name")
+
+
+def module(name: str) -> extensions.Plugin:
+  """Returns the few names of a backbone, ours or from outside.
+
+  One from outside has `create(**options)`, which returns a flax module of our backbones' interface
+  (see `create`); it gets those of `GIVEN` that it takes.
+
+  Raises:
+    ValueError: for an unknown name, with the nearest one; for a module that is missing.
+  """
+  return extensions.find(
+    "model", name, names(), lambda own: extensions.own(own, _family(own).build), given=GIVEN
+  )
+
+
+def _family(name: str) -> Any:
+  return resnet if name in resnet.NAMES else iresnet
+
+
 def create(
   name: str,
   *,
+  options: Mapping[str, Any] | None = None,
   stem: str | None = None,
   dtype: Any = jnp.float32,
   param_dtype: Any = jnp.float32,
@@ -34,7 +59,7 @@ def create(
   batch_norm_group: int | None = None,
   axis_name: str | None = None,
 ) -> nn.Module:
-  """Builds a residual network by name.
+  """Builds a backbone by name: a residual network of ours, or one from outside.
 
   resnet8, 14, 20, 32, 44, 56 and 110 are the CIFAR family: 16, 32 and 64 channels, basic blocks,
   shortcuts without parameters, 64 features. resnet18 and 34 (basic blocks, 512 features), 50, 101
@@ -43,7 +68,8 @@ def create(
   a linear layer, so that one set of parameters serves images of one size.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or "package.module:object".
+    options: of a network from outside, its own.
     stem: for the ImageNet family "imagenet" (7x7 convolution and max pool, resolution divided by
       4; the default) or "cifar" (3x3 convolution, resolution kept). The other families have the
       latter only.
@@ -80,20 +106,24 @@ def create(
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2 (CIFAR) and
     table 1 (ImageNet). Deng et al., ArcFace, CVPR 2019, section 3.2 (faces).
   """
+  standard: dict[str, Any] = {
+    "stem": stem,
+    "dtype": dtype,
+    "param_dtype": param_dtype,
+    "zero_init_last_norm": zero_init_last_norm,
+    "batch_norm_group": batch_norm_group,
+    "axis_name": axis_name,
+  }
   if name not in names():
-    raise ValueError(_unknown("model", name, names()))
+    if not extensions.is_outside(name):
+      raise ValueError(_unknown("model", name, names()))
+    made = extensions.make("model", module(name), given=standard, options=options or {})
+    if not isinstance(made, nn.Module):
+      raise ValueError(f"config.model {name!r} made {made!r}: expected a flax.linen.Module")
+    return made
   if stem is not None and stem not in _STEMS:
     raise ValueError(_unknown("stem", stem, _STEMS))
-  family = resnet if name in resnet.NAMES else iresnet
-  return family.build(
-    name,
-    stem=stem,
-    dtype=dtype,
-    param_dtype=param_dtype,
-    zero_init_last_norm=zero_init_last_norm,
-    batch_norm_group=batch_norm_group,
-    axis_name=axis_name,
-  )
+  return _family(name).build(name, **standard)
 
 
 def _unknown(what: str, value: object, valid: tuple[str, ...]) -> str:

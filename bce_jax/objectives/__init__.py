@@ -1,14 +1,13 @@
 """Methods: which views of a batch are run, the loss of what comes out, the memory carried along.
 
-A config names one, `objective.name`: the module of that name in this folder.
+A config names one, `objective.name`: the module of that name in this folder, or one from outside.
 """
 
 import importlib
 import pkgutil
-from types import ModuleType
 from typing import Any
 
-from bce_jax.names import nearest
+from bce_jax import extensions
 from bce_jax.objectives.joint import LOSSES, Joint, Targets, parse
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
@@ -26,18 +25,18 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(name for name in found if name not in _NOT_METHODS))
 
 
-def module(name: str) -> ModuleType:
-  """Returns the module of a method; see `objective`.
+def module(name: str) -> extensions.Plugin:
+  """Returns the few names of a method, ours or from outside; see `objective`.
 
   Raises:
-    ValueError: for an unknown name, with the nearest one.
+    ValueError: for an unknown name, with the nearest one; for a module that is missing.
   """
-  if name not in names():
-    raise ValueError(
-      f"unknown config.objective.name {name!r}; did you mean {nearest(name, names())!r}?"
-      f" expected one of {', '.join(names())}"
-    )
-  return importlib.import_module(f"{__name__}.{name}")
+  return extensions.find("objective.name", name, names(), _own, positional=2)
+
+
+def _own(name: str) -> extensions.Plugin:
+  found = importlib.import_module(f"{__name__}.{name}")
+  return extensions.own(name, found.create, found)
 
 
 def create(config: Any, problem: Problem) -> Objective:
@@ -46,7 +45,14 @@ def create(config: Any, problem: Problem) -> Objective:
   Raises:
     ValueError: one line, for options that the data can't be used with.
   """
-  return module(config.objective.name).create(config, problem)
+  found = module(config.objective.name)
+  options = {name: config.objective[name] for name in found.OPTIONS} if found.outside else {}
+  objective = extensions.make("objective.name", found, config, problem, given={}, options=options)
+  if not isinstance(objective, Objective):
+    raise ValueError(
+      f"config.objective.name {found.name!r} made {objective!r}: expected an Objective"
+    )
+  return objective
 
 
 __all__ = [

@@ -15,14 +15,14 @@ from bce_jax.config.key import (
   Group,
   Key,
 )
-from bce_jax.data import folders, layouts, longtail
-
-DATASETS = ("digits", "folder")
+from bce_jax.data import folders, layouts, longtail, sources
 
 GROUP = Group(
   "Data",
   {
-    "data.name": Key("digits", DATA, "the data: digits (embedded) or folder", choices=DATASETS),
+    "data.name": Key(
+      "digits", DATA, "the data: digits (embedded) or folder", choices=sources.names()
+    ),
     "data.folder": Key(
       "",
       FILES,
@@ -102,6 +102,13 @@ GROUP = Group(
       "q: a class of n images is drawn as often as n^(1−q); 0: each image once an epoch",
       range=FINITE,
     ),
+    "data.augmentation": Key(
+      "standard",
+      UPDATES,
+      "standard: by the four keys below; or one of your own, which they do not count for",
+      choices=("standard",),
+      outside=True,
+    ),
     "data.crop_padding": Key(4, UPDATES, "random shifts by up to so many pixels", least=0),
     "data.flip": Key(True, UPDATES, "mirror half of the images"),
     "data.auto_augment": Key(False, UPDATES, "apply AutoAugment's CIFAR-10 policy"),
@@ -109,30 +116,12 @@ GROUP = Group(
   },
 )
 
-_IMBALANCE = {"imbalance_profile": "exponential", "imbalance_seed": None}
-_OF_A_FOLDER = ("folder", "image_size", "in_memory", "layout", "empty_classes")
-_OF_FILES = ("full_scale", "skip_damaged")
 
-
-def check_imbalance(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
   """Refuses how to make data long-tailed where they are not to be."""
-  for key, default in _IMBALANCE.items():
+  for key in ("imbalance_profile", "imbalance_seed"):
+    default = GROUP.keys[f"data.{key}"].default
     if config.data[key] != default and not config.data.imbalance:
       raise ValueError(
         f"config.data.{key} is {config.data[key]!r}, without effect: set config.data.imbalance too"
-      )
-
-
-def check(config: ConfigDict) -> None:
-  """Refuses a folder without a name, and what is of a folder with other data."""
-  if config.data.name == "folder":
-    if not config.data.folder:
-      raise ValueError("config.data.name is 'folder': set --config.data.folder=FOLDER too")
-    return
-  for key in (*_OF_A_FOLDER, *(() if config.verification.folder else _OF_FILES)):
-    value = config.data[key]
-    if value != GROUP.keys[f"data.{key}"].default:
-      raise ValueError(
-        f"config.data.{key} is {value!r}, but config.data.name is"
-        f" {config.data.name!r}: expected 'folder'"
       )

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bce_jax import models
+from bce_jax import extensions, models
 from bce_jax.config.key import NETWORK, Group, Key
 
 STEMS = ("cifar", "imagenet")
@@ -12,7 +12,7 @@ CHECKPOINTS = ("latest", "best")
 GROUP = Group(
   "Network",
   {
-    "model": Key("resnet20", NETWORK, "the backbone", choices=models.names()),
+    "model": Key("resnet20", NETWORK, "the backbone", choices=models.names(), outside=True),
     "stem": Key(
       "cifar",
       NETWORK,
@@ -58,6 +58,18 @@ GROUP = Group(
 )
 
 
+def _check_model(config: ConfigDict) -> None:
+  """Refuses what a network from outside does not take."""
+  found = models.module(config.model)
+  keys = ("stem", "dtype", "zero_init_last_norm", "batch_norm_group") if found.outside else ()
+  for key in set(keys) - extensions.accepted(found.create, keys):
+    if config[key] != GROUP.keys[key].default:
+      raise ValueError(
+        f"config.{key} is {config[key]!r}, but config.model {config.model!r} takes no {key}:"
+        f" expected {GROUP.keys[key].default!r}"
+      )
+
+
 def check(config: ConfigDict) -> None:
   """Refuses a checkpoint, or parts, of no run."""
   for key, usual in (("start_from_checkpoint", "latest"), ("start_from_parts", None)):
@@ -65,3 +77,4 @@ def check(config: ConfigDict) -> None:
       raise ValueError(
         f"config.{key} is {config[key]!r}, without effect: set config.start_from too"
       )
+  _check_model(config)

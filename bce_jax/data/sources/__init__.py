@@ -41,7 +41,7 @@ def module(name: str) -> extensions.Plugin:
   Raises:
     ValueError: for one that there is not, with the nearest.
   """
-  return extensions.find("data.name", name, names(), _own)
+  return extensions.find("data.name", name, names(), _own, positional=1, given=("progress",))
 
 
 def _own(name: str) -> extensions.Plugin:

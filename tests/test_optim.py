@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
+from bce_jax import optim
 from bce_jax.training import config as config_lib
-from bce_jax.training import optim
 
 PARAMS = {
   "backbone": {"conv": {"kernel": jnp.full((2, 2), 2.0)}, "norm": {"scale": jnp.full((2,), 3.0)}},
