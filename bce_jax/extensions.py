@@ -22,6 +22,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -208,10 +209,19 @@ def _import(said: str, place: str) -> ModuleType:
       if place == lacking or place.startswith(f"{lacking}."):
         raise ValueError(
           f"{said}: there is no module {lacking!r}, neither in {os.getcwd()} nor installed"
+          f"{_neighbor(lacking)}"
         ) from None
       raise ValueError(f"{said}: importing {place} failed: {_told(error)}") from error
     except (Exception, SystemExit) as error:  # whatever it raises is told in one line
       raise ValueError(f"{said}: importing {place} failed: {_told(error)}") from error
+
+
+def _neighbor(lacking: str) -> str:
+  """Which module of the same package may be meant by one that there is not."""
+  package, _, last = lacking.rpartition(".")
+  folders = getattr(sys.modules.get(package), "__path__", ())
+  held = [module.name for module in pkgutil.iter_modules(folders)]
+  return f"; did you mean '{package}.{nearest(last, held)}'?" if held else ""
 
 
 @contextlib.contextmanager

@@ -299,13 +299,15 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   """Judges a run that has not ended, on its test split, as bce-train --evaluate-only does."""
   from bce_jax.config import metrics
-  from bce_jax.runs import run_config
+  from bce_jax.runs import outside, run_config
   from bce_jax.training import experiment, loop
 
   console.cache_compilations()
   if line := run_config.edited(path):
     print(f"bce-eval: {path}: {line}", file=sys.stderr)
   parts = experiment.build(run_config.config_of(path), judging=True)
+  for line in outside.changes(path, parts.outside):
+    print(f"bce-eval: {line}", file=sys.stderr)
   figures = loop.evaluate_only(parts, path)
   rows = metrics.rows(parts.config, figures)
   title = f"{path}, latest checkpoint, step {figures['step']}, test"

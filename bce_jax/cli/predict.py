@@ -123,6 +123,8 @@ def _print_warnings(
 
   if line := run_config.edited(workdir, believed=True):
     _say(line)
+  for line in network.notes:
+    _say(line)
   if args.reject in ("", *network.class_names):
     reason = "it is a class" if args.reject else "it is empty"
     raise ValueError(f"--reject {args.reject!r}: {reason}; expected a name that no class has")

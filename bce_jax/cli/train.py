@@ -219,11 +219,13 @@ def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
   """Judges a checkpoint; returns what is to be told of it."""
   import jax
 
+  from bce_jax.runs import outside
   from bce_jax.training import experiment, loop
 
   parts = experiment.build(config, progress=console.progress_bar, judging=True)
   if not jax.process_index():
-    for line in (*parts.dataset.notes, *(one.reason for one in parts.dataset.skipped)):
+    changed = outside.changes(workdir, parts.outside)
+    for line in (*changed, *parts.dataset.notes, *(one.reason for one in parts.dataset.skipped)):
       print(line, file=sys.stderr)
   figures = loop.evaluate_only(parts, workdir, which=which)
   told = f"{workdir}, {which} checkpoint, step {figures['step']}"

@@ -6,8 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bce_jax import extensions
-from bce_jax.data import listed, longtail, reading, sources
-from bce_jax.data.sources import Dataset
+from bce_jax.data import listed, longtail, reading, sources, splits
+from bce_jax.data.sources import Dataset, Source
 
 
 def load_dataset(
@@ -29,7 +29,12 @@ def load_dataset(
     ValueError: one line, for a folder or an image that can't be read; for data that are none.
   """
   data = config.data
-  dataset = given if given is not None else _named(config, progress)
+  found = sources.module(data.name)
+  dataset = given if given is not None else _named(found, config, progress)
+  if given is not None or found.outside:
+    what = "the dataset" if given is not None else f"config.data.name {found.name!r}"
+    _check_dataset(dataset, what)
+    dataset = _with_validation(dataset, data.validation_fraction)
   if data.imbalance is not None and not judging:
     dataset = _long_tailed(dataset, data)
   if config.verification.folder:
@@ -37,10 +42,60 @@ def load_dataset(
   return dataset
 
 
-def _named(config: ConfigDict, progress: Any) -> Dataset:
-  found = sources.module(config.data.name)
+def _named(found: extensions.Plugin, config: ConfigDict, progress: Any) -> Dataset:
   options = config.data_options if found.outside else {}
   return extensions.make("data.name", found, config, given={"progress": progress}, options=options)
+
+
+def _check_dataset(dataset: Any, what: str) -> None:
+  """Refuses what is no data, as of a source from outside."""
+  if not isinstance(dataset, Dataset):
+    raise ValueError(f"{what} is {dataset!r:.80}: expected a bce_jax.data.sources.Dataset")
+  for split in ("train", "validation", "test", "unseen"):
+    source = getattr(dataset, split)
+    if source is None and split in ("validation", "unseen"):
+      continue
+    if not isinstance(source, Source):
+      raise ValueError(
+        f"{what}: {split} is {source!r:.80}: expected a Source, with labels, image_shape, images,"
+        " take and a length"
+      )
+    classes = None if split == "unseen" else len(dataset.class_names)
+    _check_source(source, f"{what}: {split}", dataset.train.image_shape, classes)
+
+
+def _check_source(
+  source: Source, what: str, shape: tuple[int, int, int], classes: int | None
+) -> None:
+  labels = np.asarray(source.labels)
+  if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or not len(source):
+    raise ValueError(
+      f"{what} has labels {labels.dtype} {labels.shape}: expected one integer for each of its"
+      f" {len(source)} images, of which there must be one"
+    )
+  if labels.min() < 0 or (classes is not None and labels.max() >= classes):
+    wrong = labels.min() if labels.min() < 0 else labels.max()
+    raise ValueError(f"{what} has the label {wrong}: expected 0 … {(classes or wrong) - 1}")
+  if len(source.image_shape) != 3 or tuple(source.image_shape) != tuple(shape):
+    raise ValueError(
+      f"{what} has images of {tuple(source.image_shape)}: expected (height, width, channels), as"
+      f" those of train, {tuple(shape)}"
+    )
+  images = source.images(np.zeros(1, np.int64))
+  if images.dtype != np.uint8 or images.shape != (1, *shape):
+    raise ValueError(
+      f"{what} gives images {images.dtype} {images.shape}: expected uint8 {(1, *shape)}"
+    )
+
+
+def _with_validation(dataset: Dataset, fraction: float) -> Dataset:
+  """The data with a validation split held out of the training images, if they have none."""
+  if not fraction or dataset.validation is not None:
+    return dataset
+  labels = np.asarray(dataset.train.labels)
+  kept, taken = splits.held_out(labels, fraction, "data.validation_fraction")
+  train = dataset.train
+  return dataset._replace(train=train.take(kept), validation=train.take(taken))
 
 
 def _long_tailed(dataset: Dataset, data: ConfigDict) -> Dataset:

@@ -84,7 +84,8 @@ class Key(NamedTuple):
     elif kind is str:
       said = "a path" if self.path else "text"
     elif kind is int:
-      said = "a whole number" + ("" if self.least is None else f" ≥ {self.least}")
+      least = "" if self.least is None else f" ≥ {self.least}"
+      said = f"a whole number{least}{self._bounds()}"
     else:
       said = "a number" + self._bounds()
     return said + (", or none" if self.default is None else "")

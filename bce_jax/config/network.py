@@ -8,12 +8,13 @@ from bce_jax import models, objectives
 from bce_jax.models import Classifier
 
 
-def build_model(config: ConfigDict, num_classes: int) -> Classifier:
+def build_model(config: ConfigDict, num_classes: int, given: nn.Module | None = None) -> Classifier:
   """Builds the network that a config names; of the data it needs the number of classes only.
 
   Args:
     config: checked.
     num_classes: N.
+    given: in place of the backbone that it names, or of the whole `Classifier`.
 
   Returns:
     Backbone and head.
@@ -21,6 +22,8 @@ def build_model(config: ConfigDict, num_classes: int) -> Classifier:
   Raises:
     ValueError: one line, for what the model refuses.
   """
+  if isinstance(given, Classifier):
+    return given
   loss = objectives.parse(config.loss)
   normalize_weights = config.normalize_weights
   head = models.Head(
@@ -34,16 +37,20 @@ def build_model(config: ConfigDict, num_classes: int) -> Classifier:
     bias_mean=config.bias_mean,
     bias_learnable=config.bias_learnable,
   )
-  return Classifier(build_backbone(config), head)
+  return Classifier(build_backbone(config, given), head)
 
 
-def build_backbone(config: ConfigDict) -> nn.Module:
+def build_backbone(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
   """Builds the network below the head, which needs nothing of the data.
+
+  Args:
+    config: checked.
+    given: in place of the one that it names; an embedding is put on top of it too.
 
   Raises:
     ValueError: one line, for what the model refuses.
   """
-  backbone = models.create(
+  backbone = given or models.create(
     config.model,
     options=config.model_options,
     stem=config.stem,

@@ -145,4 +145,7 @@ def _hint(key: str, known: Iterable[str], config: ConfigDict) -> str:
     others = [name for name in objectives.names() if option in objectives.module(name).OPTIONS]
     if others:
       return f"it is an option of config.objective.name {' and '.join(others)}, not of {own!r}"
+  door = next((door for door in doors.DOORS if door.options == group), None)
+  if door is not None and not any(other.startswith(f"{group}.") for other in known):
+    return f"config.{door.key} {doors.name_at(config, door)!r} has no options"
   return f"did you mean {nearest_key(key, known)!r}?"

@@ -26,7 +26,7 @@ from bce_jax.data.depth import is_dark
 from bce_jax.data.preprocess import Preprocess
 from bce_jax.evaluation import inference
 from bce_jax.evaluation.inference import Variables
-from bce_jax.runs import checkpoint, files, records, run_config
+from bce_jax.runs import checkpoint, files, outside, records, run_config
 from bce_jax.sharding import StateSharding
 
 
@@ -44,6 +44,7 @@ class TrainedNetwork(NamedTuple):
     outputs: uint8 [B, H, W, C] → (scale · c [B, N], features [B, D]); B a multiple of the devices
       along 'data'.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
+    notes: what of it was other code when it was trained, a line each.
   """
 
   class_names: tuple[str, ...]
@@ -55,6 +56,7 @@ class TrainedNetwork(NamedTuple):
   mesh: Mesh
   outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   full_scale: float | None = None
+  notes: tuple[str, ...] = ()
 
 
 class Decision(NamedTuple):
@@ -85,6 +87,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
   """
   config = run_config.written_config(workdir)
   config_lib.check(config)
+  notes = outside.changes(workdir, config_lib.from_outside(config), only=["model"])
   data = records.read_json(workdir / files.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]
   model = config_lib.build_model(config, len(data["class_names"]))
@@ -115,6 +118,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
     mesh=mesh,
     outputs=lambda batch: sharding.to_host(step(variables, sharding.put_batch(batch, mesh))),
     full_scale=config.data.full_scale,
+    notes=tuple(notes),
   )
 
 

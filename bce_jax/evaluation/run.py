@@ -241,4 +241,6 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str = "latest") -> Trai
   if line := run_config.edited(folder, believed=True):
     warnings.warn(f"{folder}: {line}", stacklevel=2)
   network = predict.load(folder, which=checkpoint)
+  for line in network.notes:
+    warnings.warn(line, stacklevel=2)
   return TrainedRun(folder, network, run_config.written_config(folder))

@@ -31,11 +31,12 @@ def now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def session(step: int) -> Session:
+def session(step: int, outside: Mapping[str, Any] | None = None) -> Session:
   """Describes this process and its machine, on its way from a step of the run.
 
   Args:
     step: of the checkpoint it goes on from, 0 for none.
+    outside: what it uses that is none of this package, see `outside`.
 
   Returns:
     What is JSON; of processes and devices all of the run are counted.
@@ -56,6 +57,7 @@ def session(step: int) -> Session:
     "devices": devices,
     "processes": jax.process_count(),
     "host": socket.gethostname(),
+    **({"outside": dict(outside)} if outside else {}),
   }
   package = pathlib.Path(bce_jax.__file__)
   for key, place, file in (("git", package.parent, package.name), ("directory_git", None, None)):
@@ -115,7 +117,12 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def recorded(
-  workdir: pathlib.Path, config: Mapping[str, Any], step: int, *, writes: bool = True
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  step: int,
+  *,
+  outside: Mapping[str, Any] | None = None,
+  writes: bool = True,
 ) -> Iterator[list[Session]]:
   """Writes down that a session has begun, and how it ends, unless it is killed.
 
@@ -123,12 +130,13 @@ def recorded(
     workdir: the run folder.
     config: that it trains by.
     step: it goes on from.
+    outside: what it uses that is none of this package.
     writes: False on all hosts but one.
 
   Yields:
     All sessions, this one last.
   """
-  sessions: list[Session] = [*read(workdir).get("sessions", []), session(step)]
+  sessions: list[Session] = [*read(workdir).get("sessions", []), session(step, outside)]
 
   def write() -> None:
     if writes:

@@ -2,25 +2,28 @@
 
 import math
 import os
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bce_jax import config as config_lib
-from bce_jax import objectives, sharding
+from bce_jax import extensions, objectives, optim, sharding
 from bce_jax.data import reading, sources, statistics
-from bce_jax.data.preprocess import Preprocess
+from bce_jax.data.preprocess import Preprocess, create_preprocess
 from bce_jax.data.reading import Skipped
 from bce_jax.data.sources import Dataset
 from bce_jax.evaluation.evaluator import Evaluator
 from bce_jax.models import Classifier
 from bce_jax.objectives import Objective, Problem
-from bce_jax.training import microbatch, optim, pmap
+from bce_jax.runs.outside import FROM_PYTHON
+from bce_jax.training import microbatch, pmap, tracing
 from bce_jax.training.state import TrainState, create_state
 
 
@@ -40,6 +43,7 @@ class Experiment(NamedTuple):
     key: the run's.
     steps_per_epoch: whole batches of the training split.
     total_steps: of the run.
+    outside: what is none of this package, {key of the config: what a run records of it}.
   """
 
   config: ConfigDict
@@ -54,6 +58,7 @@ class Experiment(NamedTuple):
   key: jax.Array
   steps_per_epoch: int
   total_steps: int
+  outside: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
 
   @property
   def init_state(self) -> Callable[..., TrainState]:
@@ -88,33 +93,53 @@ class Experiment(NamedTuple):
     return max(1, round(epochs * self.steps_per_epoch))
 
 
-def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) -> Experiment:
+def build(
+  config: ConfigDict,
+  dataset: Dataset | None = None,
+  model: nn.Module | None = None,
+  *,
+  progress: Any = None,
+  judging: bool = False,
+) -> Experiment:
   """Builds the parts of a run, reading the data but writing nothing.
 
   Args:
     config: as `config.default()` makes it, with values changed.
+    dataset: in place of the data that it names; a run folder says that it was given from Python.
+    model: in place of the backbone that it names, with the interface of ours (see
+      `bce_jax.models.create`), or a whole `bce_jax.models.Classifier`; likewise.
     progress: wraps the reading of a folder, called like tqdm.
     judging: nothing will be trained, so any number of training images will do.
 
   Raises:
     ValueError: one line, for anything that can't work.
+
+  >>> import numpy as np
+  >>> from bce_jax import config as config_lib
+  >>> from bce_jax.data.sources import ArraySource, Dataset
+  >>> images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1)).astype(np.uint8)
+  >>> mine = ArraySource(images, np.arange(32) % 2)
+  >>> config = config_lib.default()
+  >>> config.batch_size, config.epochs = 16, 5
+  >>> build(config, dataset=Dataset(mine, None, mine, ("even", "odd"))).total_steps
+  10
   """
   config_lib.check(config)
   mesh = _make_mesh(config, judging=judging)
-  config_lib.build_backbone(config)  # what it refuses, it refuses before the data are read
-  dataset = config_lib.load_dataset(config, progress, judging=judging)
+  config_lib.build_backbone(config, model)  # what it refuses, it refuses before the data are read
+  outside = _outside(config, dataset, model)
+  dataset = config_lib.load_dataset(config, progress, judging=judging, given=dataset)
   steps_per_epoch = _steps_per_epoch(dataset, config, judging=judging)
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-  model = config_lib.build_model(config, len(dataset.class_names))
-  # Under pmap each program sees one device.
+  network = config_lib.build_model(config, len(dataset.class_names), model)
+  # Under pmap each device is a mesh of its own.
   inner = mesh if config.parallel == "jit" else None
-  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, model.head, inner))
+  objective = objectives.create(config, Problem(train_counts, steps_per_epoch, network.head, inner))
   if not judging:
-    _check_batch_norm_group(config, objective)
-    if config.parallel == "pmap":
-      pmap.check(config, objective)
+    _check_training(config, objective)
   total_steps = _total_steps(config, steps_per_epoch)
-  _check_augmentation(config.data, dataset.train.image_shape)
+  if config.data.augmentation == "standard":
+    _check_augmentation(config.data, dataset.train.image_shape)
   schedule, optimizer = _create_optimizer(config, steps_per_epoch, total_steps)
   fixed = objective.channel_statistics if dataset.train.image_shape[2] == 3 else None
   dataset, mean, std = _statistics(dataset, fixed, config, judging=judging)
@@ -122,18 +147,48 @@ def build(config: ConfigDict, *, progress: Any = None, judging: bool = False) ->
     config=config,
     dataset=dataset,
     mesh=mesh,
-    model=model,
+    model=network,
     objective=objective,
     optimizer=optimizer,
     schedule=schedule,
-    preprocess=_create_preprocess(config.data, mean, std),
+    preprocess=create_preprocess(config, mean, std),
     train_counts=train_counts,
     key=jax.random.key(config.seed),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
+    outside=outside,
   )
+  if outside:
+    tracing.check(experiment, trains=not judging)
+    if not judging:
+      experiment = experiment._replace(dataset=_with_notes(dataset, config))
   jax.eval_shape(experiment.init_state)  # what the model refuses, it refuses here
   return experiment
+
+
+def _outside(config: ConfigDict, dataset: Any, model: Any) -> dict[str, dict[str, Any]]:
+  """What of the experiment is none of this package, by the key of the config."""
+  given = {"data.name": dataset, "model": model}
+  return config_lib.from_outside(config) | {
+    key: FROM_PYTHON for key, part in given.items() if part is not None
+  }
+
+
+def _with_notes(dataset: Dataset, config: ConfigDict) -> Dataset:
+  """The data with what is to be said of keys that code from outside is not given."""
+  notes = []
+  if config.data.augmentation != "standard":
+    notes.append(
+      f"config.data.augmentation is {config.data.augmentation!r}: crop_padding, flip, auto_augment"
+      " and cutout count only as far as it reads them"
+    )
+  found = optim.optimizer(config.optimizer.name)
+  if not extensions.accepted(found.create, ["decay"]):
+    notes.append(
+      f"config.optimizer.name {found.name!r} takes no decay: weight_decay and its like count as"
+      " far as it reads them"
+    )
+  return dataset._replace(notes=(*dataset.notes, *notes))
 
 
 def _make_mesh(config: ConfigDict, *, judging: bool) -> Mesh:
@@ -161,7 +216,8 @@ def _steps_per_epoch(dataset: Dataset, config: ConfigDict, *, judging: bool) -> 
   return steps
 
 
-def _check_batch_norm_group(config: ConfigDict, objective: Objective) -> None:
+def _check_training(config: ConfigDict, objective: Objective) -> None:
+  """Refuses what this method can't be trained with."""
   images = config.batch_size // config.micro_batches * objective.num_views
   microbatch.check_batch_norm_group(config.batch_norm_group, images)
   if config.batch_norm_group and not objective.batch_statistics:
@@ -169,6 +225,8 @@ def _check_batch_norm_group(config: ConfigDict, objective: Objective) -> None:
       f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
       f" {config.objective.name!r} normalises by the running statistics: expected none"
     )
+  if config.parallel == "pmap":
+    pmap.check(config, objective)
 
 
 def _total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
@@ -202,15 +260,18 @@ def _create_optimizer(
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
   warmup_steps = min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps // 2)
   schedule = optim.learning_rate(
-    config.optimizer, total_steps=total_steps, warmup_steps=warmup_steps
+    config.optimizer,
+    total_steps=total_steps,
+    warmup_steps=warmup_steps,
+    steps_per_epoch=steps_per_epoch,
+    options=config.schedule_options,
   )
   return schedule, optim.create_optimizer(
-    config.optimizer, schedule, bias_learnable=config.bias_learnable
+    config.optimizer,
+    schedule,
+    bias_learnable=config.bias_learnable,
+    options=config.optimizer_options,
   )
-
-
-def _create_preprocess(data: ConfigDict, mean: np.ndarray, std: np.ndarray) -> Preprocess:
-  return Preprocess(mean, std, data.crop_padding, data.flip, data.auto_augment, data.cutout)
 
 
 def _statistics(

@@ -19,6 +19,7 @@ from bce_jax.runs import (
   data_files,
   dataset_record,
   files,
+  outside,
   provenance,
   records,
   result_rows,
@@ -80,6 +81,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
   if config.data.skip_damaged and checkpoint.any_in(workdir):
     # An image that was corrupted since is no other data, though the mean is without it.
     experiment = start.with_statistics_of(workdir, experiment)
+  changed = outside.changes(workdir, experiment.outside)
   writes = jax.process_index() == 0
   kept = config_lib.with_absolute_paths(config).to_dict()
   _write_down(experiment, workdir, kept, writes=writes)
@@ -90,12 +92,14 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
     first = int(state.step)
     # Checkpoints of version 0.1 hold no records.
     lines = record.pop("records", None) or records.lines_until(workdir, first)
-    sessions = stack.enter_context(provenance.recorded(workdir, kept, first, writes=writes))
+    sessions = stack.enter_context(
+      provenance.recorded(workdir, kept, first, outside=experiment.outside, writes=writes)
+    )
     writer = records.RecordWriter(workdir, lines, step=first, sessions=sessions, writes=writes)
     stack.callback(writer.close)
     progress = _progress(experiment, first)
     stack.callback(progress.close)
-    for line in (_headline(experiment), *said, *experiment.dataset.notes):
+    for line in (_headline(experiment), *said, *changed, *experiment.dataset.notes):
       progress.say(line)
     services = Services(
       experiment.evaluator,
@@ -227,6 +231,7 @@ def evaluate_only(
     NonFiniteError: when a score is nan.
     ValueError: when there is no such checkpoint, or the data do not fit it.
   """
+  outside.changes(workdir, experiment.outside)
   experiment = start.with_statistics_of(workdir, experiment)
   state_sharding = experiment.state_sharding
   with checkpoint.existing(workdir, which, experiment.config.best_metric) as (checkpoints, step):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bce_jax import config as config_lib
-from bce_jax.training import experiment, loop, preemption, workdir
+from bce_jax.runs import run_config
+from bce_jax.training import experiment, loop, preemption
 
 
 class StopsAfter(preemption.Preemption):
@@ -40,7 +41,7 @@ def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_pat
   with pytest.raises(preemption.PreemptedError):
     loop.train(experiment.build(first), parted, StopsAfter(parted, 3))
   after = changed(make_tiny())
-  workdir.refuse_other_config(parted, after, except_keys=workdir.may_change(parted))
+  run_config.refuse_other_config(parted, after, except_keys=run_config.may_change(parted))
   results = loop.train(experiment.build(after), parted)
   expected, found = training_records(whole), training_records(parted)
   assert list(found) == [3, 4, 5, 6]
@@ -48,8 +49,8 @@ def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_pat
   assert "flip_uniform_accuracy" in results
   # What has ended is not evaluated again: its results are of what it says.
   with pytest.raises(ValueError, match=r"eval_flip was True and is False"):
-    workdir.refuse_other_config(parted, make_tiny(), except_keys=workdir.may_change(parted))
+    run_config.refuse_other_config(parted, make_tiny(), except_keys=run_config.may_change(parted))
   other = changed(make_tiny())
   other.best_metric = "class_wise_accuracy"
   with pytest.raises(ValueError, match="best_metric was"):
-    workdir.refuse_other_config(parted, other, except_keys=config_lib.may_change(on="resume"))
+    run_config.refuse_other_config(parted, other, except_keys=config_lib.may_change(on="resume"))

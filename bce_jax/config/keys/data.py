@@ -21,7 +21,7 @@ GROUP = Group(
   "Data",
   {
     "data.name": Key(
-      "digits", DATA, "the data: digits (embedded) or folder", choices=sources.names()
+      "digits", DATA, "the data: digits (embedded) or folder", choices=sources.names(), outside=True
     ),
     "data.folder": Key(
       "",

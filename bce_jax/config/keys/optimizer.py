@@ -15,7 +15,7 @@ GROUP = Group(
     ),
     "optimizer.learning_rate": Key(0.1, UPDATES, "the highest, after warming up", range=POSITIVE),
     "optimizer.schedule": Key(
-      "cosine", UPDATES, "after warming up", choices=tuple(optim.SCHEDULES)
+      "cosine", UPDATES, "after warming up", choices=tuple(optim.SCHEDULES), outside=True
     ),
     # At most half of the run, so that a short trial of a long recipe warms up and trains.
     "optimizer.warmup_epochs": Key(
