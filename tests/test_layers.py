@@ -30,11 +30,12 @@ BELOW = {
   "models": {"names", "extensions", "checks", "losses", "metrics"},
   "data": {"names", "extensions", "checks"},
   "objectives": {"names", "extensions", "checks", "results", "losses", "metrics", "models", "data"},
-  "config": METHODS | {"extensions"},
+  "optim": {"extensions"},
+  "config": METHODS | {"extensions", "optim"},
   "runs": METHODS | {"extensions", "config"},
   "evaluation": METHODS | {"extensions", "config", "runs", "sharding"},
   "report": METHODS | {"extensions", "config", "runs"},
-  "training": METHODS | {"extensions", "config", "runs", "sharding", "evaluation"},
+  "training": METHODS | {"extensions", "config", "optim", "runs", "sharding", "evaluation"},
   "cli": METHODS | {"extensions", "config", "runs", "evaluation", "report", "training"},
 }
 

@@ -11,6 +11,7 @@ from bce_jax.training import config as public
 
 # What might change before there was a table, by hand: none of it was lost.
 EVALUATED = [
+  "parallel",
   "report",
   "class_devices",
   "eval_batch_size",
@@ -28,6 +29,7 @@ EVALUATED = [
   "verification.flip",
 ]
 RESUMED = [
+  "parallel",
   "report",
   "class_devices",
   "eval_batch_size",
@@ -62,7 +64,7 @@ def test_what_may_change():
   assert allowed("resume") == sorted([*RESUMED, *RECORDS, *EVALUATION])
   assert allowed("evaluate") == sorted([*EVALUATED, *RECORDS])
   assert allowed("comparison") == sorted(
-    ["report", "class_devices", "eval_batch_size", "data.workers", "data.in_memory"]
+    ["report", "parallel", "class_devices", "eval_batch_size", "data.workers", "data.in_memory"]
   )
   assert set(settings.NEUTRAL) == {*allowed("comparison"), "data.folder"}
   assert "best_metric" not in {name for on in key.OCCASIONS for name in allowed(on)}

@@ -19,7 +19,9 @@ from bce_jax.data.source import Dataset, Source
 from bce_jax.data.sources._arrays import ArraySource
 from bce_jax.data.sources._files import FolderSource, split_source
 from bce_jax.data.sources.digits import digits
-from bce_jax.data.sources.folder import MEMORY_LIMIT, folder
+from bce_jax.data.sources.folder import folder
+
+MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
 # (mean, standard deviation) of CIFAR-10's channels, as much published code has them.
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

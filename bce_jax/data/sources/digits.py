@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bce_jax.data import splits
+from bce_jax.data import sources, splits
 from bce_jax.data.reading import Progress
 from bce_jax.data.source import Dataset
 from bce_jax.data.sources._arrays import ArraySource
@@ -22,7 +22,7 @@ def check(config: Any) -> None:
 def create(config: Any, progress: Progress | None = None) -> Dataset:
   """Returns the data, with the validation split that a config asks for."""
   del progress
-  return digits(validation_fraction=config.data.validation_fraction)
+  return sources.digits(validation_fraction=config.data.validation_fraction)
 
 
 def digits(*, validation_fraction: float = 0.0) -> Dataset:
