@@ -11,6 +11,7 @@ from bce_jax.training import config as public
 
 # What might change before there was a table, by hand: none of it was lost.
 EVALUATED = [
+  "metrics",
   "parallel",
   "report",
   "class_devices",
@@ -41,7 +42,13 @@ RESUMED = [
   "verification.pairs",
 ]
 RECORDS = ["log_every_steps", "eval_every_epochs", "checkpoint_every_steps"]
-EVALUATION = ["eval_flip", "eval_geometry", "eval_logit_adjustment", "metrics", "verification.flip"]
+EVALUATION = [
+  "metrics",
+  "eval_flip",
+  "eval_geometry",
+  "eval_logit_adjustment",
+  "verification.flip",
+]
 
 
 def test_every_key_has_one_row_with_a_line_and_a_default_that_is_allowed():

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bce_jax.data import folders, reading, sources
+from bce_jax.data.folder_source import FolderSource, split_source
 from bce_jax.data.reading import Progress, Skipped
 from bce_jax.data.source import Dataset
-from bce_jax.data.sources._files import FolderSource, split_source
 
 OPTIONS: dict[str, Any] = {}
 RANGES: dict[str, tuple[float, bool, float]] = {}
