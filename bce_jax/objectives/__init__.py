@@ -9,11 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from bce_jax.names import nearest
-from bce_jax.objectives.joint import LOSSES, Joint, Targets, parse
+from bce_jax.objectives.families import LOSSES, Joint, LossFamily, parse
+from bce_jax.objectives.joint import Targets
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 
-_NOT_METHODS = ("objective", "rebalance")
+_NOT_METHODS = ("families", "objective", "rebalance")
 
 
 def names() -> tuple[str, ...]:
@@ -53,6 +54,7 @@ __all__ = [
   "LOSSES",
   "Batch",
   "Joint",
+  "LossFamily",
   "Objective",
   "Problem",
   "Rebalance",

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from bce_jax import models, objectives
 from bce_jax.config.key import AT_LEAST_0, FINITE, NETWORK, POSITIVE, SHARE, UPDATES, Group, Key
+from bce_jax.objectives import families
 
 GROUP = Group(
   "Loss and classifier",
@@ -71,7 +72,7 @@ REBALANCE = Group(
 
 def check(config: ConfigDict) -> None:
   """Refuses weights that are said not to be normalized with a loss that normalizes them."""
-  normalized = objectives.parse(config.loss).normalized
+  normalized = families.of(config).normalized
   if normalized and config.normalize_weights is False:
     raise ValueError(
       f"config.normalize_weights is false, but the loss {config.loss!r} has normalised weights by"
