@@ -9,6 +9,7 @@ from bce_jax import extensions, models, objectives, optim
 from bce_jax.config import metrics
 from bce_jax.data import preprocess, sources
 from bce_jax.extensions import Plugin
+from bce_jax.objectives import families
 
 
 class Door(NamedTuple):
@@ -27,6 +28,7 @@ class Door(NamedTuple):
 
 DOORS = (
   Door("objective.name", "objective", objectives.module),
+  Door("loss", "loss_options", families.module),
   Door("model", "model_options", models.module),
   Door("data.name", "data_options", sources.module),
   Door("data.augmentation", "augmentation_options", preprocess.augmentation),
