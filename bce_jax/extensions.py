@@ -171,14 +171,17 @@ def _plugin(key: str, name: str, positional: int, given: Sequence[str]) -> Plugi
 
 
 def load(said: str, name: str) -> tuple[ModuleType, Any]:
-  """Imports the module of a name; returns it and what the name stands for.
+  """Imports the module of a name.
 
   Args:
-    said: what it is, for messages: such as "config.model 'mine:Net'".
+    said: what the name is of, for messages.
     name: "package.module" or "package.module:object".
 
+  Returns:
+    (the module, what the name stands for: it, or the object).
+
   Raises:
-    ValueError: one line: what is missing, or why it can't be imported.
+    ValueError: one line: for a missing module or object; for a module that can't be imported.
   """
   place, colon, path = name.partition(":")
   if not all(part.isidentifier() for part in place.split(".")) or (

@@ -23,7 +23,6 @@ BELOW = {
   "explicit": set(),
   "sharding": set(),
   "extensions": {"names"},
-  "optim": {"names", "extensions"},
   "results": {"names", "terminal"},
   "norms": {"checks", "explicit"},
   "losses": {"checks", "explicit", "norms"},
@@ -31,11 +30,12 @@ BELOW = {
   "models": {"names", "extensions", "checks", "losses", "metrics"},
   "data": {"names", "extensions", "checks"},
   "objectives": {"names", "extensions", "checks", "results", "losses", "metrics", "models", "data"},
+  "optim": {"extensions"},
   "config": METHODS | {"extensions", "optim"},
   "runs": METHODS | {"extensions", "config"},
   "evaluation": METHODS | {"extensions", "config", "runs", "sharding"},
   "report": METHODS | {"extensions", "config", "runs"},
-  "training": METHODS | {"extensions", "optim", "config", "runs", "sharding", "evaluation"},
+  "training": METHODS | {"extensions", "config", "optim", "runs", "sharding", "evaluation"},
   "cli": METHODS | {"extensions", "config", "runs", "evaluation", "report", "training"},
 }
 

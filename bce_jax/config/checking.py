@@ -40,8 +40,8 @@ def check(config: ConfigDict) -> None:
     if key != "data.name":
       plugin.check(config)
   verification.check(config)
-  named["data.name"].check(config)
   metrics.check(config)
+  named["data.name"].check(config)
 
 
 def _check_completeness(config: ConfigDict, flat: Mapping[str, Any]) -> None:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bce_jax import extensions, models, objectives, optim
+from bce_jax.config import metrics
 from bce_jax.data import preprocess, sources
 from bce_jax.extensions import Plugin
+from bce_jax.objectives import families
 
 
 class Door(NamedTuple):
@@ -26,6 +28,7 @@ class Door(NamedTuple):
 
 DOORS = (
   Door("objective.name", "objective", objectives.module),
+  Door("loss", "loss_options", families.module),
   Door("model", "model_options", models.module),
   Door("data.name", "data_options", sources.module),
   Door("data.augmentation", "augmentation_options", preprocess.augmentation),
@@ -92,8 +95,9 @@ def plugins(config: Mapping[str, Any]) -> dict[str, Plugin]:
 
 def from_outside(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """Returns {key of a door: what a run records of it} for all that is not of this package."""
-  return {
+  out = {
     key: extensions.describe(plugin.name)
     for key, plugin in plugins(config).items()
     if plugin.outside
   }
+  return out | {f"metrics {name}": extensions.describe(name) for name in metrics.names(config)}

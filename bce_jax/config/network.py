@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from bce_jax import models, objectives
+from bce_jax import models
 from bce_jax.models import Classifier
+from bce_jax.objectives import families
 
 
 def build_model(config: ConfigDict, num_classes: int, given: nn.Module | None = None) -> Classifier:
@@ -24,7 +25,7 @@ def build_model(config: ConfigDict, num_classes: int, given: nn.Module | None = 
   """
   if isinstance(given, Classifier):
     return given
-  loss = objectives.parse(config.loss)
+  loss = families.of(config)
   normalize_weights = config.normalize_weights
   head = models.Head(
     num_classes=num_classes,

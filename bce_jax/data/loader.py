@@ -21,6 +21,7 @@ from jaxtyping import Int64
 
 from bce_jax.data import sources, splits
 from bce_jax.data.images import DamagedError
+from bce_jax.data.source import images_at
 
 Batch = dict[str, np.ndarray]
 
@@ -240,7 +241,7 @@ class _EvaluationBatches:
   def __getitem__(self, k: int) -> Batch:
     indices = np.arange(k * self._batch_size, (k + 1) * self._batch_size)[self._rows]
     where = indices < len(self.source)
-    images = self.source.images(indices[where])
+    images = images_at(self.source, indices[where])
     if not where.all():
       first = self.source.images(np.zeros(1, np.int64))
       images = np.concatenate([images, np.repeat(first, np.sum(~where), axis=0)])

@@ -51,3 +51,10 @@ class Dataset(NamedTuple):
   listed: PairList | None = None
   notes: tuple[str, ...] = ()
   skipped: tuple[Skipped, ...] = ()
+
+
+def images_at(source: Source, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+  """Returns the images at `indices`; of none, which a source of others may not expect, none."""
+  if not len(indices):
+    return np.zeros((0, *source.image_shape), np.uint8)
+  return source.images(indices)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from bce_jax import metrics
-from bce_jax.data.sources import Source
+from bce_jax.data.source import Source, images_at
 from bce_jax.evaluation.summary import EvalOutputs
 from bce_jax.runs.test_outputs import TestOutputs
 
@@ -86,7 +86,7 @@ class ReportCollector:
       classifier_separability=None if measured is None else measured.classifier_separability,
       map_features=features,
       map_labels=labels[self._map_rows] if len(features) else labels[:0],
-      example_images=_thumbnails(source.images(rows)),
+      example_images=_thumbnails(images_at(source, rows)),
       example_rows=rows,
     )
 

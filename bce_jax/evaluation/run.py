@@ -4,17 +4,17 @@ import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from ml_collections import ConfigDict
 
-from bce_jax import objectives
 from bce_jax.evaluation import predict
 from bce_jax.evaluation.predict import TrainedNetwork
+from bce_jax.objectives import families
 from bce_jax.runs import files, run_config
 
 Images = np.ndarray | jax.Array | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -140,9 +140,7 @@ class TrainedRun:
 
   def _probability(self, scores: np.ndarray) -> np.ndarray:
     z = scores - self.threshold
-    softmax = objectives.parse(self.config.loss).family == "soft"
-    function: Callable[[Any], Any] = jax.nn.softmax if softmax else jax.nn.sigmoid
-    return np.asarray(function(z))
+    return np.asarray(families.of(self.config).probabilities(z))
 
   def _run(
     self, images: Images

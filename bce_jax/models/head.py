@@ -61,7 +61,7 @@ class Head(nn.Module):
       modes of `losses.bias_init`, for the diverse bias only.
     bias_mean: constant added to the initial bias.
     bias_learnable: False keeps the bias where it starts: its gradient is 0. (An optimiser must not
-      decay it either: see `training.optim`.)
+      decay it either: see `bce_jax.optim`.)
 
   Raises:
     ValueError: for an unknown bias, weight_init or bias_init, and for a mode "1" … "7" of a

@@ -8,11 +8,12 @@ import pkgutil
 from typing import Any
 
 from bce_jax import extensions
-from bce_jax.objectives.joint import LOSSES, Joint, Targets, parse
+from bce_jax.objectives.families import LOSSES, Joint, LossFamily, parse
+from bce_jax.objectives.joint import Targets
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 
-_NOT_METHODS = ("objective", "rebalance")
+_NOT_METHODS = ("families", "objective", "rebalance")
 
 
 def names() -> tuple[str, ...]:
@@ -59,6 +60,7 @@ __all__ = [
   "LOSSES",
   "Batch",
   "Joint",
+  "LossFamily",
   "Objective",
   "Problem",
   "Rebalance",

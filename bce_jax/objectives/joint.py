@@ -1,4 +1,4 @@
-"""Sample against classes: one loss of one view, the eight losses of the uniform paper.
+"""Sample against classes: one loss of one view, the eight of the uniform paper or one's own.
 
 Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289.
 """
@@ -10,53 +10,13 @@ from jaxtyping import Array, Bool, Int
 
 from bce_jax import losses
 from bce_jax.models import ChunkedBCE, Outputs
-from bce_jax.names import nearest
+from bce_jax.objectives import families
 from bce_jax.objectives import rebalance as rebalance_lib
+from bce_jax.objectives.families import LossFamily
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 
-LOSSES = ("bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-d", "soft-nu", "soft-nd")
-
 _PLAIN = Rebalance()
-
-
-class Joint(NamedTuple):
-  """A loss name taken apart: family-[n]bias.
-
-  Attributes:
-    family: "bce" or "soft".
-    normalized: whether the metric is the cosine (n) or wᵀx.
-    bias: "unified" (u) or "diverse" (d).
-  """
-
-  family: str
-  normalized: bool
-  bias: str
-
-
-def parse(name: str) -> Joint:
-  """Takes a loss name apart.
-
-  Args:
-    name: one of `LOSSES`.
-
-  Returns:
-    `Joint`.
-
-  Raises:
-    ValueError: for another name, with the nearest one.
-
-  >>> parse("bce-nu")
-  Joint(family='bce', normalized=True, bias='unified')
-  """
-  if name not in LOSSES:
-    raise ValueError(
-      f"unknown loss {name!r}; did you mean {nearest(name, LOSSES)!r}?"
-      f" expected one of {', '.join(LOSSES)}"
-    )
-  family, kind = name.split("-")
-  return Joint(family, kind.startswith("n"), "unified" if kind.endswith("u") else "diverse")
-
 
 OPTIONS: dict[str, Any] = {"class_share": 1.0}
 # UniFace's prior bias is log(10 · N · r) where r < 1: add log r by bias_mean.
@@ -68,16 +28,7 @@ RANGES: dict[str, tuple[float, bool, float]] = {"class_share": (0, False, 1)}
 
 def check(config: Any) -> None:
   """Refuses a config that this method can't use."""
-  if parse(config.loss).family == "soft" and config.negative_weight != 1.0:
-    raise ValueError(
-      f"config.negative_weight weighs the negative terms of BCE, but the loss is {config.loss!r}:"
-      f" expected 1.0, got {config.negative_weight}"
-    )
-  if parse(config.loss).family == "soft" and config.class_chunk is not None:
-    raise ValueError(
-      f"config.class_chunk is {config.class_chunk}, but the loss {config.loss!r} needs all scores"
-      " of an example at once: expected none, or a BCE loss"
-    )
+  families.check_options(config)
 
 
 def create(config: Any, problem: Problem) -> Objective:
@@ -92,7 +43,7 @@ def from_config(config: Any, problem: Problem, rebalance: Rebalance) -> Objectiv
   if config.class_chunk is not None:
     chunked = ChunkedBCE(problem.head, problem.mesh, config.class_chunk or None)
   base = joint(
-    config.loss,
+    families.of(config),
     margin=config.margin,
     negative_weight=config.negative_weight,
     smoothing=config.smoothing,
@@ -115,7 +66,7 @@ class Targets(NamedTuple):
 
 
 def joint(
-  name: str,
+  loss: str | LossFamily,
   *,
   margin: float = 0.0,
   negative_weight: float = 1.0,
@@ -123,13 +74,13 @@ def joint(
   rebalance: Rebalance = _PLAIN,
   chunked: ChunkedBCE | None = None,
 ) -> Objective:
-  """The mean over the batch of one of the eight losses; scale and bias are the head's.
+  """The mean over the batch of one loss; scale and bias are the head's.
 
   Args:
-    name: one of `LOSSES`.
-    margin: m ≥ 0.
-    negative_weight: λ ≥ 0, for the BCE losses only (the softmax ones have no negative terms).
-    smoothing: ε in [0, 1].
+    loss: the loss, or its name: one of `LOSSES`, or "package.module:function".
+    margin: m ≥ 0, of a loss that has one.
+    negative_weight: λ ≥ 0, likewise (softmax losses have no negative terms).
+    smoothing: ε in [0, 1], likewise.
     rebalance: weights and offsets of the classes.
     chunked: forms the loss, one of BCE, without all scores of the batch; None: from them.
 
@@ -137,56 +88,38 @@ def joint(
     The objective; its logs hold "accuracy", top-1 on the training batch, where scores are formed.
 
   Raises:
-    ValueError: for an unknown name.
+    ValueError: for an unknown name; for an option or a `chunked` that the loss does not know.
   """
-  family = parse(name).family
+  family = families.resolve(loss) if isinstance(loss, str) else loss
+  options = {"margin": margin, "negative_weight": negative_weight, "smoothing": smoothing}
+  family.refuse_unknown(**options)
+  if chunked is not None and family.needs_all_scores:
+    raise ValueError(f"the loss {family.name!r} needs all scores at once: expected chunked=None")
 
   def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
     del key, memory
     return Views(batch.images, Targets(batch.labels))
 
-  def loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
+  def mean_loss(params: Any, outputs: Outputs, targets: Targets, memory: Any, step: jax.Array):
     del step
     labels, class_mask = targets
-    metrics, scale, bias = rebalance.adjusted(outputs.scores)
+    similarities, scale, bias = rebalance.adjusted(outputs.scores)
     if chunked is not None:  # nobody uses the scores then, and the compiler leaves them out
       value = chunked(
         outputs.features,
         params["head"]["weights"],
         labels,
         bias=bias,
-        margin=margin,
-        negative_weight=negative_weight,
-        smoothing=smoothing,
         class_mask=class_mask,
         example_weights=rebalance.of_examples(labels),
+        **options,
       )
       return value, memory, {}
-    if family == "bce":
-      values = losses.bce(
-        metrics,
-        labels,
-        bias=bias,
-        scale=scale,
-        margin=margin,
-        negative_weight=negative_weight,
-        smoothing=smoothing,
-        class_mask=class_mask,
-      )
-    else:
-      values = losses.softmax_cross_entropy(
-        metrics,
-        labels,
-        bias=bias,
-        scale=scale,
-        margin=margin,
-        smoothing=smoothing,
-        class_mask=class_mask,
-      )
+    values = family(similarities, labels, bias=bias, scale=scale, class_mask=class_mask, **options)
     logs = {"accuracy": outputs.scores.accuracy(labels)}
     return rebalance.mean(values, labels), memory, logs
 
-  return Objective(views=views, loss=loss)
+  return Objective(views=views, loss=mean_loss)
 
 
 def sampled(base: Objective, num_classes: int, *, class_share: float) -> Objective:

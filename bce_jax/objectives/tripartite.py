@@ -14,6 +14,7 @@ of a pair; `released` repeats the released code's choices.
 Source: [T] Fan et al., "BCE3S", AAAI 2026, arXiv 2511.14097, §3, and its released code.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -24,9 +25,10 @@ from jaxtyping import Array, Bool, Float, Int
 from bce_jax import losses
 from bce_jax.data import augment
 from bce_jax.data.sources import CIFAR10_STATISTICS
-from bce_jax.models import Outputs, Projector
+from bce_jax.models import Outputs, Projector, Scores
+from bce_jax.objectives import families
 from bce_jax.objectives import rebalance as rebalance_lib
-from bce_jax.objectives.joint import parse
+from bce_jax.objectives.families import NEUTRAL, LossFamily
 from bce_jax.objectives.objective import Batch, Objective, Problem, Views
 from bce_jax.objectives.rebalance import Rebalance
 from bce_jax.results import Curve, Result
@@ -83,11 +85,13 @@ RESULTS = (
 
 def check(config: Any) -> None:
   """Refuses a config that this method can't use."""
-  for key, value in {"margin": 0.0, "negative_weight": 1.0, "smoothing": 0.0}.items():
-    if config[key] != value:
+  for key in ("margin", "negative_weight", "smoothing"):
+    if config[key] != NEUTRAL[key]:
       raise ValueError(
-        f"config.{key} is {config[key]}, but the objective 'tripartite' has none: expected {value}"
+        f"config.{key} is {config[key]}, but the objective 'tripartite' has none: expected"
+        f" {NEUTRAL[key]}"
       )
+  _check_mixed(families.of(config))
   if config.class_chunk is not None:
     raise ValueError(
       f"config.class_chunk is {config.class_chunk}, but the objective 'tripartite' forms all"
@@ -98,11 +102,19 @@ def check(config: Any) -> None:
     raise ValueError(f"config.objective.projection_size must be at least 1, got {size}")
 
 
+def _check_mixed(family: LossFamily) -> None:
+  if family.mixed is None:
+    raise ValueError(
+      f"the objective 'tripartite' mixes images, but the loss {family.name!r} takes no mixed"
+      f" targets: expected one of {', '.join(families.LOSSES)}"
+    )
+
+
 def create(config: Any, problem: Problem) -> Objective:
   """Returns the method with the options of a config."""
   options = config.objective
   return tripartite(
-    config.loss,
+    families.of(config),
     len(problem.train_counts),
     warmup_steps=problem.steps_per_epoch,
     contrast_weight=options.contrast_weight,
@@ -130,8 +142,24 @@ class MixedTargets(NamedTuple):
   class_mask: Bool[Array, "N"] | None
 
 
+class _Method(NamedTuple):
+  """The arguments of `tripartite`, and the network of its projections; None without contrast."""
+
+  family: LossFamily
+  num_classes: int
+  warmup_steps: int
+  contrast_weight: float
+  uniform_weight: float
+  temperature: float
+  class_share: float
+  projection_size: int
+  released: bool
+  rebalance: Rebalance
+  projector: Projector | None
+
+
 def tripartite(
-  name: str,
+  loss: str | LossFamily,
   num_classes: int,
   *,
   warmup_steps: int,
@@ -147,7 +175,7 @@ def tripartite(
   """The three losses of BCE3S on mixed views; scale and bias are the head's.
 
   Args:
-    name: one of `LOSSES`, of L_sc; a softmax one takes mixed targets, for comparison.
+    loss: of L_sc, or its name, one of `LOSSES`; a softmax one takes mixed targets, for comparison.
     num_classes: N.
     warmup_steps: updates that only fill the memory, without L_ss: an epoch.
     contrast_weight: λ_ss ≥ 0; 0 runs without projector and memory.
@@ -169,105 +197,124 @@ def tripartite(
     ones of the classes in its image and of the others: with both near 1 the contrast has collapsed.
 
   Raises:
-    ValueError: for an unknown name.
+    ValueError: for an unknown name; for a loss that takes no mixed targets.
 
   Source: [T] §3 and its released code, stage 1.
   """
-  family = parse(name).family
-  projector = Projector(projection_size) if contrast_weight else None
-
-  def parameters(key: jax.Array, num_features: int) -> Any:
-    assert projector is not None
-    return projector.init(key, jnp.zeros((1, num_features)))["params"]
-
-  def memory(params: Any) -> Any:
-    del params
-    return jnp.zeros((num_classes, projection_size)) if projector else ()
-
-  def views(key: jax.Array, batch: Batch, memory: Any) -> Views:
-    del memory
-    assert batch.partner_images is not None
-    assert batch.partner_labels is not None
-    share_key, box_key, class_key = jax.random.split(key, 3)
-    share = jax.random.uniform(share_key)
-    mixed = augment.mixup(batch.images, batch.partner_images, share)
-    pasted, kept = augment.cutmix(
-      box_key, batch.images, batch.partner_images, share, rows=batch.rows
-    )
-    if released:
-      kept = jnp.full_like(kept, share)
-    shares = jnp.stack([jnp.full_like(kept, share), kept], 1)[..., None]
-    own = jax.nn.one_hot(batch.labels, num_classes)[:, None]
-    other = jax.nn.one_hot(batch.partner_labels, num_classes)[:, None]
-    class_mask = None
-    if class_share < 1:
-      labels, partner_labels = batch.whole()
-      if released:
-        class_mask = _released_classes(class_key, labels, num_classes, class_share)
-      else:
-        assert partner_labels is not None
-        all_labels = jnp.concatenate([labels, partner_labels])
-        class_mask = losses.sample_classes(class_key, all_labels, num_classes, share=class_share)
-    return Views(
-      _interleave(batch.images, mixed, pasted),
-      MixedTargets(batch.labels, shares * own + (1 - shares) * other, class_mask),
-    )
-
-  def loss(params: Any, outputs: Outputs, targets: MixedTargets, memory: Any, step: jax.Array):
-    scores = outputs.scores
-    adjusted = rebalance.adjusted(scores).decision
-    z = adjusted.reshape(-1, 3, num_classes)
-    of_source, of_mixed = targets.class_mask, None if released else targets.class_mask
-    if family == "bce":
-      plain = losses.bce(z[:, 0], targets.labels, class_mask=of_source)
-      mixed = losses.mixed_bce(z[:, 1:], targets.mixed, class_mask=of_mixed)
-    else:
-      plain = losses.softmax_cross_entropy(z[:, 0], targets.labels, class_mask=of_source)
-      mixed = losses.softmax_cross_entropy(z[:, 1:], targets.mixed, class_mask=of_mixed)
-    sample_class = (
-      rebalance.mean(plain, targets.labels) + 2 * rebalance.mean(mixed, targets.mixed)
-    ) / 3
-    total = sample_class
-    guess = jnp.argmax(scores.decision.reshape(-1, 3, num_classes)[:, 0], -1)
-    logs = {
-      "accuracy": jnp.mean((guess == targets.labels).astype(jnp.float32)),
-      "sample_class": sample_class,
-    }
-    if uniform_weight:  # else not formed: it takes N² cosines
-      class_class = jnp.mean(losses.classifier_uniformity(params["head"]["weights"]))
-      total += uniform_weight * class_class
-      logs["class_class"] = class_class
-    if projector is None:
-      return total, memory, logs
-
-    projections = projector.apply({"params": params["objective"]}, outputs.features)
-    assert isinstance(projections, jax.Array)
-    projections = projections.reshape(-1, 3, projection_size)
-    newest = _remember(memory, projections[:, 0], targets.labels)
-    remembered = jax.lax.stop_gradient(memory) if released else newest
-    compared = losses.contrast(
-      projections[:, 1:], remembered, targets.mixed, temperature=temperature
-    )
-    sample_sample = 2 * jnp.mean(compared)  # the sum of the two views' means
-    total += jnp.where(step >= warmup_steps, contrast_weight * sample_sample, 0.0)
-    positive, negative = _mean_cosines(projections[:, 1:], remembered, targets.mixed)
-    logs |= {
-      "sample_sample": sample_sample,
-      "positive_cosine": positive,
-      "negative_cosine": negative,
-    }
-    return total, newest, logs
-
+  family = families.resolve(loss) if isinstance(loss, str) else loss
+  _check_mixed(family)
+  method = _Method(
+    family=family,
+    num_classes=num_classes,
+    warmup_steps=warmup_steps,
+    contrast_weight=contrast_weight,
+    uniform_weight=uniform_weight,
+    temperature=temperature,
+    class_share=class_share,
+    projection_size=projection_size,
+    released=released,
+    rebalance=rebalance,
+    projector=Projector(projection_size) if contrast_weight else None,
+  )
   return Objective(
-    views=views,
-    loss=loss,
-    memory=memory,
-    parameters=parameters if projector else None,
+    views=functools.partial(_views, method),
+    loss=functools.partial(_loss, method),
+    memory=functools.partial(_empty_memory, method),
+    parameters=functools.partial(_parameters, method.projector) if method.projector else None,
     partner=partner_exponent,
     num_views=3,
-    memory_of_images=projector is not None,
+    memory_of_images=method.projector is not None,
     channel_statistics=CIFAR10_STATISTICS if released else None,
   )
+
+
+def _parameters(projector: Projector, key: jax.Array, num_features: int) -> Any:
+  return projector.init(key, jnp.zeros((1, num_features)))["params"]
+
+
+def _empty_memory(method: _Method, params: Any) -> Any:
+  del params
+  return jnp.zeros((method.num_classes, method.projection_size)) if method.projector else ()
+
+
+def _views(method: _Method, key: jax.Array, batch: Batch, memory: Any) -> Views:
+  del memory
+  assert batch.partner_images is not None
+  assert batch.partner_labels is not None
+  share_key, box_key, class_key = jax.random.split(key, 3)
+  share = jax.random.uniform(share_key)
+  mixed = augment.mixup(batch.images, batch.partner_images, share)
+  pasted, kept = augment.cutmix(box_key, batch.images, batch.partner_images, share, rows=batch.rows)
+  if method.released:
+    kept = jnp.full_like(kept, share)
+  shares = jnp.stack([jnp.full_like(kept, share), kept], 1)[..., None]
+  own = jax.nn.one_hot(batch.labels, method.num_classes)[:, None]
+  other = jax.nn.one_hot(batch.partner_labels, method.num_classes)[:, None]
+  return Views(
+    _interleave(batch.images, mixed, pasted),
+    MixedTargets(
+      batch.labels, shares * own + (1 - shares) * other, _class_mask(method, class_key, batch)
+    ),
+  )
+
+
+def _class_mask(method: _Method, key: jax.Array, batch: Batch) -> Bool[Array, "N"] | None:
+  """The classes that the first term of a step looks at; None for all."""
+  if method.class_share >= 1:
+    return None
+  labels, partner_labels = batch.whole()
+  if method.released:
+    return _released_classes(key, labels, method.num_classes, method.class_share)
+  assert partner_labels is not None
+  all_labels = jnp.concatenate([labels, partner_labels])
+  return losses.sample_classes(key, all_labels, method.num_classes, share=method.class_share)
+
+
+def _loss(
+  method: _Method, params: Any, outputs: Outputs, targets: MixedTargets, memory: Any, step: Any
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+  total = sample_class = _sample_class(method, outputs.scores, targets)
+  guess = jnp.argmax(outputs.scores.decision.reshape(-1, 3, method.num_classes)[:, 0], -1)
+  logs = {
+    "accuracy": jnp.mean((guess == targets.labels).astype(jnp.float32)),
+    "sample_class": sample_class,
+  }
+  if method.uniform_weight:  # else not formed: it takes N² cosines
+    class_class = jnp.mean(losses.classifier_uniformity(params["head"]["weights"]))
+    total += method.uniform_weight * class_class
+    logs["class_class"] = class_class
+  if method.projector is None:
+    return total, memory, logs
+
+  projections = method.projector.apply({"params": params["objective"]}, outputs.features)
+  assert isinstance(projections, jax.Array)
+  projections = projections.reshape(-1, 3, method.projection_size)
+  newest = _remember(memory, projections[:, 0], targets.labels)
+  remembered = jax.lax.stop_gradient(memory) if method.released else newest
+  compared = losses.contrast(
+    projections[:, 1:], remembered, targets.mixed, temperature=method.temperature
+  )
+  sample_sample = 2 * jnp.mean(compared)  # the sum of the two views' means
+  total += jnp.where(step >= method.warmup_steps, method.contrast_weight * sample_sample, 0.0)
+  positive, negative = _mean_cosines(projections[:, 1:], remembered, targets.mixed)
+  logs |= {
+    "sample_sample": sample_sample,
+    "positive_cosine": positive,
+    "negative_cosine": negative,
+  }
+  return total, newest, logs
+
+
+def _sample_class(method: _Method, scores: Scores, targets: MixedTargets) -> jax.Array:
+  """L_sc, the mean over the three views."""
+  z = method.rebalance.adjusted(scores).decision.reshape(-1, 3, method.num_classes)
+  of_source = targets.class_mask
+  of_mixed = None if method.released else targets.class_mask
+  assert method.family.mixed is not None
+  plain = method.family(z[:, 0], targets.labels, bias=0.0, scale=1.0, class_mask=of_source)
+  mixed = method.family.mixed(z[:, 1:], targets.mixed, class_mask=of_mixed)
+  mean = method.rebalance.mean
+  return (mean(plain, targets.labels) + 2 * mean(mixed, targets.mixed)) / 3
 
 
 def _interleave(*views: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bce_jax import objectives
+from bce_jax.objectives import families
 from bce_jax.runs import checkpoint, dataset_record, files, records, run_config
 from bce_jax.runs.checkpoint import Checkpoints
 from bce_jax.training.experiment import Experiment
@@ -147,7 +147,7 @@ def other_head(experiment: Experiment) -> list[str]:
 
 def _head(config: ConfigDict) -> dict[str, Any]:
   """What the head of a run is made of, besides its classes."""
-  normalized = objectives.parse(config.loss).normalized
+  normalized = families.of(config).normalized
   return {
     "loss": config.loss,
     "normalize_weights": normalized or bool(config.normalize_weights),

@@ -181,6 +181,17 @@ def untraceable(config, problem, *, logged="scalar"):
 def no_objective(config, problem):
   return "joint"
 """,
+  "loss.py": """
+import jax
+import jax.numpy as jnp
+
+
+def focal(logits, labels, *, bias, scale, smoothing=0.0, power=2.0):
+  own = jax.nn.one_hot(labels, logits.shape[-1])
+  z = scale * logits - bias
+  signed = jnp.where(own > 0, z, -z)
+  return jnp.sum(jax.nn.sigmoid(-signed) ** power * jax.nn.softplus(-signed), -1)
+""",
   "lacking.py": "import no_such_library\n",
   "failing.py": "values = {}\nvalues['missing']\n",
   "unreadable.py": "def create(:\n",

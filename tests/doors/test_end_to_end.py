@@ -151,18 +151,19 @@ def test_swept(place, whole, tmp_path, capsys):
   (tmp_path / "mine.py").write_text(
     "from bce_jax.training import config as base\n"
     "def get_config():\n"
-    "  config = base.default('house.method')\n"
+    "  config = base.default()\n"
     "  config.model = 'house.net:Tiny'\n"
     "  config.data.name = 'house.data'\n"
     "  config.model_options.width = 5\n"
+    "  config.loss = 'house.loss:focal'\n"
     "  return config\n"
   )
-  argv = ["--config", str(tmp_path / "mine.py"), "--vary", "objective.weight=2", "--jobs", "1"]
+  argv = ["--config", str(tmp_path / "mine.py"), "--vary", "loss_options.power=1", "--jobs", "1"]
   keys = ("batch_size", "eval_batch_size", "steps", "report", "data.augmentation")
   argv += [f"--config.{key}={PARTS[key]}" for key in keys]
   assert sweep_cli.main([*argv, "--workdir", str(tmp_path / "sweep")]) == 0, capsys.readouterr()
   kept = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/config.json")]
-  assert sorted(x["objective"]["weight"] for x in kept) == [2.0]
+  assert [x["loss_options"]["power"] for x in kept] == [1.0]
   assert [x["model_options"] for x in kept] == [{"width": 5}]
 
 

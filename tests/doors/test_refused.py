@@ -43,6 +43,13 @@ def chosen(changes):
     (DATA | {"data_options.images": "65"}, "data_options.images must be a finite number ≥ 2 and ≤"),
     (SMALL | {"stem": "imagenet"}, "config.stem is 'imagenet', but config.model 'house.net:Tiny' "),
     (SMALL | {"batch_norm_group": "4"}, "takes no batch_norm_group: expected None"),
+    ({"loss": "bce-un"}, "unknown config.loss 'bce-un'; did you mean 'bce-u'"),
+    ({"loss": "house.loss:focla"}, "house.loss has no 'focla'; did you mean 'focal'?"),
+    ({"loss": "house.loss:focal", "loss_options.pwoer": "1"}, "did you mean 'loss_options.power'?"),
+    (
+      {"loss": "house.loss:focal", "margin": "0.5"},
+      "config.margin .*house.loss:focal., which has",
+    ),
     ({"optimizer.b1": "0.5"}, "config.optimizer.b1 is 0.5, but config.optimizer.name is 'sgd': ex"),
     ({"optimizer.eps": "0"}, "config.optimizer.eps must be a finite number > 0"),
   ],

@@ -29,6 +29,9 @@ class Recording:
   def __getitem__(self, name):
     return getattr(self, name)
 
+  def get(self, name, default=None):
+    return getattr(self, name, default)
+
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, make_tiny):

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from bce_jax import models, objectives
 from bce_jax.config.key import AT_LEAST_0, FINITE, NETWORK, POSITIVE, SHARE, UPDATES, Group, Key
+from bce_jax.objectives import families
 
 GROUP = Group(
   "Loss and classifier",
@@ -13,6 +14,7 @@ GROUP = Group(
       NETWORK,
       "the loss, by the uniform paper's name: family, n for normalized, unified or diverse bias",
       choices=objectives.LOSSES,
+      outside=True,
     ),
     "normalize_weights": Key(
       None,
@@ -71,7 +73,7 @@ REBALANCE = Group(
 
 def check(config: ConfigDict) -> None:
   """Refuses weights that are said not to be normalized with a loss that normalizes them."""
-  normalized = objectives.parse(config.loss).normalized
+  normalized = families.of(config).normalized
   if normalized and config.normalize_weights is False:
     raise ValueError(
       f"config.normalize_weights is false, but the loss {config.loss!r} has normalised weights by"

@@ -4,22 +4,24 @@ A `Source` gives uint8 images by index. Small sets are decoded once and held in 
 (`ArraySource`), large ones are decoded when asked (`FolderSource`). Every split made here is
 fixed: the same files give the same split on every machine and in every run.
 
-A config names one, `data.name`: the module of that name in this folder, or one from outside, see
-`bce_jax.extensions`. It has `OPTIONS`, its keys in a config's group `data_options` and their
-defaults; `RANGES` of the numbers among them; `check(config)`, which refuses what can't be used
-before data are read; and `create(config, progress)`, which returns a `Dataset`.
+A config names one, `data.name`: the module of that name in this folder (behind a "_"), or one from
+outside, see `bce_jax.extensions`. It has `OPTIONS`, its keys in a config's group `data_options` and
+their defaults; `RANGES` of the numbers among them; `check(config)`, which refuses what can't be
+used before data are read; and `create(config, progress)`, which returns a `Dataset`.
 """
 
 import importlib
 import pkgutil
 
 from bce_jax import extensions
+from bce_jax.data.array_source import ArraySource
+from bce_jax.data.folder_source import FolderSource, split_source
 from bce_jax.data.reading import Progress
 from bce_jax.data.source import Dataset, Source
-from bce_jax.data.sources._arrays import ArraySource
-from bce_jax.data.sources._files import FolderSource, split_source
-from bce_jax.data.sources.digits import digits
-from bce_jax.data.sources.folder import MEMORY_LIMIT, folder
+from bce_jax.data.sources._digits import digits
+from bce_jax.data.sources._folder import folder
+
+MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
 # (mean, standard deviation) of CIFAR-10's channels, as much published code has them.
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -31,8 +33,7 @@ def names() -> tuple[str, ...]:
   >>> names()
   ('digits', 'folder')
   """
-  found = (module.name for module in pkgutil.iter_modules(__path__))
-  return tuple(sorted(name for name in found if not name.startswith("_")))
+  return tuple(sorted(found.name.removeprefix("_") for found in pkgutil.iter_modules(__path__)))
 
 
 def module(name: str) -> extensions.Plugin:
@@ -45,7 +46,7 @@ def module(name: str) -> extensions.Plugin:
 
 
 def _own(name: str) -> extensions.Plugin:
-  found = importlib.import_module(f"{__name__}.{name}")
+  found = importlib.import_module(f"{__name__}._{name}")
   return extensions.own(name, found.create, found)
 
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from bce_jax.data import folders, reading
+from bce_jax.data import folders, reading, sources
+from bce_jax.data.folder_source import FolderSource, split_source
 from bce_jax.data.reading import Progress, Skipped
 from bce_jax.data.source import Dataset
-from bce_jax.data.sources._files import FolderSource, split_source
 
 OPTIONS: dict[str, Any] = {}
 RANGES: dict[str, tuple[float, bool, float]] = {}
-
-MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images up to which `folder` holds a set in memory
 
 
 def check(config: Any) -> None:
@@ -28,7 +26,7 @@ def check(config: Any) -> None:
 def create(config: Any, progress: Progress | None = None) -> Dataset:
   """Reads the folder of a config."""
   data = config.data
-  return folder(
+  return sources.folder(
     data.folder,
     image_size=data.image_size,
     channels=data.channels,
@@ -75,7 +73,7 @@ def folder(
     channels: 3 for colour, 1 for gray.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
     in_memory: True decodes every image now; False checks every file's header now, and decodes
-      when asked; None decides by `MEMORY_LIMIT`.
+      when asked; None decides by `sources.MEMORY_LIMIT`.
     validation_fraction: share of the training images to set apart, class by class, 0 ≤ f < 1;
       every class keeps an image for training. A folder that has a validation split keeps it.
     test_fraction: the same for the test split, 0 < f < 1, where the folder has none.
@@ -115,7 +113,7 @@ def folder(
   # One source over all splits, so that a size that differs between two of them is found as well.
   everything = FolderSource(paths, labels, image_size, channels, full_scale, skip_damaged > 0)
   if in_memory is None:
-    in_memory = len(paths) * math.prod(everything.image_shape) <= MEMORY_LIMIT
+    in_memory = len(paths) * math.prod(everything.image_shape) <= sources.MEMORY_LIMIT
   read = reading.read_all(
     everything,
     in_memory=in_memory,
@@ -125,11 +123,11 @@ def folder(
     progress=progress,
   )
   starts = np.cumsum([0, *(len(split.paths) for split in files)])
-  sources = [
+  split_sources = [
     split_source(everything, read, range(start, stop), training=number == 0)
     for number, (start, stop) in enumerate(itertools.pairwise(starts))
   ]
-  train, validation, test, others = sources
+  train, validation, test, others = split_sources
   if train is None or test is None:
     raise ValueError(f"{path} leaves no training or no test images of the seen classes")
   skipped = tuple(

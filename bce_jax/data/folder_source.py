@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from bce_jax.data import images, reading
+from bce_jax.data.array_source import ArraySource, checked_labels
 from bce_jax.data.depth import Depth
 from bce_jax.data.images import DamagedError
 from bce_jax.data.source import Source
-from bce_jax.data.sources._arrays import ArraySource, checked_labels
 
 
 class FolderSource:

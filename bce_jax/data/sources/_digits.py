@@ -4,25 +4,41 @@ from typing import Any
 
 import numpy as np
 
-from bce_jax.data import splits
+from bce_jax.data import sources, splits
+from bce_jax.data.array_source import ArraySource
 from bce_jax.data.reading import Progress
 from bce_jax.data.source import Dataset
-from bce_jax.data.sources._arrays import ArraySource
-from bce_jax.data.sources._checks import refuse_keys_of_a_folder
 
 OPTIONS: dict[str, Any] = {}
 RANGES: dict[str, tuple[float, bool, float]] = {}
 
+# Keys of a folder, and their defaults.
+_OF_A_FOLDER = {
+  "folder": "",
+  "image_size": None,
+  "in_memory": None,
+  "layout": "auto",
+  "empty_classes": "refuse",
+}
+# Which the images of listed pairs have a use for, too.
+_OF_FILES = {"full_scale": None, "skip_damaged": 0}
+
 
 def check(config: Any) -> None:
-  """Refuses what is of a folder."""
-  refuse_keys_of_a_folder(config)
+  """Refuses keys that only a folder of image files has a use for."""
+  for key, default in (_OF_A_FOLDER | ({} if config.verification.folder else _OF_FILES)).items():
+    value = config.data[key]
+    if value != default:
+      raise ValueError(
+        f"config.data.{key} is {value!r}, but config.data.name is"
+        f" {config.data.name!r}: expected 'folder'"
+      )
 
 
 def create(config: Any, progress: Progress | None = None) -> Dataset:
   """Returns the data, with the validation split that a config asks for."""
   del progress
-  return digits(validation_fraction=config.data.validation_fraction)
+  return sources.digits(validation_fraction=config.data.validation_fraction)
 
 
 def digits(*, validation_fraction: float = 0.0) -> Dataset:
