@@ -118,7 +118,7 @@ def without_its_module(package, capsys):
   assert report.main(["run", "--map", "pca"]) == 0
   page = (package / "run" / "report.html").read_text()
   assert "<span>R: risk at full coverage</span>" in page  # a tile
-  assert "<h3>risk at full coverage</h3>" in page  # a curve
+  assert "<h3>Risk at full coverage</h3>" in page  # a curve
   assert "<h3>least_gap</h3>" in page
   assert report.main(["run", "other", "--map", "pca", "--output", "both.html"]) == 0
   assert '<th scope="col">R, %</th>' in (package / "both.html").read_text()

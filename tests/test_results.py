@@ -78,7 +78,7 @@ def own_run(make_run):
 def test_an_own_result_is_a_tile_a_curve_and_a_column(own_run):
   text = page.build([own_run], title="x", map_method="pca")
   assert "<b>12.3\u00a0%</b><span>M: my measure</span>" in text
-  assert "<h3>my measure</h3>" in text
+  assert "<h3>My measure</h3>" in text
   assert "How much. At the end: 37.5." in text
   assert "<h3>nobody_knows</h3>" in text  # a curve by its key
   assert "At the end: 0.4286." in text
