@@ -10,7 +10,7 @@ import pytest
 
 from bce_jax.cli import evaluate, report, sweep, train
 from bce_jax.config import metrics
-from bce_jax.evaluation import own_metrics
+from bce_jax.evaluation import own_metrics, split_outputs
 
 MEASURES = """
 import numpy as np
@@ -156,7 +156,7 @@ def test_what_is_no_metric_is_refused_before_training(package, capsys, names, sa
 
 def split(**options):
   pairs = [np.array([2.0, -1.0]), np.array([1.0, 3.0])] * 2
-  return own_metrics.SplitOutputs(
+  return split_outputs.SplitOutputs(
     np.array([0, 1]), 2, np.array([5, 5]), np.float32(0.5), *pairs, **options
   )
 
