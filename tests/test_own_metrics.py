@@ -10,7 +10,7 @@ import pytest
 
 from bce_jax.cli import evaluate, report, sweep, train
 from bce_jax.config import metrics
-from bce_jax.evaluation import own_metrics, split_outputs
+from bce_jax.evaluation import own_metrics, predict, split_outputs
 
 MEASURES = """
 import numpy as np
@@ -123,6 +123,7 @@ def without_its_module(package, capsys):
   assert report.main(["run", "other", "--map", "pca", "--output", "both.html"]) == 0
   assert '<th scope="col">R, %</th>' in (package / "both.html").read_text()
   capsys.readouterr()
+  assert predict.load(package / "run").class_names  # which evaluates nothing
   assert train.main(["--evaluate-only", "--workdir=run"]) == 2
   assert "no module 'measures_of_mine'" in capsys.readouterr().err
 
