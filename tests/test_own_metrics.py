@@ -7,10 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from bce_jax.cli import evaluate, report, sweep, train
 from bce_jax.config import metrics
 from bce_jax.evaluation import own_metrics, predict, split_outputs
+from bce_jax.runs import result_rows
 
 MEASURES = """
 import numpy as np
@@ -204,6 +206,16 @@ def test_an_error_within_is_one_line():
   with pytest.raises(ValueError, match=r"'mine:f': AttributeError: .*nothing") as error:
     own_metrics.measure([metric(lambda s: s.nothing)], split())
   assert "\n" not in str(error.value)
+
+
+def test_rows_of_a_method_from_outside_are_kept_for_the_report(package):
+  (package / "method_of_mine.py").write_text(MEASURES)
+  config = ConfigDict({"metrics": "", "objective": {"name": "method_of_mine"}})
+  kept = json.loads(json.dumps({"provenance": result_rows.to_keep(config, {})}))
+  (row,) = result_rows.kept(kept)
+  assert (row.key, row.symbol, row.better, row.curve) == ("risk", "R", "down", True)
+  config.objective.name = "joint"
+  assert result_rows.to_keep(config, {}) == {}
 
 
 def test_rows_of_what_has_none():
