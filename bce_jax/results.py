@@ -92,12 +92,15 @@ class Result(NamedTuple):
 
   def drawn(self) -> Curve:
     """Where its curve is drawn: in a chart of its own, where the row names none."""
-    return self.curve if isinstance(self.curve, Curve) else Curve(self.heading, self.short)
+    if isinstance(self.curve, Curve):
+      return self.curve
+    title = self.heading[:1].upper() + self.heading[1:]
+    return Curve(self.heading if self.heading == self.key else title, self.short)
 
 
 ACCURACIES, BIAS_CHART = "Accuracies", "Bias and best threshold"  # charts with several lines
 INTERVAL = ("_low", "_high")
-FAR = (1e-4, 1e-3, 1e-2, 1e-1)  # rates of false accepts that a verification is measured at
+FAR = (1e-4, 1e-3, 1e-2, 1e-1)  # that a verification is measured at
 _TAR = "verification_tar_at_far_"
 
 
@@ -138,17 +141,15 @@ _SHOTS = tuple(
 
 
 def _in_another_way(
-  prefix: str, words: str, column: str, meaning: str, of: Sequence[Result]
+  prefix: str, words: str, column: str, meaning: str, of: Iterable[Result]
 ) -> list[Result]:
   """Rows of accuracies of other scores: their keys begin with a prefix."""
   places = {
     "sample_wise_accuracy": {"line": f"A_SW   {words}", "column": column and f"All, {column}"},
     "uniform_accuracy": {"line": f"A_Uni  {words}"},
   }
-  return [
-    _share(prefix + row.key, f"{row.heading}, {words}", meaning, **places.get(row.key, {}))
-    for row in of
-  ]
+  named = [(row.key, f"{row.heading}, {words}") for row in of]
+  return [_share(prefix + key, what, meaning, **places.get(key, {})) for key, what in named]
 
 
 def _cut(name: str, where: str) -> list[Result]:
@@ -286,7 +287,7 @@ _VERIFICATION = (
     " thresholds on a straight line", symbol="EER", better="down", line=True,
     tile="equal error rate of unseen classes", column=True,
   ),
-  _verified("auc", "AUC", "the probability that a genuine pair scores higher than an impostor",
+  _verified("auc", "AUC", "how likely a genuine pair scores higher than an impostor",
             symbol="AUC", line="AUC"),
   *(_tar(f"{_TAR}{rate:g}") for rate in FAR),
   _verified(
@@ -335,8 +336,7 @@ _TRAINING = tuple(
     Result("accuracy", "training accuracy", "top-1 on the training batches", unit="%", better="up"),
     Result("grad_norm", "gradient norm", "before clipping"),
     Result("images_per_second", "images per second", better="up"),
-    Result("seconds", "seconds", "of the whole training, with compiling and evaluating",
-           better="down"),
+    Result("seconds", "seconds", "of training, compiling and evaluating", better="down"),
     Result("step", "step", "updates that were made"),
   )
 )  # fmt: skip
@@ -373,7 +373,6 @@ _BINARY = (
   *_one_score("bias", "at the bias, t = {bias!r}"),
   *_one_score("threshold", "at the given threshold, t = {given_threshold!r}"),
 )  # fmt: skip
-
 RESULTS: tuple[Result, ...] = (
   *(*_ACCURACY, *_THRESHOLDS, *_GEOMETRY, *_VERIFICATION, *_TRAINING, *_BINARY),
 )

@@ -7,10 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from bce_jax.cli import evaluate, report, sweep, train
 from bce_jax.config import metrics
-from bce_jax.evaluation import own_metrics
+from bce_jax.evaluation import own_metrics, predict, split_outputs
+from bce_jax.runs import result_rows
 
 MEASURES = """
 import numpy as np
@@ -118,11 +120,12 @@ def without_its_module(package, capsys):
   assert report.main(["run", "--map", "pca"]) == 0
   page = (package / "run" / "report.html").read_text()
   assert "<span>R: risk at full coverage</span>" in page  # a tile
-  assert "<h3>risk at full coverage</h3>" in page  # a curve
+  assert "<h3>Risk at full coverage</h3>" in page  # a curve
   assert "<h3>least_gap</h3>" in page
   assert report.main(["run", "other", "--map", "pca", "--output", "both.html"]) == 0
   assert '<th scope="col">R, %</th>' in (package / "both.html").read_text()
   capsys.readouterr()
+  assert predict.load(package / "run").class_names  # which evaluates nothing
   assert train.main(["--evaluate-only", "--workdir=run"]) == 2
   assert "no module 'measures_of_mine'" in capsys.readouterr().err
 
@@ -156,7 +159,7 @@ def test_what_is_no_metric_is_refused_before_training(package, capsys, names, sa
 
 def split(**options):
   pairs = [np.array([2.0, -1.0]), np.array([1.0, 3.0])] * 2
-  return own_metrics.SplitOutputs(
+  return split_outputs.SplitOutputs(
     np.array([0, 1]), 2, np.array([5, 5]), np.float32(0.5), *pairs, **options
   )
 
@@ -203,6 +206,16 @@ def test_an_error_within_is_one_line():
   with pytest.raises(ValueError, match=r"'mine:f': AttributeError: .*nothing") as error:
     own_metrics.measure([metric(lambda s: s.nothing)], split())
   assert "\n" not in str(error.value)
+
+
+def test_rows_of_a_method_from_outside_are_kept_for_the_report(package):
+  (package / "method_of_mine.py").write_text(MEASURES)
+  config = ConfigDict({"metrics": "", "objective": {"name": "method_of_mine"}})
+  kept = json.loads(json.dumps({"provenance": result_rows.to_keep(config, {})}))
+  (row,) = result_rows.kept(kept)
+  assert (row.key, row.symbol, row.better, row.curve) == ("risk", "R", "down", True)
+  config.objective.name = "joint"
+  assert result_rows.to_keep(config, {}) == {}
 
 
 def test_rows_of_what_has_none():

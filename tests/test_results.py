@@ -2,13 +2,15 @@
 
 import math
 import pathlib
+import re
 import runpy
+import sys
 
 import numpy as np
 import pytest
 
 from bce_jax import metrics, objectives, results
-from bce_jax.evaluation import binary, summary, verification
+from bce_jax.evaluation import binary, measures, summary, verification
 from bce_jax.report import comparison, page
 from bce_jax.results import Curve, Result
 from bce_jax.runs import result_rows
@@ -78,7 +80,7 @@ def own_run(make_run):
 def test_an_own_result_is_a_tile_a_curve_and_a_column(own_run):
   text = page.build([own_run], title="x", map_method="pca")
   assert "<b>12.3\u00a0%</b><span>M: my measure</span>" in text
-  assert "<h3>my measure</h3>" in text
+  assert "<h3>My measure</h3>" in text
   assert "How much. At the end: 37.5." in text
   assert "<h3>nobody_knows</h3>" in text  # a curve by its key
   assert "At the end: 0.4286." in text
@@ -115,7 +117,35 @@ def test_the_lists_in_the_docs_are_those_of_the_table():
   assert all(f"`{row.key}`" in told for row in results.RESULTS)
 
 
-def test_what_a_run_writes_has_a_row(make_run):
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+  """A measure added to this package: its file, and its row."""
+  (tmp_path / "a_new_one.py").write_text(
+    "def compute(split): return {'mine': split.positive.mean()}"
+  )
+  monkeypatch.setattr(measures, "__path__", [*measures.__path__, str(tmp_path)])
+  monkeypatch.setattr(results, "RESULTS", (*results.RESULTS, OWN))
+  monkeypatch.setattr(results, "_BY_KEY", results._BY_KEY | {OWN.key: OWN})
+  measures._all.cache_clear()
+  yield
+  measures._all.cache_clear()
+  sys.modules.pop(f"{measures.__name__}.a_new_one")
+
+
+@pytest.mark.usefixtures("added")
+def test_a_new_measure_is_its_file_and_its_row(make_run):
+  pairs = [np.array([0.25, 0.75]), np.array([0.5, 0.5])] * 2
+  values = summary.summarize(summary.EvalOutputs(*pairs), np.array([0, 1]), None, num_classes=2)
+  assert values["mine"] == 0.5
+  assert re.search(r"\nM +my measure +50\.00 %\n", summary.table("test", values))
+  run = make_run(points=60)._replace(outputs=None, results=values, records=[])
+  assert "<b>50.0\u00a0%</b><span>M: my measure</span>" in page.build(
+    [run], title="x", map_method="pca"
+  )
+  assert comparison.cells([run])[0][-2] == "M"
+
+
+def test_what_a_run_writes_has_a_row():
   """All keys that summarize, the verification and the train step write are in the table."""
   rng = np.random.default_rng(0)
   labels, counts = np.arange(40) % 4, np.array([500, 50, 50, 5])

@@ -1,6 +1,6 @@
 """Metrics from outside that a config names: config.metrics = "package.module:function, …".
 
-Each is a function of what evaluation keeps of a split (`bce_jax.evaluation.own_metrics`), or a
+Each is a function of what evaluation keeps of a split (`bce_jax.evaluation.split_outputs`), or a
 module with such a function, `compute`. It returns a number, which is called by the function's (or
 the module's) name, or a dict of numbers. Beside it the module may have:
 
@@ -27,7 +27,7 @@ class OwnMetric(NamedTuple):
   Attributes:
     name: as in the config.
     key: of its result, where it returns one number.
-    compute: see `bce_jax.evaluation.own_metrics.SplitOutputs`.
+    compute: see `bce_jax.evaluation.split_outputs.SplitOutputs`.
     rows: of its results.
     needs: which of `KEPT` it needs.
   """

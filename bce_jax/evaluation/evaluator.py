@@ -20,6 +20,7 @@ from bce_jax.evaluation.summary import (
   NonFiniteError,
   Results,
   at_validation_threshold,
+  split_outputs,
   summarize,
 )
 from bce_jax.models import Classifier
@@ -190,12 +191,10 @@ class Evaluator:
     )
     if not self._metrics:
       return results
-    kept = outputs._asdict()
-    given = {key: kept[key] for key in own_metrics.SplitOutputs._fields if key in kept}
-    return results | own_metrics.measure(
-      self._metrics,
-      own_metrics.SplitOutputs(labels, len(self._train_counts), self._train_counts, bias, **given),
+    kept = split_outputs(
+      outputs, labels, bias, num_classes=len(self._train_counts), train_counts=self._train_counts
     )
+    return results | own_metrics.measure(self._metrics, kept)
 
   def _verify(self, variables: Variables) -> tuple[Results, RocPoints, np.ndarray]:
     """Returns results of the unseen classes, the points of the curve, and their embeddings."""

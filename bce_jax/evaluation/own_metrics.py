@@ -1,42 +1,14 @@
-"""What a metric from outside is given of a split, and how it is called; see `config.metrics`."""
+"""Calls the metrics from outside that config.metrics names, with what is kept of a split."""
 
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bce_jax import extensions, results
 from bce_jax.config.metrics import OwnMetric
-
-
-class SplitOutputs(NamedTuple):
-  """What evaluation keeps of each of the n images of a split, as numpy arrays.
-
-  Attributes:
-    labels: class ids.
-    num_classes: N.
-    train_counts: training images of each class.
-    bias: the head's, one number or one per class.
-    positive: score of the own class, on z = scale · c − bias.
-    hardest_negative: largest score of another class, on z.
-    scaled_positive: the same on scale · c.
-    scaled_hardest_negative: likewise.
-    features: what the head is given; None without NEEDS = ("features",).
-    scores: scale · c of every class; None without NEEDS = ("scores",).
-  """
-
-  labels: Int[np.ndarray, "n"]
-  num_classes: int
-  train_counts: Int[np.ndarray, "N"]
-  bias: Float[np.ndarray, "..."]
-  positive: Float[np.ndarray, "n"]
-  hardest_negative: Float[np.ndarray, "n"]
-  scaled_positive: Float[np.ndarray, "n"]
-  scaled_hardest_negative: Float[np.ndarray, "n"]
-  features: Float[np.ndarray, "n D"] | None = None
-  scores: Float[np.ndarray, "n N"] | None = None
+from bce_jax.evaluation.split_outputs import SplitOutputs
 
 
 def measure(metrics: Sequence[OwnMetric], split: SplitOutputs) -> dict[str, float]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bce_jax import metrics, results, terminal
-from bce_jax.evaluation import tables
+from bce_jax.evaluation import measures, tables
+from bce_jax.evaluation.split_outputs import SplitOutputs
 from bce_jax.results import Result
 
 Results = dict[str, Any]
@@ -130,18 +131,22 @@ def summarize(
   }
   if threshold is not None:
     out |= at_threshold("threshold", raw, threshold)
-  out |= _by_shots(*pairs, labels, train_counts)
-  for prefix, other in (("flip_", outputs.flipped), ("adjusted_", outputs.adjusted)):
-    if other is not None:
-      three = metrics.uniform_accuracy_from_pairs(*other, labels, num_classes=num_classes)
-      out |= {
-        f"{prefix}sample_wise_accuracy": three.sample_wise,
-        f"{prefix}uniform_accuracy": three.uniform,
-        **_by_shots(*other, labels, train_counts, prefix),
-      }
-  if moments is not None:
-    out |= _geometry(moments, weights)
-  return out
+  kept = split_outputs(
+    outputs, labels, bias, num_classes=num_classes, train_counts=train_counts
+  )._replace(moments=moments, weights=weights)
+  return out | measures.compute(kept)
+
+
+def split_outputs(
+  outputs: EvalOutputs,
+  labels: np.ndarray,
+  bias: np.ndarray | None,
+  *,
+  num_classes: int,
+  train_counts: np.ndarray | None,
+) -> SplitOutputs:
+  """Returns what measures are made of; its arguments are those of `summarize`."""
+  return SplitOutputs(labels, num_classes, train_counts, bias, **outputs._asdict())
 
 
 def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Results:
@@ -152,31 +157,6 @@ def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: flo
     f"none_above_{name}": at.none_above,
     f"several_or_wrong_above_{name}": at.several_or_wrong,
   }
-
-
-def _by_shots(
-  positive: np.ndarray,
-  hardest_negative: np.ndarray,
-  labels: np.ndarray,
-  train_counts: np.ndarray | None,
-  prefix: str = "",
-) -> Results:
-  if train_counts is None:
-    return {}
-  shots = metrics.shot_accuracy(hardest_negative < positive, labels, train_counts)
-  groups = {"many": shots.many, "medium": shots.medium, "few": shots.few}
-  return {f"{prefix}{name}_accuracy": x for name, x in groups.items() if not math.isnan(x)}
-
-
-def _geometry(moments: metrics.ClassMoments, weights: Any) -> Results:
-  measured = metrics.geometry(moments, np.zeros_like(moments.means) if weights is None else weights)
-  names, collapse = ["compactness", "separability"], ["nc1", "nc2"]
-  if weights is not None:
-    names, collapse = [*names, "classifier_separability"], [*collapse, "nc3"]
-  out: Results = {}
-  for name in names:
-    out[name], out[f"{name}_std"] = metrics.mean_and_std(getattr(measured, name))
-  return out | {name: getattr(measured, name) for name in collapse}
 
 
 def at_validation_threshold(

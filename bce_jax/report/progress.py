@@ -123,8 +123,7 @@ def _said_of(groups: Sequence[Group], rows: Sequence[Result]) -> Chart:
     text = "; ".join(f"{row.drawn().label}: {row.meaning or row.heading}" for row in rows)
     return Chart(one.unit, f"{text[:1].upper()}{text[1:]}.")
   unit = one.drawn().label + (f", {one.unit}" if one.unit else "")
-  text = one.meaning or one.heading
-  text = f"{text[:1].upper()}{text[1:]}."
+  text = f"{one.meaning[:1].upper()}{one.meaning[1:]}." if one.meaning else ""
   if "_std" in one.suffixes:
     few = sum(len(group.runs) for group in groups) <= _BANDS
     text += f" Mean over classes{'; the band is their standard deviation' if few else ''}."
@@ -209,7 +208,7 @@ def _over_epochs(
     drawn = ", ".join(f"{_STYLES[style]} {what}" for _, what, style in names)
     text += f" {drawn[:1].upper()}{drawn[1:]}."
   table = _table(groups, [(name, what or unit) for name, what, _ in names], split, factor)
-  return Plot(title, figure, f"{text} {_said(groups, ends)}", table)
+  return Plot(title, figure, f"{text} {_said(groups, ends)}".strip(), table)
 
 
 def _band(

@@ -95,7 +95,7 @@ def draw_curves(axis: Any, groups: Sequence[Group], key: str) -> None:
 def draw_bars(axis: Any, groups: Sequence[Group]) -> None:
   """Accuracies of each group of runs beside each other."""
   runs = [run for group in groups for run in group.runs]
-  shown = [row for row in columns_of(runs) if row.group != "verification" and row.unit == "%"]
+  shown = [row for row in columns_of(runs) if row.group == "accuracy"]
   width = 0.8 / len(groups)
   for k, group in enumerate(groups):
     points = [group.mean_and_std(row.key) for row in shown]

@@ -27,6 +27,7 @@ EVALUATED = [
   "data.skip_damaged",
   "verification.folder",
   "verification.pairs",
+  "metrics",
   "verification.flip",
 ]
 RESUMED = [
