@@ -4,6 +4,9 @@ import copy
 import random
 
 from bce_jax.runs import checkpoint
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
 def goes_on(lab, workdir, whole):
