@@ -3,8 +3,9 @@
 import copy
 import random
 
-from bce_jax.runs import checkpoint
 import pytest
+
+from bce_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+
 import pytest
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -68,8 +69,7 @@ def test_what_is_wrong_for_all_is_told_by_all(tmp_path):
         *("--config.batch_size=12", "--workdir", str(tmp_path / "run")),
         *("--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id", str(index)),
       ],
-      env=os.environ
-      | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags(4)},
+      env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags(4)},
       stderr=subprocess.PIPE,
       text=True,
     )
