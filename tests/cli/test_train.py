@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bce_jax
 from bce_jax.cli import train as cli
 from bce_jax.data import sources
 from bce_jax.runs import checkpoint
@@ -547,6 +548,8 @@ def test_works_from_a_wheel_in_any_folder(tmp_path):
   subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
   [wheel] = tmp_path.glob("*.whl")
   shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+  assert (tmp_path / "site" / "bce_jax" / "py.typed").exists()
+  assert f"-{bce_jax.__version__}-" in wheel.name
   elsewhere = tmp_path / "elsewhere"
   elsewhere.mkdir()
   argv = ["--config=digits:soft-nu", "--config.steps=1"]
