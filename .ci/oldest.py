@@ -1,4 +1,4 @@
-"""Prints the lower bounds of pyproject.toml as constraints for pip: the oldest that is supported."""
+"""Prints the lower bounds of pyproject.toml as constraints for pip: the oldest supported."""
 
 import pathlib
 import re

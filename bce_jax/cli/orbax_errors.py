@@ -32,7 +32,7 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 def one_error_for_all() -> None:
-  """For programs: lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
+  """Lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
   # Below ERROR it prints every save, and warns of what it chooses itself.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   with contextlib.suppress(ImportError):  # its own module: a later version may have another one
