@@ -5,12 +5,17 @@ import pathlib
 
 # Before JAX starts: eight devices on any machine, so that what is split over devices is tested.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiled quickly rather than to run quickly: most of the time of these tests is compiling.
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+  + " --xla_force_host_platform_device_count=8"
 ).strip()
 # Compiled programs are shared by all tests, and by the processes they start: the smallest too, of
 # which a start compiles a hundred.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parents[1] / ".cache" / "jax")
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 

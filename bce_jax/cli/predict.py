@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from bce_jax import atomic, terminal
-from bce_jax.cli import console
+from bce_jax.cli import console, orbax_errors
 from bce_jax.runs import files
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def run(argv: Sequence[str]) -> int:
 
   paths = _list(args.images)
   console.cache_compilations()
+  orbax_errors.one_error_for_all()
   network = predict.load(workdir, which=args.checkpoint)
   _print_warnings(args, workdir, network)
   thresholds = network.bias if args.threshold is None else np.asarray(args.threshold, np.float64)

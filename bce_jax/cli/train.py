@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 import bce_jax
 from bce_jax import interrupts, terminal
-from bce_jax.cli import configs, console
+from bce_jax.cli import configs, console, orbax_errors
 from bce_jax.runs import files, run_log
 
 # A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
@@ -140,6 +140,7 @@ def _run(
   from bce_jax.training import distributed
 
   console.cache_compilations()
+  orbax_errors.one_error_for_all()
   if args.evaluate_only and args.config is None:
     config = run_config.config_of(workdir)
   else:

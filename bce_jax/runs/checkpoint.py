@@ -1,12 +1,9 @@
 """Checkpoints by orbax: the latest two are kept, and the best on a held-out split."""
 
-import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import pathlib
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,7 +51,6 @@ class Checkpoints:
       get_metric_fn=lambda metrics: metrics[best_metric],
       keep_checkpoints_without_metrics=False,
     )
-    _one_error_for_all()
     self._manager = ocp.CheckpointManager(
       (workdir / files.CHECKPOINTS).absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -272,38 +268,6 @@ def existing(
       reason = "" if which == "latest" else "; one is chosen on the validation split"
       raise ValueError(f"{workdir} has no {which} checkpoint{reason}")
     yield checkpoints, step
-
-
-class _PatientLoop(asyncio.SelectorEventLoop):
-  """Ends what was begun in it before it closes.
-
-  orbax closes its loops at the first array that can't be read or written, and raises that error.
-  For every other array tensorstore would print a traceback, "Event loop is closed".
-  """
-
-  def __init__(self) -> None:
-    super().__init__()
-    # Of several arrays that fail one is raised: asyncio would print the others.
-    self.set_exception_handler(lambda loop, context: None)
-
-  def close(self) -> None:
-    """Waits for the tasks that are left."""
-    if not self.is_closed() and not self.is_running():
-      tasks = asyncio.all_tasks(self)
-      if tasks:
-        self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    super().close()
-
-
-def _one_error_for_all() -> None:
-  """Lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
-  # Below ERROR it prints every save, and warns of what it chooses itself.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
-  with contextlib.suppress(ImportError):  # its own module: a later version may have another one
-    from orbax.checkpoint._src import asyncio_utils
-
-    with_patience = {**vars(asyncio), "new_event_loop": _PatientLoop}
-    asyncio_utils.asyncio = types.SimpleNamespace(**with_patience)
 
 
 def fingerprint(state: Any) -> list[int]:

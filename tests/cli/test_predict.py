@@ -82,6 +82,7 @@ def with_config(run, tmp_path, **changes):
   return copy
 
 
+@pytest.mark.slow
 def test_labels_are_those_that_the_run_was_judged_by(run, folder, capsys):
   assert cli.main([str(run), str(folder)]) == 0
   out, err = capsys.readouterr()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,10 @@ FAST = (
 )
 
 
-def test_configs_side_by_side_and_again(tmp_path, capfd):
+@pytest.mark.slow
+def test_configs_side_by_side_and_again(tmp_path, capfd, monkeypatch):
+  one_device = re.sub(r"(?<=device_count=)\d+", "1", os.environ["XLA_FLAGS"])
+  monkeypatch.setenv("XLA_FLAGS", one_device)  # of the runs; how many is not the point
   folder = tmp_path / "runs"
   broken = tmp_path / "broken.py"  # whose run fails
   broken.write_text(
@@ -189,12 +193,15 @@ def test_long_names_are_shortened_and_stay_apart():
   assert max(map(len, planned)) <= 160
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_sweep_and_its_run_which_go_on_later(tmp_path, how):
   argv = ["--config=digits", "--config.steps=4000", "--config.log_every_steps=1"]
   argv += ["--config.checkpoint_every_steps=1", "--workdir", str(tmp_path)]
+  one_device = re.sub(r"(?<=device_count=)\d+", "1", os.environ["XLA_FLAGS"])
   process = subprocess.Popen(
     [sys.executable, "-m", "bce_jax.cli.sweep", *argv],
+    env=os.environ | {"XLA_FLAGS": one_device},
     stderr=subprocess.PIPE,
     text=True,
     # The tests may run in the background, where a shell has SIGINT ignored.

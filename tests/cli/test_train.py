@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bce_jax
 from bce_jax.cli import train as cli
 from bce_jax.data import sources
 from bce_jax.runs import checkpoint
@@ -165,8 +166,9 @@ def test_evaluate_only_gives_the_figures_of_the_run(uninterrupted, capsys):
   assert "best checkpoint, step" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("after_step", [0, 10])
-def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, after_step):
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
+  """On eight devices; tests/faults kills runs at every moment."""
   whole, _ = uninterrupted
   workdir = tmp_path / "killed"
   argv = (*SMALL, "--workdir", str(workdir))
@@ -174,7 +176,7 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, after_step):
   deadline = time.monotonic() + 300
   while process.poll() is None and time.monotonic() < deadline:
     path = workdir / "metrics.jsonl"
-    if path.exists() and (after_step == 0 or f'"step": {after_step},' in path.read_text()):
+    if path.exists() and '"step": 10,' in path.read_text():
       break
     time.sleep(0.002)
   process.send_signal(signal.SIGKILL)
@@ -226,23 +228,23 @@ def test_mirror_images_and_logit_adjustment_are_judged_besides(uninterrupted, ca
   assert "after logit adjustment" in more
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(uninterrupted, tmp_path):
   whole, _ = uninterrupted
   for seed, same in ((0, True), (1, False)):
     workdir = tmp_path / str(seed)
-    process = start(*SMALL, f"--config.seed={seed}", "--workdir", str(workdir))
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    assert cli.main([*SMALL, f"--config.seed={seed}", "--workdir", str(workdir)]) == 0
     assert (results(workdir) == results(whole)) == same
     assert (records(workdir) == records(whole)) == same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("loss", "options"),
   [
     ("bce-nu", []),
-    ("bce-u", ["--config.checkpoint_every_steps=1"]),  # diverges with a save under way
-    ("bce-u", ["--config.steps=2"]),  # seen first by the evaluation at the end
+    ("bce-nu", ["--config.checkpoint_every_steps=1"]),  # diverges with a save under way
+    ("bce-nu", ["--config.steps=2"]),  # seen first by the evaluation at the end
     ("soft-u", ["--config.eval_every_epochs=0.05", "--config.data.validation_fraction=0"]),
   ],
 )
@@ -264,6 +266,7 @@ def test_a_run_that_diverges_stops_and_keeps_only_what_can_be_used(tmp_path, cap
     assert all(np.isfinite(x).all() for x in leaves)
 
 
+@pytest.mark.slow
 def test_an_interrupt_right_after_a_save_keeps_it(uninterrupted, tmp_path, capsys, monkeypatch):
   workdir = tmp_path / "run"
   save = checkpoint.Checkpoints.save
@@ -458,6 +461,7 @@ def test_records_after_a_cut_in_the_middle_of_a_character(copy):
   assert run_records.lines_until(copy, 24) == records
 
 
+@pytest.mark.slow
 def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):
   workdir, other = tmp_path / "run", tmp_path / "other"
   shutil.copytree(image_folder, other)
@@ -470,7 +474,7 @@ def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_
     "--config.steps=2",
     "--config.report=false",
   ]
-  argv += ["--config.data.image_size=8", "--config.data.crop_padding=1"]
+  argv += ["--config.data.image_size=8", "--config.data.crop_padding=1", "--config.data.workers=0"]
   argv += ["--config.data.validation_fraction=0", "--workdir", str(workdir)]
   assert cli.main(argv) == 0
   table = capsys.readouterr().out.rsplit("\n", 2)[0]  # without what took how long
@@ -479,6 +483,7 @@ def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_
   assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   folder, workdir = tmp_path / "images", tmp_path / "run"
   shutil.copytree(image_folder, folder)
@@ -514,6 +519,7 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
   workdir = tmp_path / "run"
   argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
@@ -530,17 +536,20 @@ def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
   assert "test: 12 images" in captured.out
   assert json.loads((workdir / "results.json").read_text())["images"] == 12
   in_memory = tmp_path / "in_memory"
-  argv[-1] = "--config.data.in_memory=true"
+  argv[-1:] = ["--config.data.in_memory=true", "--config.data.workers=0"]
   assert cli.main([*argv, "--workdir", str(in_memory)]) == 0
   assert results(in_memory) == results(workdir)
 
 
+@pytest.mark.slow
 def test_works_from_a_wheel_in_any_folder(tmp_path):
   pytest.importorskip("hatchling", reason="building the wheel needs the extra [test]")
   build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
   subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
   [wheel] = tmp_path.glob("*.whl")
   shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+  assert (tmp_path / "site" / "bce_jax" / "py.typed").exists()
+  assert f"-{bce_jax.__version__}-" in wheel.name
   elsewhere = tmp_path / "elsewhere"
   elsewhere.mkdir()
   argv = ["--config=digits:soft-nu", "--config.steps=1"]

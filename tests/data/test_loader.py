@@ -134,6 +134,7 @@ def test_a_resumed_run_sees_the_rest_of_the_batches(first_step):
   assert_equal(rest, whole[first_step:])
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(folder_source):
   options = {"seed": 1, "batch_size": 4, "first_step": 3, "last_step": 16}  # 13: shared unevenly
   expected = [
@@ -183,6 +184,7 @@ def test_a_source_in_memory_starts_no_process():
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_leaving_early_ends_the_workers(folder_source):
   batches = loader.train_batches(
     folder_source, seed=0, batch_size=4, first_step=0, last_step=10**6, workers=2
@@ -215,6 +217,7 @@ def test_every_image_counts_once(batch_size):
   assert len(batches) == -(-N // batch_size)
 
 
+@pytest.mark.slow
 def test_evaluation_with_workers(folder_source):
   expected = list(loader.evaluation_batches(folder_source, batch_size=4))
   assert_equal(loader.evaluation_batches(folder_source, batch_size=4, workers=2), expected)

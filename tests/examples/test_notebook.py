@@ -111,6 +111,7 @@ def code_cells(*notebooks):
   )
 
 
+@pytest.mark.slow
 def test_it_prints_what_is_stored(stored, fresh):
   for old, new in code_cells(stored, fresh):
     assert len(texts(old)) == len(texts(new)), old.id
@@ -118,6 +119,7 @@ def test_it_prints_what_is_stored(stored, fresh):
       assert differences(*pair) == [], old.id
 
 
+@pytest.mark.slow
 def test_its_pictures_are_drawn(stored, fresh):
   number = 0
   for old, new in code_cells(stored, fresh):
@@ -132,6 +134,7 @@ def test_its_pictures_are_drawn(stored, fresh):
   assert number == 3
 
 
+@pytest.mark.slow
 def test_it_warns_of_nothing(stored, fresh):
   for notebook in (stored, fresh):
     for cell in notebook.cells:
@@ -140,6 +143,7 @@ def test_it_warns_of_nothing(stored, fresh):
         assert output.get("name") != "stderr", output.text
 
 
+@pytest.mark.slow
 def test_it_is_plain_jax(fresh):
   assert texts(fresh.cells[-1]) == ["\n"]
 

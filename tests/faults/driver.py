@@ -216,7 +216,8 @@ def begin(job):
     os.dup2(file, number)
     os.close(file)
   sys.stdin = open(os.devnull)  # noqa: SIM115
-  os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={job['devices']}"
+  devices = f"device_count={job['devices']}"
+  os.environ["XLA_FLAGS"] = re.sub(r"device_count=\d+", devices, os.environ["XLA_FLAGS"])
   if job["largest_file"]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
   return run(job["argv"], job["faults"])

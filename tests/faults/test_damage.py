@@ -12,6 +12,8 @@ from bce_jax.runs import checkpoint
 from bce_jax.training import config as config_lib
 from bce_jax.training import experiment
 
+pytestmark = pytest.mark.slow
+
 
 def empty(path):
   path.write_bytes(b"")

@@ -9,6 +9,8 @@ import pytest
 
 from bce_jax.runs import records
 
+pytestmark = pytest.mark.slow
+
 
 def test_too_full_for_a_checkpoint(whole, lab, tmp_path):
   """The kernel refuses files above a size: the arrays are larger, the records are not."""

@@ -9,6 +9,8 @@ import pytest
 
 from bce_jax.data import statistics
 
+pytestmark = pytest.mark.slow
+
 
 def options(folder, *more):
   return (

@@ -3,7 +3,11 @@
 import copy
 import random
 
+import pytest
+
 from bce_jax.runs import checkpoint
+
+pytestmark = pytest.mark.slow
 
 
 def goes_on(lab, workdir, whole):

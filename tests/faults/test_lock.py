@@ -4,6 +4,10 @@ import os
 import pathlib
 import signal
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_second_run_is_refused_and_the_first_is_not_disturbed(whole, lab, here, tmp_path):
   workdir, go = tmp_path / "run", tmp_path / "go"

@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = (
   "--config=folder",
   "--config.model=resnet8",

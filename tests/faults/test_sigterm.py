@@ -12,6 +12,8 @@ import pytest
 
 from bce_jax.training import preemption
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def interruptible():

@@ -10,6 +10,8 @@ import pytest
 
 from bce_jax.report import page
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE = 375  # CSS pixels
 SMALLEST = 6.5  # CSS pixels, of letters in plots on a phone

@@ -1,5 +1,8 @@
 """Long-tailed runs from a config to their end: BCE3S, its second stage, and what they go by."""
 
+import contextlib
+import functools
+import io
 import json
 import shutil
 
@@ -15,26 +18,40 @@ from bce_jax.evaluation import evaluate, inference, summary
 from bce_jax.runs import checkpoint, run_config
 from bce_jax.training import experiment, loop, start
 
+pytestmark = pytest.mark.slow
+
+
+def three_epochs(config):
+  """Three epochs of five steps on long-tailed digits."""
+  config_lib.set_objective(config, "tripartite")
+  config.loss, config.normalize_weights = "bce-d", True
+  config.data.imbalance = 20.0
+  config.batch_size = 80
+  config.steps = 15
+  config.log_every_steps = 4
+  config.checkpoint_every_steps = 6
+  return config
+
 
 @pytest.fixture
 def tripartite(tiny):
-  """Three epochs of five steps on long-tailed digits."""
-  config_lib.set_objective(tiny, "tripartite")
-  tiny.loss, tiny.normalize_weights = "bce-d", True
-  tiny.data.imbalance = 20.0
-  tiny.batch_size = 80
-  tiny.steps = 15
-  tiny.log_every_steps = 4
-  tiny.checkpoint_every_steps = 6
-  return tiny
+  return three_epochs(tiny)
+
+
+@pytest.fixture(scope="module")
+def stage1_run(make_tiny, tmp_path_factory):
+  """A finished run of it, and what it printed."""
+  folder = tmp_path_factory.mktemp("long_tail") / "stage1"
+  printed = io.StringIO()
+  with contextlib.redirect_stderr(printed):
+    loop.train(experiment.build(three_epochs(make_tiny())), folder)
+  return folder, printed.getvalue()
 
 
 @pytest.fixture
-def stage1(tripartite, tmp_path):
-  """A finished run of it."""
-  folder = tmp_path / "stage1"
-  loop.train(experiment.build(tripartite), folder)
-  return folder
+def stage1(stage1_run):
+  """Its folder, to be read."""
+  return stage1_run[0]
 
 
 def second(config, folder, **options):
@@ -84,33 +101,32 @@ def test_the_memory_survives_a_kill(tripartite, stage1, tmp_path, monkeypatch):
   assert records(stage1) == records(folder)
 
 
-def test_every_line_of_the_log_shows_the_cosines(tripartite, tmp_path, capfd):
-  loop.train(experiment.build(tripartite), tmp_path / "run")
-  lines = [line for line in capfd.readouterr().err.splitlines() if "images/s" in line]
+def test_every_line_of_the_log_shows_the_cosines(stage1_run):
+  folder, printed = stage1_run
+  lines = [line for line in printed.splitlines() if "images/s" in line]
   assert len(lines) == 4
   assert all("positive_cosine" in line and "negative_cosine" in line for line in lines)
-  train = [line for line in records(tmp_path / "run") if line["split"] == "train"]
+  train = [line for line in records(folder) if line["split"] == "train"]
   assert all(-1 <= line["negative_cosine"] <= 1 for line in train)
 
 
 def test_contrast_starts_after_the_first_epoch(tripartite):
   parts = experiment.build(tripartite)
   assert parts.steps_per_epoch == 5
-  params = jax.jit(parts.init_state)().params
+  state = jax.jit(parts.init_state)()
+  params = state.params
   key = jax.random.key(0)
   images = jax.random.normal(key, (8, 8, 8, 1))
   labels = jnp.arange(8)
   batch = objectives.Batch(images, labels, images[::-1], labels[::-1])
   views = parts.objective.views(key, batch, ())
-  outputs = parts.model.apply(
-    {"params": params, "batch_stats": jax.jit(parts.init_state)().batch_stats},
-    views.images,
-    train=False,
-  )
+  variables = {"params": params, "batch_stats": state.batch_stats}
+  outputs = jax.jit(functools.partial(parts.model.apply, train=False))(variables, views.images)
   memory = jax.random.normal(key, (10, 128))
+  loss = jax.jit(parts.objective.loss)
   totals = []
   for step in (4, 5):
-    total, _, logs = parts.objective.loss(params, outputs, views.targets, memory, step)
+    total, _, logs = loss(params, outputs, views.targets, memory, step)
     totals.append(float(total))
   weight = tripartite.objective.contrast_weight
   assert totals[1] - totals[0] == pytest.approx(weight * float(logs["sample_sample"]), rel=1e-4)
@@ -143,9 +159,9 @@ def test_statistics_drift_where_asked(tripartite, stage1, tmp_path):
   assert not equal(before.batch_stats, after.batch_stats)
 
 
-def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
+def test_stage_two_starts_where_stage_one_ended(tripartite, stage1, tmp_path):
   config = second(tripartite, stage1)
-  parts = start.with_source(experiment.build(config), stage1.parent / "new")
+  parts = start.with_source(experiment.build(config), tmp_path / "new")
   store = checkpoint.Checkpoints(stage1, best_metric=config.best_metric, read_only=True)
   network = store.network(15, parts.state_sharding.abstract)
   state = parts.init_state(network)
@@ -158,11 +174,13 @@ def test_stage_two_starts_where_stage_one_ended(tripartite, stage1):
 
 
 def test_stage_two_goes_on_without_the_folder_it_came_from(tripartite, stage1, tmp_path):
-  config = second(tripartite, stage1)
+  source = tmp_path / "stage1"
+  shutil.copytree(stage1, source)
+  config = second(tripartite, source)
   folder = tmp_path / "stage2"
   loop.train(experiment.build(config), folder)
   (folder / "results.json").unlink()
-  shutil.rmtree(stage1)
+  shutil.rmtree(source)
   loop.train(experiment.build(config), folder)
   assert (folder / "results.json").exists()
   figures = loop.evaluate_only(experiment.build(config), folder)
@@ -304,9 +322,16 @@ def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
     assert words in table
 
 
-def test_an_absent_group_is_absent(tiny, tmp_path):
-  tiny.steps = 1
-  results = loop.train(experiment.build(tiny), tmp_path / "run")  # 143 images of each digit
+@pytest.fixture(scope="module")
+def plain(make_tiny, tmp_path_factory):
+  """Two steps on all digits: config, run folder, results."""
+  config, folder = make_tiny(), tmp_path_factory.mktemp("long_tail") / "plain"
+  config.steps = 2
+  return config, folder, loop.train(experiment.build(config), folder)
+
+
+def test_an_absent_group_is_absent(plain):
+  _, _, results = plain  # 143 images of each digit
   assert results["many_accuracy"] == results["sample_wise_accuracy"]
   assert "few_accuracy" not in results
   assert "medium_accuracy" not in results
@@ -322,10 +347,9 @@ def test_geometry_can_be_left_out(tiny, tmp_path):
   assert "uniform_accuracy" in results
 
 
-def test_geometry_of_the_test_split(tiny, tmp_path):
-  tiny.steps = 2
-  results = loop.train(experiment.build(tiny), tmp_path / "run")
-  parts, state = experiment.build(tiny), state_of(tmp_path / "run", tiny)
+def test_geometry_of_the_test_split(plain):
+  config, folder, results = plain
+  parts, state = experiment.build(config), state_of(folder, config)
   test = parts.dataset.test
   place = inference.variables_sharding(parts.model, test.image_shape, parts.mesh)
   eval_step = evaluate.make_eval_step(inference.Network(parts.model, parts.preprocess, place))
