@@ -145,7 +145,9 @@ def _plugin(key: str, name: str, positional: int, given: Sequence[str]) -> Plugi
       raise ValueError(f"{said}: the module {module.__name__} has no function 'create'{near}")
     source: Any = module
     create = module.create
-    options = getattr(module, "OPTIONS", {})
+    options = getattr(module, "OPTIONS", None)
+    if options is None:
+      options = _options_of(create, positional, given)
     if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
       raise ValueError(f"{said}: OPTIONS is {options!r}: expected a dict of keys and defaults")
   else:

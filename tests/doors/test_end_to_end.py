@@ -30,6 +30,8 @@ PARTS = {
   "optimizer_options.b1": "0.8",
   "optimizer.schedule": "house.update:linear",
   "schedule_options.end": "0.01",
+  "loss": "house.loss:focal",
+  "loss_options.power": "1.5",
   "objective.name": "house.method",
   "objective.weight": "3",
   "batch_size": "8",
@@ -99,6 +101,7 @@ def test_what_is_trained_is_what_was_named(whole):
   assert kept["model_options"] == {"width": 6}
   assert kept["data_options"] == {"grays": 100, "images": 24}
   assert kept["objective"] == {"name": "house.method", "weight": 3.0}
+  assert kept["loss_options"] == {"bias": "unified", "normalized": False, "power": 1.5}
   state = state_of(whole)
   assert state.params["head"]["weights"].shape == (2, 6)
   assert state.memory == 3.0

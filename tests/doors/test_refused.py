@@ -42,6 +42,7 @@ def chosen(changes):
     (DATA | {"data_options.images": "5"}, "config.data_options.images is 5: expected even"),
     (DATA | {"data_options.images": "65"}, "data_options.images must be a finite number ≥ 2 and ≤"),
     (SMALL | {"stem": "imagenet"}, "config.stem is 'imagenet', but config.model 'house.net:Tiny' "),
+    (SMALL | {"parallel": "pmap"}, "'house.net:Tiny' takes no axis_name, over which to normalize"),
     (SMALL | {"batch_norm_group": "4"}, "takes no batch_norm_group: expected None"),
     ({"loss": "bce-un"}, "unknown config.loss 'bce-un'; did you mean 'bce-u'"),
     ({"loss": "house.loss:focla"}, "house.loss has no 'focla'; did you mean 'focal'?"),

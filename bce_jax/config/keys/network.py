@@ -61,7 +61,14 @@ GROUP = Group(
 def _check_model(config: ConfigDict) -> None:
   """Refuses what a network from outside does not take."""
   found = models.module(config.model)
-  keys = ("stem", "dtype", "zero_init_last_norm", "batch_norm_group") if found.outside else ()
+  if not found.outside:
+    return
+  if config.parallel == "pmap" and not extensions.accepted(found.create, ["axis_name"]):
+    raise ValueError(
+      f"config.parallel is 'pmap', but config.model {config.model!r} takes no axis_name, over which"
+      " to normalize: expected 'jit'"
+    )
+  keys = ("stem", "dtype", "zero_init_last_norm", "batch_norm_group")
   for key in set(keys) - extensions.accepted(found.create, keys):
     if config[key] != GROUP.keys[key].default:
       raise ValueError(
