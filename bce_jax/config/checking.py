@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bce_jax.config import doors, metrics
+from bce_jax.config import doors, metrics, writers
 from bce_jax.config.key import Range
 from bce_jax.config.keys import data, loss, network, optimizer, verification
 from bce_jax.config.table import KEYS, flatten, like, refuse_unknown_keys
@@ -41,6 +41,7 @@ def check(config: ConfigDict) -> None:
       plugin.check(config)
   verification.check(config)
   metrics.check(config)
+  writers.check(config)
   named["data.name"].check(config)
 
 

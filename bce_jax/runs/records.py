@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -84,6 +84,8 @@ class RecordWriter:
     step: int = 0,
     sessions: Sequence[Record] = (),
     writes: bool = True,
+    others: Sequence[tuple[str, Any]] = (),
+    say: Callable[[str], object] = print,
   ):
     """Opens the files, with the lines of a checkpoint in place of those in metrics.jsonl.
 
@@ -93,8 +95,11 @@ class RecordWriter:
       step: that step.
       sessions: of the run, this one last: the lines that metrics.jsonl begins with.
       writes: False only keeps the lines: on all hosts but one.
+      others: (name, writer) of writers from outside, see `config.writers`; they get every record.
+      say: is called with a line where one of them fails; it gets no more records.
     """
     self.lines = list(lines or [])
+    self._others, self._say = list(others), say
     self._file: _Appended | None = None
     self._events: _Appended | None = None
     if not writes:
@@ -117,6 +122,7 @@ class RecordWriter:
     """Writes one record: "step", "split" and named numbers."""
     line = json.dumps(_finite(record), allow_nan=False)
     self.lines.append(line)
+    self._hand_on(record)
     if self._file is None or self._events is None:
       return
     self._file.write(f"{line}\n".encode())
@@ -128,6 +134,16 @@ class RecordWriter:
     summary = Summary(value=values)
     self._events.write(_event(Event(wall_time=time.time(), step=record["step"], summary=summary)))
 
+  def _hand_on(self, record: Record) -> None:
+    """Gives a record to the writers from outside; what goes wrong there ends no training."""
+    for name, writer in tuple(self._others):
+      try:
+        writer.write(dict(record))
+      except Exception as error:
+        self._others.remove((name, writer))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self._say(f"config.writers {name!r} failed and gets no more records: {reason}")
+
   def end(self, session: Record, step: int) -> None:
     """Writes how a session ended, at a step, which the next one puts in front of the records."""
     if self._file is not None and self._events is not None:
@@ -135,7 +151,14 @@ class RecordWriter:
       self._events.write(_event(_session_event(session, step)))
 
   def close(self) -> None:
-    """Closes both files."""
+    """Closes all of it."""
+    for name, writer in self._others:
+      try:
+        getattr(writer, "close", lambda: None)()
+      except Exception as error:
+        self._say(
+          f"config.writers {name!r} failed at its end: {' '.join(str(error).split())[:200]}"
+        )
     for file in (self._file, self._events):
       if file is not None:
         file.close()

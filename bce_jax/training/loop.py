@@ -12,6 +12,7 @@ import numpy as np
 from clu import parameter_overview
 
 from bce_jax import config as config_lib
+from bce_jax.config import writers
 from bce_jax.evaluation.evaluator import TestResults
 from bce_jax.evaluation.summary import Results
 from bce_jax.runs import (
@@ -95,10 +96,18 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
     sessions = stack.enter_context(
       provenance.recorded(workdir, kept, first, outside=experiment.outside, writes=writes)
     )
-    writer = records.RecordWriter(workdir, lines, step=first, sessions=sessions, writes=writes)
-    stack.callback(writer.close)
     progress = _progress(experiment, first)
     stack.callback(progress.close)
+    writer = records.RecordWriter(
+      workdir,
+      lines,
+      step=first,
+      sessions=sessions,
+      writes=writes,
+      others=writers.create(config, workdir) if writes else (),
+      say=progress.say,
+    )
+    stack.callback(writer.close)
     for line in (_headline(experiment), *said, *changed, *experiment.dataset.notes):
       progress.say(line)
     services = Services(

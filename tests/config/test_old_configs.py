@@ -31,6 +31,7 @@ null, "logit_adjustment": 0.0}, "report": true, "scale": 32.0, "seed": 0, "smoot
 LATER = {
   "data.augmentation": "standard",
   "metrics": "",
+  "writers": "",
   "optimizer.b1": 0.9,
   "optimizer.b2": 0.999,
   "optimizer.eps": 1e-8,

@@ -27,7 +27,6 @@ EVALUATED = [
   "data.skip_damaged",
   "verification.folder",
   "verification.pairs",
-  "metrics",
   "verification.flip",
 ]
 RESUMED = [
@@ -42,7 +41,7 @@ RESUMED = [
   "verification.folder",
   "verification.pairs",
 ]
-RECORDS = ["log_every_steps", "eval_every_epochs", "checkpoint_every_steps"]
+RECORDS = ["log_every_steps", "eval_every_epochs", "checkpoint_every_steps", "writers"]
 EVALUATION = [
   "metrics",
   "eval_flip",

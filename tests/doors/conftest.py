@@ -192,6 +192,36 @@ def focal(logits, labels, *, bias, scale, smoothing=0.0, power=2.0):
   signed = jnp.where(own > 0, z, -z)
   return jnp.sum(jax.nn.sigmoid(-signed) ** power * jax.nn.softplus(-signed), -1)
 """,
+  "writers.py": '''
+import json
+
+
+class Lines:
+  """Appends records to a file of its own in the run folder."""
+
+  def __init__(self, workdir, config):
+    self._file = open(workdir / "lines.txt", "a")
+    self._file.write(f"{config.steps} steps\\n")
+
+  def write(self, record):
+    self._file.write(json.dumps(record) + "\\n")
+
+  def close(self):
+    self._file.write("closed\\n")
+    self._file.close()
+
+
+class Failing:
+  def __init__(self, workdir, config):
+    pass
+
+  def write(self, record):
+    raise OSError("no room")
+
+
+def nothing(workdir, config):
+  return 3
+''',
   "lacking.py": "import no_such_library\n",
   "failing.py": "values = {}\nvalues['missing']\n",
   "unreadable.py": "def create(:\n",

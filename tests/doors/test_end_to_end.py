@@ -40,6 +40,7 @@ PARTS = {
   "log_every_steps": "1",
   "data.validation_fraction": "0.3",
   "report": "false",
+  "writers": "house.writers:Lines, house.writers:Failing",
 }
 # Options before the names that bring them: their order does not matter.
 ARGS = [f"--config.{key}={value}" for key, value in reversed(PARTS.items())]
@@ -134,6 +135,34 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(whole, copy):
   assert records(copy) == records(whole)
   for a, b in zip(jax.tree.leaves(state_of(copy)), jax.tree.leaves(state_of(whole)), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_a_writer_has_every_record_of_both_sessions(parted, whole):
+  first, *lines, last = (whole / "lines.txt").read_text().splitlines()
+  assert (first, last) == ("3 steps", "closed")
+  kept = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+  assert [json.loads(x) for x in lines] == [line for line in kept if line["split"] != "session"]
+  assert len((parted / "lines.txt").read_text().splitlines()) == 3  # of its one step
+  session = json.loads((whole / "provenance.json").read_text())["sessions"][0]
+  assert session["outside"]["writers house.writers:Lines"]["module"] == "house.writers"
+  said = (whole / "run.log").read_text()
+  assert said.count("'house.writers:Failing' failed and gets no more records: OSError: no") == 1
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("house.writers:Line", "house.writers has no 'Line'; did you mean 'Lines'?"),
+    ("house.writers", "the module house.writers has no function 'create'"),
+    ("house.writers:Lines,house.writers:Lines", "'house.writers:Lines' is named twice"),
+    ("house.writers:nothing", "returned 3: expected an object with write(record)"),
+  ],
+)
+def test_a_writer_that_is_none_is_refused(place, tmp_path, capsys, name, message):
+  argv = [*ARGS, f"--config.writers={name}", "--workdir", str(tmp_path / "run")]
+  assert cli.main(argv) == 2
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
 
 
 def test_evaluated_predicted_and_shown(whole, tmp_path, capsys):

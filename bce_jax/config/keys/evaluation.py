@@ -19,6 +19,9 @@ GROUP = Group(
     "metrics": Key(
       "", EVALUATION, "metrics of your own: package.module:function, several with commas"
     ),
+    "writers": Key(
+      "", RECORDS, "writers of records of your own: package.module:function, several with commas"
+    ),
     "checkpoint_every_steps": Key(
       None, RECORDS, "checkpoints besides those after each evaluation", kind=int, least=1
     ),

@@ -1,0 +1,67 @@
+"""Writers of records from outside: config.writers = "package.module:function, …".
+
+Each is a function or a class, or a module with such a `create`: it is called with the run folder
+(`pathlib.Path`) and the config, and returns an object with `write(record)`, which gets every record
+as metrics.jsonl does ("step", "epoch", "split" and named values), and, if it likes, `close()`. On
+several hosts the first has it. A run that goes on calls `create` again: records after the
+checkpoint that it goes on from are written once more.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from bce_jax import extensions
+
+
+class Writer(Protocol):
+  """What takes every record of a run."""
+
+  def write(self, record: Mapping[str, Any]) -> object:
+    """Takes one record."""
+    ...
+
+
+def names(config: ConfigDict | Mapping[str, Any]) -> list[str]:
+  """Returns the names that a config has; of one that is older than the key none."""
+  said = config.get("writers") if isinstance(config, dict) else getattr(config, "writers", None)
+  return [name.strip() for name in (said or "").split(",") if name.strip()]
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses writers that are not there; a rule of the group of keys."""
+  found = names(config)
+  for k, name in enumerate(found):
+    _find(name)
+    if name in found[:k]:
+      raise ValueError(f"config.writers {name!r} is named twice")
+
+
+def create(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, Writer]]:
+  """Returns the writers that a config names, each with its name.
+
+  Raises:
+    ValueError: one line: a missing module or function, or what it raises.
+  """
+  made = []
+  for name in names(config):
+    said = f"config.writers {name!r}"
+    writer = extensions.calling(said, _find(name), workdir, config)
+    if not callable(getattr(writer, "write", None)):
+      raise ValueError(f"{said} returned {writer!r}: expected an object with write(record)")
+    made.append((name, writer))
+  return made
+
+
+def _find(name: str) -> Callable[..., Any]:
+  said = f"config.writers {name!r}"
+  module, target = extensions.load(said, name)
+  if target is module:
+    target = getattr(module, "create", None)
+    if target is None:
+      raise ValueError(f"{said}: the module {module.__name__} has no function 'create'")
+  if not callable(target):
+    raise ValueError(f"{said} is {target!r}: expected a function, a class or a module")
+  return target
