@@ -234,15 +234,10 @@ def softmax_cross_entropy(
   # A unified bias is left out, not subtracted: it cancels exactly, and no rounding is added.
   z = terms.metrics if terms.bias.ndim == 0 else terms.metrics - terms.bias
   z = terms.zero_removed(z)
-  lowest = jnp.finfo(z.dtype).min
-  kept = terms.kept
-  top = jnp.max(z if kept is None else jnp.where(kept, z, lowest), -1, keepdims=True)
-  shifted = terms.zero_removed(z - jax.lax.stop_gradient(top))
-  exps = terms.zero_removed(jnp.exp(shifted))
-  total = jnp.sum(exps, -1, keepdims=True)
-  if kept is not None:  # no class left: log 1 rather than log 0
-    total = jnp.where(jnp.any(kept, -1, keepdims=True), total, 1.0)
-  minus_log_p = jnp.log(total) - shifted
+  where = terms.kept
+  if where is not None:  # where no class is left all count: log 1 rather than log 0
+    where = where | ~jnp.any(where, -1, keepdims=True)
+  minus_log_p = terms.zero_removed(-jax.nn.log_softmax(z, where=where))
   targets = terms.targets
   plain = jnp.where(targets, minus_log_p, 0.0) if targets.dtype == bool else targets * minus_log_p
   losses = plain
