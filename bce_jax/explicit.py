@@ -6,11 +6,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+Formula = TypeVar("Formula", bound=Callable[..., Any])
 # From the spec of every argument that is an array, by its place, to the spec of the results.
 Specs = Callable[..., PartitionSpec]
 
@@ -37,7 +38,7 @@ def outer(rows: PartitionSpec, columns: PartitionSpec, *_: PartitionSpec) -> Par
   return PartitionSpec(*rows[:-1], own)
 
 
-def auto(specs: Specs) -> Callable[[Callable], Callable]:
+def auto(specs: Specs) -> Callable[[Formula], Formula]:
   """Decorates a formula: arguments with Explicit axes are computed with as if these were Auto.
 
   Args:
@@ -45,9 +46,9 @@ def auto(specs: Specs) -> Callable[[Callable], Callable]:
       that of every array returned.
   """
 
-  def decorate(function: Callable) -> Callable:
+  def decorate(function: Formula) -> Formula:
     @functools.wraps(function)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
       leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=lambda x: x is None)
       mesh = _mesh(leaves)
       if mesh is None:
@@ -55,7 +56,7 @@ def auto(specs: Specs) -> Callable[[Callable], Callable]:
       places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
       others: list[Any] = []
 
-      def compute(*arrays):
+      def compute(*arrays: jax.Array) -> list[jax.Array]:
         filled = list(leaves)
         for place, array in zip(places, arrays, strict=True):
           filled[place] = array
@@ -74,7 +75,7 @@ def auto(specs: Specs) -> Callable[[Callable], Callable]:
         out_tree, [next(placed) if isinstance(x, jax.Array) else x for x in results]
       )
 
-    return wrapped
+    return cast("Formula", wrapped)
 
   return decorate
 

@@ -13,8 +13,8 @@ MIN_NORM = 1e-5
 
 
 @explicit.auto(explicit.alike)
-def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
-  """Vectors of length 1: v / max(‖v‖, 1e-5), in float32 at least.
+def l2_normalize(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
+  """Vectors divided by their norm: v / max(‖v‖, 1e-5), in float32 at least.
 
   Args:
     vectors: v, any floating dtype, of any length; a vector with an infinite entry gives nan.
@@ -26,7 +26,7 @@ def unit(vectors: Float[ArrayLike, "*batch D"]) -> Float[Array, "*batch D"]:
     ValueError: for a dtype that is not floating.
 
   >>> import jax.numpy as jnp
-  >>> unit(jnp.array([[3.0, 4.0], [0.0, 2e30]]))
+  >>> l2_normalize(jnp.array([[3.0, 4.0], [0.0, 2e30]]))
   Array([[0.6, 0.8],
          [0. , 1. ]], dtype=float32)
   """
@@ -50,7 +50,7 @@ def norm(vectors: jax.Array) -> jax.Array:
 
 def _large(dtype: jnp.dtype) -> float:
   """A length whose square fits the dtype by far, even summed over a million entries."""
-  return 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 14)
+  return 2.0 ** int(jnp.finfo(dtype).maxexp // 2 - 14)
 
 
 def _factor(v: jax.Array, large: float, small: float) -> jax.Array:

@@ -59,7 +59,7 @@ def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
     raise ValueError(f"config.{name} is {size}, which {devices} devices can't split; {fits} fits")
 
 
-def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, "k"]:
+def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, " k"]:
   """Returns which rows of a batch the devices of this process hold, in ascending order."""
   indices = batch_sharded(mesh).addressable_devices_indices_map((size,)).values()
   return np.unique(np.concatenate([np.arange(size)[index] for index in indices]))

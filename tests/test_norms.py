@@ -7,7 +7,7 @@ import pytest
 
 from bce_jax import losses, norms
 
-unit, norm = jax.jit(losses.unit), jax.jit(norms.norm)
+normalize, norm = jax.jit(losses.l2_normalize), jax.jit(norms.norm)
 VECTORS = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
 SCALES = [1e-30, 1e-12, 1e-3, 1.0, 1e19, 1e20, 1e36]
 
@@ -20,7 +20,7 @@ def float64_norm(v):
 def test_unit_of_any_length(scale):
   v = VECTORS * np.float32(scale)
   expected = v / np.maximum(float64_norm(v), 1e-5)
-  np.testing.assert_allclose(unit(v), expected, rtol=1e-5)
+  np.testing.assert_allclose(normalize(v), expected, rtol=1e-5)
   np.testing.assert_allclose(norm(v), float64_norm(v), rtol=1e-6)
 
 
@@ -38,7 +38,7 @@ def test_gradients_of_any_length(scale):
   expected = (weights - direction * along) / length
   if scale < 1e-6:  # divided by the bound
     expected = np.broadcast_to(weights / 1e-5, v.shape)
-  grad = jax.grad(lambda v: jnp.sum(losses.unit(v) * jnp.asarray(weights, jnp.float32)))(v)
+  grad = jax.grad(lambda v: jnp.sum(losses.l2_normalize(v) * jnp.asarray(weights, jnp.float32)))(v)
   np.testing.assert_allclose(
     grad, expected, rtol=2e-5, atol=1.2e-38 + 1e-5 * np.abs(expected).max()
   )
@@ -46,15 +46,15 @@ def test_gradients_of_any_length(scale):
 
 def test_one_long_entry_does_not_hide_the_others():
   np.testing.assert_allclose(
-    losses.unit(jnp.array([3e20, 4e20, 1.0])), [0.6, 0.8, 2e-21], rtol=1e-6
+    losses.l2_normalize(jnp.array([3e20, 4e20, 1.0])), [0.6, 0.8, 2e-21], rtol=1e-6
   )
 
 
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
 def test_what_is_not_finite_is_not_hidden(wrong):
   v = jnp.array([[1.0, wrong, 0.0], [3.0, 4.0, 0.0]])
-  assert np.isnan(losses.unit(v)[0]).any()
-  np.testing.assert_allclose(losses.unit(v)[1], [0.6, 0.8, 0.0], rtol=1e-6)
+  assert np.isnan(losses.l2_normalize(v)[0]).any()
+  np.testing.assert_allclose(losses.l2_normalize(v)[1], [0.6, 0.8, 0.0], rtol=1e-6)
   assert not np.isfinite(norms.norm(v)[0]).any()
 
 

@@ -26,6 +26,7 @@ CALLS = {
   "softmax_cross_entropy": [((LOGITS, LABELS), {"bias": jnp.zeros(5)}), ((LOGITS, TARGETS), {})],
   "naive": [((LOGITS, LABELS), {"threshold": jnp.float32(0.1)})],
   "cosine": [((FEATURES, WEIGHTS), {})],
+  "l2_normalize": [((FEATURES,), {})],
   "unit": [((FEATURES,), {})],
   "bias_init": [((3, 10), {"mean": 1.0})],
   "prior_bias": [((10,), {"share": 0.5})],

@@ -21,7 +21,7 @@ class ArraySource:
   """
 
   def __init__(
-    self, images: np.ndarray, labels: np.ndarray, damaged: Bool[np.ndarray, "n"] | None = None
+    self, images: np.ndarray, labels: np.ndarray, damaged: Bool[np.ndarray, " n"] | None = None
   ):
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 [n, H, W, C]")
@@ -35,13 +35,13 @@ class ArraySource:
   def __len__(self) -> int:
     return len(self.labels)
 
-  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+  def images(self, indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Returns the images at `indices`, uint8 [k, H, W, C]."""
     if self._damaged is not None:
       indices = np.array([self._stand_in(int(index)) for index in indices], np.int64)
     return self._images[indices]
 
-  def take(self, indices: Int[np.ndarray, "k"]) -> "ArraySource":
+  def take(self, indices: Int[np.ndarray, " k"]) -> "ArraySource":
     """Returns a source of these images only, in this order."""
     damaged = None if self._damaged is None else self._damaged[indices]
     taken = ArraySource(self._images[indices], self.labels[indices], damaged)

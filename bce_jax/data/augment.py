@@ -14,11 +14,11 @@ from bce_jax import checks
 
 AnyArray = Array | np.ndarray
 KeyLike = Key[Array, ""] | UInt32[Array, "2"]
-Rows = Int32[AnyArray, "b"] | None
+Rows = Int32[AnyArray, " b"] | None
 
 
 def normalize(
-  images: UInt8[AnyArray, "b h w c"], mean: Float[AnyArray, "c"], std: Float[AnyArray, "c"]
+  images: UInt8[AnyArray, "b h w c"], mean: Float[AnyArray, " c"], std: Float[AnyArray, " c"]
 ) -> Float32[Array, "b h w c"]:
   """Scales images to mean 0 and std 1: (images / 255 − mean) / std.
 
@@ -158,7 +158,7 @@ def cutmix(
   share: float | Float[AnyArray, "*b"],
   *,
   rows: Rows = None,
-) -> tuple[Shaped[Array, "b h w c"], Float32[Array, "b"]]:
+) -> tuple[Shaped[Array, "b h w c"], Float32[Array, " b"]]:
   """Pastes a box of its partner into each image, at the place where the partner has it.
 
   The box has sides ⌊H · √(1 − share)⌋ and ⌊W · √(1 − share)⌋, so an area of about 1 − share of the
@@ -192,12 +192,12 @@ def cutmix(
   return mixed, kept.astype(jnp.float32) / np.float32(height * width)
 
 
-def image_keys(key: KeyLike, rows: Int32[AnyArray, "b"]) -> Shaped[Array, "b ..."]:
+def image_keys(key: KeyLike, rows: Int32[AnyArray, " b"]) -> Shaped[Array, "b ..."]:
   """Returns a key for each image: of the step's key and the image's number alone."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
-def _numbers(rows: Rows, count: int) -> Int32[AnyArray, "b"]:
+def _numbers(rows: Rows, count: int) -> Int32[AnyArray, " b"]:
   return jnp.arange(count) if rows is None else rows
 
 

@@ -98,9 +98,9 @@ class _Parameters(NamedTuple):
 
   affine: Int32[AnyArray, "n 6"]  # source x = (a₀ x + a₁ y + a₂) >> 16, source y likewise
   table: UInt8[AnyArray, "n 256"]
-  adaptive: Int32[AnyArray, "n"]
-  blended: Int32[AnyArray, "n"]
-  factor: Float32[AnyArray, "n"]
+  adaptive: Int32[AnyArray, " n"]
+  blended: Int32[AnyArray, " n"]
+  factor: Float32[AnyArray, " n"]
 
 
 def auto_augment(
@@ -288,7 +288,7 @@ def _move(
 
 
 def _look_up(
-  planes: UInt8[Array, "b 3 h w"], table: UInt8[AnyArray, "b 256"], adaptive: Int32[AnyArray, "b"]
+  planes: UInt8[Array, "b 3 h w"], table: UInt8[AnyArray, "b 256"], adaptive: Int32[AnyArray, " b"]
 ) -> UInt8[Array, "b 3 h w"]:
   flat = planes.reshape(*planes.shape[:2], -1)
   # The extremes of bytes, then as integers: on CPU 15 times as quick as of integers.
@@ -328,7 +328,7 @@ def _histograms(values: Int32[Array, "3 n"]) -> Int32[Array, "3 256"]:
 
 
 def _blend(
-  planes: UInt8[Array, "b 3 h w"], blended: Int32[AnyArray, "b"], factor: Float32[AnyArray, "b"]
+  planes: UInt8[Array, "b 3 h w"], blended: Int32[AnyArray, " b"], factor: Float32[AnyArray, " b"]
 ) -> UInt8[Array, "b 3 h w"]:
   values = planes.astype(jnp.int32)
   height, width = values.shape[2:]

@@ -63,14 +63,14 @@ class FolderSource:
   def __len__(self) -> int:
     return len(self.labels)
 
-  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+  def images(self, indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Decodes the images at `indices`, uint8 [k, H, W, C]; a ValueError names a bad file."""
     pixels = np.empty((len(indices), *self.image_shape), np.uint8)
     for row, index in enumerate(indices):
       pixels[row] = self._read_or_replace(int(index))
     return pixels
 
-  def take(self, indices: Int[np.ndarray, "k"]) -> "FolderSource":
+  def take(self, indices: Int[np.ndarray, " k"]) -> "FolderSource":
     """Returns a source of these images only, in this order; there must be one."""
     paths = [self._paths[index] for index in indices]
     return self.like(paths, self.labels[indices])

@@ -28,7 +28,7 @@ Batch = dict[str, np.ndarray]
 _TERMINAL = (signal.SIGINT, signal.SIGHUP)  # Ctrl-C; closing it
 
 
-def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
+def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, " n"]:
   """Returns the order in which an epoch visits n images: a function of seed, epoch and n only.
 
   Args:
@@ -51,7 +51,7 @@ def order(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
 _recent_order = functools.lru_cache(maxsize=2)(order)
 
 
-def batch_indices(step: int, *, seed: int, n: int, batch_size: int) -> Int64[np.ndarray, "b"]:
+def batch_indices(step: int, *, seed: int, n: int, batch_size: int) -> Int64[np.ndarray, " b"]:
   """Returns which images the global step `step` trains on.
 
   It belongs to epoch ⌊step / ⌊n / batch_size⌋⌋. The images that do not fill a batch at the end of

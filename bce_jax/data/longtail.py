@@ -17,7 +17,7 @@ PROFILES = ("exponential", "step")
 
 def class_counts(
   num_classes: int, largest: int, *, imbalance: float, profile: str = "exponential"
-) -> Int64[np.ndarray, "n"]:
+) -> Int64[np.ndarray, " n"]:
   r"""Returns how many images each class keeps, the first class the most.
 
     exponential: n_i = ⌊n_max · IF^(−i/(N−1))⌋ · step: n_max for the first ⌊N/2⌋, ⌊n_max/IF⌋ after
@@ -67,8 +67,8 @@ def class_counts(
 
 
 def largest_fit(
-  available: Int[np.ndarray, "N"], *, imbalance: float, profile: str = "exponential"
-) -> Int64[np.ndarray, "N"]:
+  available: Int[np.ndarray, " N"], *, imbalance: float, profile: str = "exponential"
+) -> Int64[np.ndarray, " N"]:
   """Returns the largest counts of a profile that the classes of a set can give.
 
   Args:
@@ -94,8 +94,8 @@ def largest_fit(
 
 
 def subset(
-  labels: Int[np.ndarray, "n"], counts: Any, *, seed: int | None = None
-) -> Int64[np.ndarray, "kept"]:
+  labels: Int[np.ndarray, " n"], counts: Any, *, seed: int | None = None
+) -> Int64[np.ndarray, " kept"]:
   """Returns which images of a labeled set make its long-tailed subset.
 
   Args:

@@ -23,7 +23,7 @@ class Match(NamedTuple):
       held as it is.
   """
 
-  rows: Int[np.ndarray, "m"]
+  rows: Int[np.ndarray, " m"]
   how: str
 
 

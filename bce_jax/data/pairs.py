@@ -67,8 +67,8 @@ class PairList(NamedTuple):
 
   paths: tuple[str, ...]
   pairs: Int64[np.ndarray, "n 2"]
-  same: Bool[np.ndarray, "n"]
-  folds: Int64[np.ndarray, "n"]
+  same: Bool[np.ndarray, " n"]
+  folds: Int64[np.ndarray, " n"]
   rows: bool = False
 
 
@@ -164,7 +164,7 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
   )
 
 
-def without(listed: PairList, kept: Bool[np.ndarray, "m"]) -> PairList:
+def without(listed: PairList, kept: Bool[np.ndarray, " m"]) -> PairList:
   """Leaves the pairs of some images out.
 
   Args:

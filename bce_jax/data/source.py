@@ -13,16 +13,16 @@ from bce_jax.data.reading import Skipped
 class Source(Protocol):
   """Labelled images of one shape, by index."""
 
-  labels: Int32[np.ndarray, "n"]
+  labels: Int32[np.ndarray, " n"]
   image_shape: tuple[int, int, int]  # height, width, channels
 
   def __len__(self) -> int: ...
 
-  def images(self, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+  def images(self, indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w c"]:
     """Returns the images at `indices`, uint8 [k, H, W, C]."""
     ...
 
-  def take(self, indices: Int[np.ndarray, "k"]) -> "Source":
+  def take(self, indices: Int[np.ndarray, " k"]) -> "Source":
     """Returns a source of these images only, in this order."""
     ...
 
@@ -53,7 +53,7 @@ class Dataset(NamedTuple):
   skipped: tuple[Skipped, ...] = ()
 
 
-def images_at(source: Source, indices: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k h w c"]:
+def images_at(source: Source, indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w c"]:
   """Returns the images at `indices`; of none, which a source of others may not expect, none."""
   if not len(indices):
     return np.zeros((0, *source.image_shape), np.uint8)

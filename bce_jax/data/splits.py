@@ -23,8 +23,8 @@ def held_out(labels: np.ndarray, fraction: float, option: str) -> tuple[np.ndarr
 
 
 def stratified_split(
-  labels: Int[np.ndarray, "n"], *, fraction: float, seed: int = SPLIT_SEED
-) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "taken"]]:
+  labels: Int[np.ndarray, " n"], *, fraction: float, seed: int = SPLIT_SEED
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " taken"]]:
   """Splits a set class by class: of c images min(⌊fraction · c + ½⌋, c − 1) are taken.
 
   Args:
@@ -48,7 +48,7 @@ def stratified_split(
   return np.flatnonzero(~is_taken), np.flatnonzero(is_taken)
 
 
-def permutation(seed: Sequence[int], n: int) -> Int64[np.ndarray, "n"]:
+def permutation(seed: Sequence[int], n: int) -> Int64[np.ndarray, " n"]:
   """Returns a permutation of 0 … n − 1, a function of `seed` (integers ≥ 0) and n only.
 
   >>> permutation((0, 2), 4).tolist()

@@ -20,8 +20,8 @@ class Statistics(NamedTuple):
     images: how many were looked at.
   """
 
-  mean: Float32[np.ndarray, "c"]
-  std: Float32[np.ndarray, "c"]
+  mean: Float32[np.ndarray, " c"]
+  std: Float32[np.ndarray, " c"]
   constant: dict[int, int]
   images: int
 

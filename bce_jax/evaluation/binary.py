@@ -12,8 +12,8 @@ from bce_jax.evaluation.verification import shortest
 
 
 def summarize(
-  scores: Float[np.ndarray, "n"],
-  positive: Bool[np.ndarray, "n"],
+  scores: Float[np.ndarray, " n"],
+  positive: Bool[np.ndarray, " n"],
   *,
   bias: float | None = None,
   threshold: float | None = None,

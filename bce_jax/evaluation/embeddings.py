@@ -29,7 +29,7 @@ def make_embed_step(network: Network, *, flip: bool) -> Callable[[Variables, Any
     features = network.outputs(variables, pixels).features
     if flip:
       features = features + network.outputs(variables, inference.mirrored(pixels)).features
-    return losses.unit(features)
+    return losses.l2_normalize(features)
 
   return embed
 

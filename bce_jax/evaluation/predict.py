@@ -172,7 +172,7 @@ def scored(
   threads: int | None = None,
   progress: sources.Progress | None = None,
   dark: list[str] | None = None,
-) -> Iterator[tuple[str, Float[np.ndarray, "N"] | ValueError]]:
+) -> Iterator[tuple[str, Float[np.ndarray, " N"] | ValueError]]:
   """Yields each path with its image's scores scale · c, or with what is wrong with it, in order.
 
   One batch is decoded while another is computed; more are never in memory.
@@ -257,7 +257,7 @@ def _in_order(
     pool.shutdown(cancel_futures=True)
 
 
-def decide(scores: Float[np.ndarray, "N"], thresholds: Float[np.ndarray, "..."]) -> Decision:
+def decide(scores: Float[np.ndarray, " N"], thresholds: Float[np.ndarray, "..."]) -> Decision:
   """Compares the scores of one image with their thresholds; above is strictly above.
 
   Args:

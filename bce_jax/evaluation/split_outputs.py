@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from bce_jax.metrics import ClassMoments
 
-Pairs = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
+Pairs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
 
 class SplitOutputs(NamedTuple):
@@ -30,14 +30,14 @@ class SplitOutputs(NamedTuple):
     weights: the classifier's rows, beside the moments; or None.
   """
 
-  labels: Int[np.ndarray, "n"]
+  labels: Int[np.ndarray, " n"]
   num_classes: int
-  train_counts: Int[np.ndarray, "N"] | None
+  train_counts: Int[np.ndarray, " N"] | None
   bias: Float[np.ndarray, "..."] | None
-  positive: Float[np.ndarray, "n"]
-  hardest_negative: Float[np.ndarray, "n"]
-  scaled_positive: Float[np.ndarray, "n"]
-  scaled_hardest_negative: Float[np.ndarray, "n"]
+  positive: Float[np.ndarray, " n"]
+  hardest_negative: Float[np.ndarray, " n"]
+  scaled_positive: Float[np.ndarray, " n"]
+  scaled_hardest_negative: Float[np.ndarray, " n"]
   flipped: Pairs | None = None
   adjusted: Pairs | None = None
   features: Float[np.ndarray, "n D"] | None = None

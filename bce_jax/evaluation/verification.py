@@ -22,7 +22,7 @@ _POINTS = 2000  # of a curve that is drawn
 
 def verify_all_pairs(
   embeddings: Float[np.ndarray, "n D"],
-  labels: Int[np.ndarray, "n"],
+  labels: Int[np.ndarray, " n"],
   *,
   threshold: float | None = None,
   progress: Any = None,

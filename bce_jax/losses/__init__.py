@@ -14,7 +14,9 @@ from bce_jax.losses._longtail import (
   mixed_bce,
 )
 from bce_jax.losses._sampling import sample_classes
-from bce_jax.norms import unit
+from bce_jax.norms import l2_normalize
+
+unit = l2_normalize  # its older name
 
 __all__ = [
   "balanced_softmax",
@@ -25,6 +27,7 @@ __all__ = [
   "contrast",
   "converged_bias",
   "cosine",
+  "l2_normalize",
   "linear_bce",
   "linear_bce_mean",
   "logit_adjustment",

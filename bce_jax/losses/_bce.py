@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bce_jax import checks, explicit
-from bce_jax.norms import unit
+from bce_jax.norms import l2_normalize
 
 
 class _Terms(NamedTuple):
@@ -92,7 +92,12 @@ def _per_class(values: jax.Array, ndim: int) -> jax.Array:
   return jnp.expand_dims(values, tuple(range(ndim - values.ndim)))
 
 
-def _hinge_or_softplus(penalty, z: jax.Array, targets: jax.Array, negative_weight: jax.Array):
+def _hinge_or_softplus(
+  penalty: Callable[[jax.Array], jax.Array],
+  z: jax.Array,
+  targets: jax.Array,
+  negative_weight: jax.Array,
+) -> jax.Array:
   """Σ over classes of penalty(−z) for the targets and negative_weight · penalty(z) for the rest.
 
   Integer labels need one penalty a class: the sign is chosen first, so that a positive's term is
@@ -134,12 +139,12 @@ def bce(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
   *,
-  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, " N"] = 0.0,
   scale: Float[ArrayLike, ""] = 1.0,
   margin: Float[ArrayLike, ""] = 0.0,
   negative_weight: Float[ArrayLike, ""] = 1.0,
   smoothing: Float[ArrayLike, ""] = 0.0,
-  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
+  class_mask: Bool[ArrayLike, " N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Binary cross-entropy of every class, summed over the classes.
 
@@ -193,11 +198,11 @@ def softmax_cross_entropy(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
   *,
-  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, " N"] = 0.0,
   scale: Float[ArrayLike, ""] = 1.0,
   margin: Float[ArrayLike, ""] = 0.0,
   smoothing: Float[ArrayLike, ""] = 0.0,
-  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
+  class_mask: Bool[ArrayLike, " N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""Softmax cross-entropy, the twin of `bce` with the same arguments.
 
@@ -234,15 +239,10 @@ def softmax_cross_entropy(
   # A unified bias is left out, not subtracted: it cancels exactly, and no rounding is added.
   z = terms.metrics if terms.bias.ndim == 0 else terms.metrics - terms.bias
   z = terms.zero_removed(z)
-  lowest = jnp.finfo(z.dtype).min
-  kept = terms.kept
-  top = jnp.max(z if kept is None else jnp.where(kept, z, lowest), -1, keepdims=True)
-  shifted = terms.zero_removed(z - jax.lax.stop_gradient(top))
-  exps = terms.zero_removed(jnp.exp(shifted))
-  total = jnp.sum(exps, -1, keepdims=True)
-  if kept is not None:  # no class left: log 1 rather than log 0
-    total = jnp.where(jnp.any(kept, -1, keepdims=True), total, 1.0)
-  minus_log_p = jnp.log(total) - shifted
+  where = terms.kept
+  if where is not None:  # where no class is left all count: log 1 rather than log 0
+    where = where | ~jnp.any(where, -1, keepdims=True)
+  minus_log_p = terms.zero_removed(-jax.nn.log_softmax(z, where=where))
   targets = terms.targets
   plain = jnp.where(targets, minus_log_p, 0.0) if targets.dtype == bool else targets * minus_log_p
   losses = plain
@@ -328,7 +328,9 @@ def cosine(
       f"features must have shape [..., D] and weights [N, D], got {x.shape} and {w.shape}"
     )
   dtype = checks.computing_dtype(x.dtype, w.dtype)
-  return jnp.matmul(unit(x.astype(dtype)), unit(w.astype(dtype)).T, precision=precision)
+  return jnp.matmul(
+    l2_normalize(x.astype(dtype)), l2_normalize(w.astype(dtype)).T, precision=precision
+  )
 
 
 def is_zero(x: Any) -> bool:

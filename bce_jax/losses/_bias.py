@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from bce_jax import checks
 
 
-def bias_init(mode: int, num_classes: int, *, mean: float = 0.0) -> Float[Array, "N"]:
+def bias_init(mode: int, num_classes: int, *, mean: float = 0.0) -> Float[Array, " N"]:
   r"""Deterministic initial values of the diverse bias, plus a constant.
 
   With x = 0 … N−1:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from bce_jax.losses._bce import class_losses
-from bce_jax.norms import unit
+from bce_jax.norms import l2_normalize
 
 _AXIS_OF_CLASSES = {"weights": 0, "bias": 0, "targets": 1}
 
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 
   chunk: int
   dtype: Any
-  unit_weights: bool
+  normalize_weights: bool
   with_margin: bool
   with_smoothing: bool
   precision: Any
@@ -48,13 +48,14 @@ Operands = dict[str, jax.Array]
 
 def varying_axes(x: Any) -> frozenset[str]:
   """The mesh axes over which a value varies; none outside of shard_map(check_vma=True)."""
-  return jax.typeof(x).mat.varying
+  axes: frozenset[str] = jax.typeof(x).mat.varying
+  return axes
 
 
 def vary(tree: Any, axes: tuple[str, ...]) -> Any:
   """The same values, varying over all of `axes`."""
 
-  def cast(x):
+  def cast(x: jax.Array) -> jax.Array:
     missing = tuple(axis for axis in axes if axis not in varying_axes(x))
     return lax.pcast(x, missing, to="varying") if missing else x
 
@@ -81,7 +82,7 @@ def _cut(
   else:
     ids = place = lax.dynamic_slice_in_dim(fixed.order, start, size)
 
-  def take(x, axis):
+  def take(x: jax.Array, axis: int) -> jax.Array:
     bits = _as_bits(x)
     if fixed.order is None:
       bits = lax.dynamic_slice_in_dim(bits, start, size, axis)
@@ -150,11 +151,11 @@ def _chunk_losses(
     # Not only its scores: 0 · nan is nan in the product that gives the features' gradient.
     w = jnp.where(inside[:, None], w, 0.0)
     kept = inside[None, :] if mask is None else inside[None, :] & mask
-  if plan.unit_weights:
-    w = unit(w)
+  if plan.normalize_weights:
+    w = l2_normalize(w)
   c = jnp.matmul(part["features"], w.T, precision=plan.precision)
 
-  def zero_removed(x):
+  def zero_removed(x: jax.Array) -> jax.Array:
     return x if kept is None else jnp.where(kept, x, 0.0)
 
   if fixed.labels is None:
@@ -198,12 +199,14 @@ def _over_chunks(
 def _values(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
   """The losses, and nothing for gradients: one matrix product."""
 
-  def body(start, size, losses):
+  def body(start: jax.Array, size: int, losses: jax.Array) -> jax.Array:
     part, _, of_part = _cut(plan, operands, fixed, start, size)
     return losses + of_part(part)
 
   batch = operands["features"].shape[0]
-  return _over_chunks(plan, operands, fixed, body, vary(jnp.zeros(batch, plan.dtype), plan.axes))
+  zeros = vary(jnp.zeros(batch, plan.dtype), plan.axes)
+  losses: jax.Array = _over_chunks(plan, operands, fixed, body, zeros)
+  return losses
 
 
 def _gradients(
@@ -215,7 +218,7 @@ def _gradients(
   in the operand's own dtype; nothing else here is larger than a chunk.
   """
 
-  def body(start, size, carry):
+  def body(start: jax.Array, size: int, carry: Any) -> Any:
     losses, grads = carry
     part, place, of_part = _cut(plan, operands, fixed, start, size)
     value, pull_back = jax.vjp(lambda x: of_part(part | x), {name: part[name] for name in wanted})
@@ -259,12 +262,12 @@ def _each_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
   return _values(plan, operands, fixed)
 
 
-def _losses_forward(plan, operands, fixed):
+def _losses_forward(plan: Plan, operands: dict[str, Any], fixed: Fixed) -> tuple[jax.Array, Any]:
   operands, fixed, wanted = _without_zeros(operands, fixed)
   return _values(plan, operands, fixed), (operands, fixed, wanted)
 
 
-def _losses_backward(plan, residuals, cotangent):
+def _losses_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, None]:
   operands, fixed, wanted = residuals
   if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
     return dict.fromkeys(operands), None
@@ -285,7 +288,7 @@ def _mean_loss(plan: Plan, operands: Operands, fixed: Fixed) -> jax.Array:
   return jnp.sum(each * _values(plan, operands, fixed))
 
 
-def _mean_forward(plan, operands, fixed):
+def _mean_forward(plan: Plan, operands: dict[str, Any], fixed: Fixed) -> tuple[jax.Array, Any]:
   operands, fixed, wanted = _without_zeros(operands, fixed)
   names = list(operands)
   each = operands.pop("each")
@@ -297,7 +300,7 @@ def _mean_forward(plan, operands, fixed):
   return jnp.sum(each * losses), ({name: grads.get(name, nothing) for name in names}, wanted)
 
 
-def _mean_backward(plan, residuals, cotangent):
+def _mean_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, None]:
   grads, wanted = residuals
   scaled: dict[str, jax.Array | None] = dict.fromkeys(grads)
   if not isinstance(cotangent, jax.custom_derivatives.SymbolicZero):

@@ -9,7 +9,7 @@ Large-Vocabulary Language Models", ICLR 2025. Gradients formed in the forward pa
 "Liger Kernel", 2024. Classes split over devices: An et al., "Partial FC", CVPR 2022.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bce_jax import checks, explicit
 from bce_jax.losses._bce import is_zero
 from bce_jax.losses._chunks import Fixed, Operands, Plan, each_loss, mean_loss, vary, varying_axes
-from bce_jax.norms import unit
+from bce_jax.norms import l2_normalize
 
 # A chunk's scores by default. On CPU larger ones were measured to be no faster, and beyond 2²¹
 # slower; the gradients hold four arrays of this size. Elsewhere it is a guess: large enough that a
@@ -38,20 +38,20 @@ _MASKED_CHUNKS = 16
 def linear_bce(
   features: Float[ArrayLike, "b D"],
   weights: Float[ArrayLike, "N D"],
-  labels: Int[ArrayLike, "b"] | Float[ArrayLike, "b N"],
+  labels: Int[ArrayLike, " b"] | Float[ArrayLike, "b N"],
   *,
-  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, " N"] = 0.0,
   scale: Float[ArrayLike, ""] = 1.0,
   margin: Float[ArrayLike, ""] = 0.0,
   negative_weight: Float[ArrayLike, ""] = 1.0,
   smoothing: Float[ArrayLike, ""] = 0.0,
-  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "b N"] | None = None,
+  class_mask: Bool[ArrayLike, " N"] | Bool[ArrayLike, "b N"] | None = None,
   normalize: bool | Literal["features", "weights"] = False,
   chunk_size: int | None = None,
   axis_name: str | None = None,
   num_classes: int | None = None,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   r"""`bce` of a linear classifier, whose scores are never held all at once.
 
     loss_b = bce(c_b, label_b, …),   c_bj = w_jᵀx_b, with x̂ and ŵ in place of x and w by `normalize`
@@ -130,20 +130,20 @@ def linear_bce(
 def linear_bce_mean(
   features: Float[ArrayLike, "b D"],
   weights: Float[ArrayLike, "N D"],
-  labels: Int[ArrayLike, "b"] | Float[ArrayLike, "b N"],
+  labels: Int[ArrayLike, " b"] | Float[ArrayLike, "b N"],
   *,
-  bias: Float[ArrayLike, ""] | Float[ArrayLike, "N"] = 0.0,
+  bias: Float[ArrayLike, ""] | Float[ArrayLike, " N"] = 0.0,
   scale: Float[ArrayLike, ""] = 1.0,
   margin: Float[ArrayLike, ""] = 0.0,
   negative_weight: Float[ArrayLike, ""] = 1.0,
   smoothing: Float[ArrayLike, ""] = 0.0,
-  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "b N"] | None = None,
+  class_mask: Bool[ArrayLike, " N"] | Bool[ArrayLike, "b N"] | None = None,
   normalize: bool | Literal["features", "weights"] = False,
   chunk_size: int | None = None,
   axis_name: str | None = None,
   num_classes: int | None = None,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-  example_weights: Float[ArrayLike, "b"] | None = None,
+  example_weights: Float[ArrayLike, " b"] | None = None,
 ) -> Float[Array, ""]:
   r"""Weighted mean of `linear_bce`, with one matrix product less.
 
@@ -207,7 +207,7 @@ def linear_bce_mean(
     example_weights=example_weights,
     mean=True,
   )
-  mean = mean_loss(plan, operands, fixed)
+  mean: jax.Array = mean_loss(plan, operands, fixed)
   if axis_name is not None:
     mean = lax.psum(mean, axis_name)
   # Added, not chosen: the examples in range keep their gradients, as in a mean of `bce`.
@@ -234,6 +234,54 @@ def _prepare(
   mean: bool = False,
 ) -> tuple[Plan, Operands, Fixed, jax.Array | None]:
   """Checks the arguments; returns what the core needs, and which labels were in range."""
+  x, w = _factors(features, weights, normalize)
+  dtype, (batch, rows) = x.dtype, (x.shape[0], w.shape[0])
+  table = _table(rows, num_classes, axis_name)
+  operands: Operands = {"features": x, "weights": w}
+  own = valid = None
+  if jnp.issubdtype(checks.dtype_of(labels), jnp.floating):
+    # In their own dtype: they are as large as the scores, and are converted by chunk.
+    own_dtype = jax.dtypes.canonicalize_dtype(checks.dtype_of(labels))
+    shape: Any = jax.ShapeDtypeStruct((batch, rows), own_dtype)
+    operands["targets"] = checks.float_targets(labels, shape)
+  else:
+    ids, valid = checks.int_labels(labels, (batch,), table.total)
+    own = ids - table.first
+    own = jnp.where(valid & (own >= 0) & (own < rows), own, -1)
+
+  operands["bias"] = _bias(bias, rows, dtype)
+  operands["scale"] = checks.scalar("scale", scale, dtype, low=0.0)
+  operands["margin"] = checks.scalar("margin", margin, dtype, low=0.0)
+  if own is None and not is_zero(margin):
+    raise ValueError("a margin needs integer labels, got float targets")
+  operands["negative_weight"] = checks.scalar("negative_weight", negative_weight, dtype, low=0.0)
+  operands["smoothing"] = checks.scalar("smoothing", smoothing, dtype, low=0.0, high=1.0)
+  if mean:
+    operands["each"] = _each(example_weights, batch, dtype, valid)
+
+  counted = _counted(class_mask, table, (batch, rows), dtype, smoothing, axis_name)
+  chunk = _chunk_size(chunk_size, batch, rows, counted.order is not None)
+  fixed = _fixed(own, counted, rows, chunk)
+  # Inside shard_map(check_vma=True) every operand is made to vary over all axes in question, so
+  # that the core below is local to a device: the sums over devices that the gradients of operands
+  # common to several need are then what JAX makes of this cast.
+  axes = frozenset[str]().union(*(varying_axes(x) for x in jax.tree.leaves((operands, fixed))))
+  if axis_name is not None:
+    axes |= varying_axes(table.first)
+  plan = Plan(
+    chunk=chunk,
+    dtype=dtype,
+    normalize_weights=normalize in (True, "weights"),
+    with_margin=not is_zero(margin),
+    with_smoothing=not is_zero(smoothing),
+    precision=precision,
+    axes=tuple(sorted(axes)),
+  )
+  return plan, vary(operands, plan.axes), vary(fixed, plan.axes), valid
+
+
+def _factors(features: Any, weights: Any, normalize: Any) -> tuple[jax.Array, jax.Array]:
+  """Features in the dtype of the computation, normalized if they are to be; weights as they are."""
   for name, x in (("features", features), ("weights", weights)):
     if not jnp.issubdtype(checks.dtype_of(x), jnp.floating):
       raise ValueError(f"{name} must be floating point, got dtype {checks.dtype_of(x)}")
@@ -244,12 +292,19 @@ def _prepare(
     )
   if not isinstance(normalize, bool | str) or normalize not in (False, True, "features", "weights"):
     raise ValueError(f"normalize must be False, True, 'features' or 'weights', got {normalize!r}")
-  dtype = checks.computing_dtype(x.dtype, w.dtype)
-  batch, rows = x.shape[0], w.shape[0]
-  x = x.astype(dtype)
-  if normalize in (True, "features"):
-    x = unit(x)
+  x = x.astype(checks.computing_dtype(x.dtype, w.dtype))
+  return (l2_normalize(x) if normalize in (True, "features") else x), w
 
+
+class _Table(NamedTuple):
+  """The classifier's rows over all devices, of which this one holds some."""
+
+  total: int  # N
+  first: jax.Array  # [], the class of this device's first row
+  padded: bool  # whether some rows are no class
+
+
+def _table(rows: int, num_classes: Any, axis_name: str | None) -> _Table:
   parts = 1 if axis_name is None else lax.axis_size(axis_name)
   total = rows * parts
   if num_classes is not None:
@@ -260,93 +315,83 @@ def _prepare(
         f" got {num_classes}"
       )
     total = num_classes
-  padded = total < rows * parts
   first = jnp.zeros((), jnp.int32)
   if axis_name is not None:
     first = lax.axis_index(axis_name) * jnp.int32(rows)
+  return _Table(total, first, total < rows * parts)
 
-  operands: Operands = {"features": x, "weights": w}
-  own = valid = None
-  if jnp.issubdtype(checks.dtype_of(labels), jnp.floating):
-    # In their own dtype: they are as large as the scores, and are converted by chunk.
-    own_dtype = jax.dtypes.canonicalize_dtype(checks.dtype_of(labels))
-    shape: Any = jax.ShapeDtypeStruct((batch, rows), own_dtype)
-    operands["targets"] = checks.float_targets(labels, shape)
-  else:
-    ids, valid = checks.int_labels(labels, (batch,), total)
-    own = ids - first
-    own = jnp.where(valid & (own >= 0) & (own < rows), own, -1)
 
+def _bias(bias: Any, rows: int, dtype: Any) -> jax.Array:
   if np.shape(bias) not in ((), (rows,)) or not checks.is_real(checks.dtype_of(bias)):
     raise ValueError(
       f"bias must be a scalar (unified) or of shape ({rows},) (diverse),"
       f" got {checks.dtype_of(bias)} of shape {np.shape(bias)}"
     )
-  operands["bias"] = jnp.asarray(bias).astype(dtype)
-  operands["scale"] = checks.scalar("scale", scale, dtype, low=0.0)
-  operands["margin"] = checks.scalar("margin", margin, dtype, low=0.0)
-  if own is None and not is_zero(margin):
-    raise ValueError("a margin needs integer labels, got float targets")
-  operands["negative_weight"] = checks.scalar("negative_weight", negative_weight, dtype, low=0.0)
-  operands["smoothing"] = checks.scalar("smoothing", smoothing, dtype, low=0.0, high=1.0)
-  if mean:
-    if example_weights is None:
-      each = jnp.ones(batch, dtype)
-    else:
-      given = checks.dtype_of(example_weights)
-      if np.shape(example_weights) != (batch,) or not jnp.issubdtype(given, jnp.floating):
-        raise ValueError(
-          f"example_weights must be floating of shape ({batch},), got {given} of shape"
-          f" {np.shape(example_weights)}"
-        )
-      each = jnp.asarray(example_weights).astype(dtype)
-    if valid is not None:
-      each = jnp.where(valid, each, 0.0)
-    operands["each"] = each / batch
+  return jnp.asarray(bias).astype(dtype)
 
-  order = limit = mask = None
-  if padded:
-    limit = jnp.clip(total - first, 0, rows)
-  num_kept = jnp.asarray(total, dtype)
-  masked_rows = False
-  if class_mask is not None:
-    checks.class_mask(class_mask, (batch, rows))
-    kept = jnp.asarray(class_mask)
-    masked_rows = kept.ndim == 1
-    if limit is not None:
-      inside = jnp.arange(rows, dtype=jnp.int32) < limit
-      kept = kept & (inside if masked_rows else inside[None, :])
-    counts = jnp.sum(kept, -1, dtype=jnp.int32)
-    if masked_rows:
-      order, limit = _kept_first(kept, counts), counts
-    else:
-      mask, counts = kept, counts[:, None]
-    if not is_zero(smoothing):
-      num_kept = counts if axis_name is None else lax.psum(counts, axis_name)
-      num_kept = num_kept.astype(dtype)
 
-  chunk = _chunk_size(chunk_size, batch, rows, masked_rows)
+def _each(example_weights: Any, batch: int, dtype: Any, valid: jax.Array | None) -> jax.Array:
+  """What each loss is multiplied by in the mean, [B]."""
+  if example_weights is None:
+    each = jnp.ones(batch, dtype)
+  else:
+    given = checks.dtype_of(example_weights)
+    if np.shape(example_weights) != (batch,) or not jnp.issubdtype(given, jnp.floating):
+      raise ValueError(
+        f"example_weights must be floating of shape ({batch},), got {given} of shape"
+        f" {np.shape(example_weights)}"
+      )
+    each = jnp.asarray(example_weights).astype(dtype)
+  if valid is not None:
+    each = jnp.where(valid, each, 0.0)
+  return each / batch
+
+
+class _Counted(NamedTuple):
+  """Which rows of this device count."""
+
+  mask: jax.Array | None  # [B, n]
+  order: jax.Array | None  # [n], the rows that count first, by a mask [n]
+  limit: jax.Array | None  # [], how many rows count: of `order`, or the first
+  num_kept: jax.Array  # [] or [B, 1], the number of classes that count on all devices
+
+
+def _counted(
+  class_mask: Any,
+  table: _Table,
+  shape: tuple[int, int],
+  dtype: Any,
+  smoothing: Any,
+  axis_name: str | None,
+) -> _Counted:
+  rows = shape[1]
+  limit = jnp.clip(table.total - table.first, 0, rows) if table.padded else None
+  num_kept = jnp.asarray(table.total, dtype)
+  if class_mask is None:
+    return _Counted(None, None, limit, num_kept)
+  checks.class_mask(class_mask, shape)
+  kept = jnp.asarray(class_mask)
+  if limit is not None:
+    inside = jnp.arange(rows, dtype=jnp.int32) < limit
+    kept = kept & (inside if kept.ndim == 1 else inside[None, :])
+  counts = jnp.sum(kept, -1, dtype=jnp.int32)
+  order = mask = None
+  if kept.ndim == 1:
+    order, limit = _kept_first(kept, counts), counts
+  else:
+    mask, counts = kept, counts[:, None]
+  if not is_zero(smoothing):
+    num_kept = counts if axis_name is None else lax.psum(counts, axis_name)
+    num_kept = num_kept.astype(dtype)
+  return _Counted(mask, order, limit, num_kept)
+
+
+def _fixed(own: jax.Array | None, counted: _Counted, rows: int, chunk: int) -> Fixed:
+  order = counted.order
   if order is not None:  # the last chunk may reach beyond the table, to rows that do not exist
     missing = -rows % chunk
     order = jnp.concatenate([order, rows + jnp.arange(missing, dtype=jnp.int32)])
-
-  # Inside shard_map(check_vma=True) every operand is made to vary over all axes in question, so
-  # that the core below is local to a device: the sums over devices that the gradients of operands
-  # common to several need are then what JAX makes of this cast.
-  fixed = Fixed(own, mask, order, limit, num_kept)
-  axes = frozenset[str]().union(*(varying_axes(x) for x in jax.tree.leaves((operands, fixed))))
-  if axis_name is not None:
-    axes |= varying_axes(first)
-  plan = Plan(
-    chunk=chunk,
-    dtype=dtype,
-    unit_weights=normalize in (True, "weights"),
-    with_margin=not is_zero(margin),
-    with_smoothing=not is_zero(smoothing),
-    precision=precision,
-    axes=tuple(sorted(axes)),
-  )
-  return plan, vary(operands, plan.axes), vary(fixed, plan.axes), valid
+  return Fixed(own, counted.mask, order, counted.limit, counted.num_kept)
 
 
 def _chunk_size(chunk_size: Any, batch: int, rows: int, masked_rows: bool) -> int:

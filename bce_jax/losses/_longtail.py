@@ -25,7 +25,7 @@ def mixed_bce(
   logits: Float[ArrayLike, "*batch N"],
   targets: Float[ArrayLike, "*batch N"],
   *,
-  class_mask: Bool[ArrayLike, "N"] | Bool[ArrayLike, "*batch N"] | None = None,
+  class_mask: Bool[ArrayLike, " N"] | Bool[ArrayLike, "*batch N"] | None = None,
 ) -> Float[Array, "*batch"]:
   r"""BCE of mixed images: weighted positives, and no negative term for a class that is in the mix.
 
@@ -109,7 +109,7 @@ def contrast(
 @explicit.auto(explicit.leading)
 def classifier_uniformity(
   weights: Float[ArrayLike, "N D"], *, scale: Float[ArrayLike, ""] = 1.0
-) -> Float[Array, "N"]:
+) -> Float[Array, " N"]:
   r"""Class against class: BCE that pushes the classifier's vectors apart.
 
     loss_k = sp(−s) + Σ_{j≠k} sp(s · ŵ_kᵀŵ_j)
@@ -136,7 +136,7 @@ def classifier_uniformity(
   return bce(cosine(w, w), np.arange(len(w)), scale=scale)
 
 
-def class_weights(counts: Int[ArrayLike, "N"], *, beta: float) -> Float[Array, "N"]:
+def class_weights(counts: Int[ArrayLike, " N"], *, beta: float) -> Float[Array, " N"]:
   r"""Class-balanced weights by the effective number of samples, scaled to sum N.
 
     weight_i ∝ (1 − β) / (1 − β^{n_i})
@@ -166,7 +166,9 @@ def class_weights(counts: Int[ArrayLike, "N"], *, beta: float) -> Float[Array, "
   return jnp.asarray(weights * (len(values) / weights.sum()), jnp.float32)
 
 
-def logit_adjustment(counts: Int[ArrayLike, "N"], *, temperature: float = 1.0) -> Float[Array, "N"]:
+def logit_adjustment(
+  counts: Int[ArrayLike, " N"], *, temperature: float = 1.0
+) -> Float[Array, " N"]:
   r"""Offsets τ log π_j for the decision scores, π_j = n_j / Σ n the training prior.
 
   Added in training (loss of z + τ log π), or subtracted at test time from the scores of a plainly
@@ -197,7 +199,7 @@ def logit_adjustment(counts: Int[ArrayLike, "N"], *, temperature: float = 1.0) -
 def balanced_softmax(
   logits: Float[ArrayLike, "*batch N"],
   labels: Int[ArrayLike, "*batch"] | Float[ArrayLike, "*batch N"],
-  counts: Int[ArrayLike, "N"],
+  counts: Int[ArrayLike, " N"],
 ) -> Float[Array, "*batch"]:
   r"""Softmax cross-entropy whose classes weigh as often as they are trained on.
 

@@ -21,7 +21,7 @@ def sample_classes(
   num_classes: int,
   *,
   share: float,
-) -> Bool[Array, "N"]:
+) -> Bool[Array, " N"]:
   r"""Draws a random share r of the classes, with every class of the batch among them.
 
   max(⌊r · N⌋, number of classes in the batch) classes in all: no positive is ever dropped, however

@@ -74,7 +74,7 @@ class Confusion(NamedTuple):
 
 
 def binary_accuracy(
-  scores: Float[ArrayLike, "n"], positive: Bool[ArrayLike, "n"]
+  scores: Float[ArrayLike, " n"], positive: Bool[ArrayLike, " n"]
 ) -> BinaryAccuracy:
   r"""The best accuracy of one threshold, exact, by sorting.
 
@@ -109,8 +109,8 @@ def binary_accuracy(
 
 
 def confusion_at(
-  scores: Float[ArrayLike, "n"],
-  positive: Bool[ArrayLike, "n"],
+  scores: Float[ArrayLike, " n"],
+  positive: Bool[ArrayLike, " n"],
   threshold: float | Float[ArrayLike, ""],
 ) -> Confusion:
   """Judges one FIXED threshold, such as a learned bias or one of another split.

@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
   high: Float[np.ndarray, "n D"]
   low: Float[np.ndarray, "n D"]
-  squares: Float[np.ndarray, "n"]
+  squares: Float[np.ndarray, " n"]
 
   def take(self, chosen: Any) -> "Rows":
     """Some of the vectors, by a slice or by their numbers."""
@@ -108,14 +108,15 @@ def of_all(a: Rows, b: Rows) -> Float[np.ndarray, "n m"]:
   return _cosines(products, a.squares[:, None] * b.squares)
 
 
-def of_pairs(a: Rows, b: Rows) -> Float[np.ndarray, "n"]:
+def of_pairs(a: Rows, b: Rows) -> Float[np.ndarray, " n"]:
   """The cosines of the vectors of the same place, [n]; to the last bit those of `of_all`."""
   return _cosines(_paired_products(a, b), a.squares * b.squares)
 
 
 def _paired_products(a: Rows, b: Rows) -> np.ndarray:
-  cross = np.einsum("nd,nd->n", a.high, b.low) + np.einsum("nd,nd->n", a.low, b.high)
-  return cross + np.einsum("nd,nd->n", a.high, b.high)
+  cross: np.ndarray = np.einsum("nd,nd->n", a.high, b.low) + np.einsum("nd,nd->n", a.low, b.high)
+  cross += np.einsum("nd,nd->n", a.high, b.high)
+  return cross
 
 
 def _cosines(products: np.ndarray, squares: np.ndarray) -> np.ndarray:
@@ -123,10 +124,11 @@ def _cosines(products: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
   Vectors of whole numbers and their multiples, such as (1, 2) and (3, 6), are then tied.
   """
-  squared = products * products
+  squared: np.ndarray = products * products
   squared /= squares
   np.minimum(squared, 1.0, out=squared)
-  return np.copysign(np.sqrt(squared, out=squared), products, out=squared)
+  np.copysign(np.sqrt(squared, out=squared), products, out=squared)
+  return squared
 
 
 def thresholds(values: Any, dtype: np.dtype) -> np.ndarray:
@@ -143,10 +145,12 @@ def threshold(value: Any, dtype: np.dtype) -> np.floating:
   """One threshold, as `thresholds` makes it."""
   if np.shape(value):
     raise ValueError(f"threshold must be a scalar, got shape {np.shape(value)}")
-  return thresholds(value, dtype)[0]
+  rounded: np.floating = thresholds(value, dtype)[0]
+  return rounded
 
 
 def just_below(values: np.ndarray) -> np.ndarray:
   """The next numbers towards −∞ of the same dtype."""
   with np.errstate(over="ignore"):  # below the least number lies −infinity
-    return np.nextafter(values, np.array(-np.inf, values.dtype))
+    below: np.ndarray = np.nextafter(values, np.array(-np.inf, values.dtype))
+  return below

@@ -31,20 +31,20 @@ class PairCounts(NamedTuple):
     num_impostor: impostor pairs in all.
   """
 
-  thresholds: Float[np.ndarray, "k"]
-  genuine_above: Int64[np.ndarray, "k"]
-  genuine_at_or_above: Int64[np.ndarray, "k"]
-  impostor_above: Int64[np.ndarray, "k"]
-  impostor_at_or_above: Int64[np.ndarray, "k"]
+  thresholds: Float[np.ndarray, " k"]
+  genuine_above: Int64[np.ndarray, " k"]
+  genuine_at_or_above: Int64[np.ndarray, " k"]
+  impostor_above: Int64[np.ndarray, " k"]
+  impostor_at_or_above: Int64[np.ndarray, " k"]
   num_genuine: int
   num_impostor: int
 
 
 def pair_counts(
   embeddings: Float[ArrayLike, "n D"],
-  labels: Int[ArrayLike, "n"],
+  labels: Int[ArrayLike, " n"],
   *,
-  thresholds: Float[ArrayLike, "k"] | Sequence[float] = (),
+  thresholds: Float[ArrayLike, " k"] | Sequence[float] = (),
   block_size: int = _cosines.BLOCK,
   progress: Callable[[int, int], None] | None = None,
 ) -> PairCounts:
@@ -117,10 +117,10 @@ def pair_counts(
 
 
 def pair_counts_from_scores(
-  scores: Float[ArrayLike, "n"],
-  same: Bool[ArrayLike, "n"],
+  scores: Float[ArrayLike, " n"],
+  same: Bool[ArrayLike, " n"],
   *,
-  thresholds: Float[ArrayLike, "k"] | Sequence[float] = (),
+  thresholds: Float[ArrayLike, " k"] | Sequence[float] = (),
 ) -> PairCounts:
   """Counts the pairs of a list, such as a published protocol's.
 
@@ -189,7 +189,7 @@ def merge_pair_counts(a: PairCounts, b: PairCounts) -> PairCounts:
 
 def pair_scores(
   embeddings: Float[ArrayLike, "n D"], pairs: Int[ArrayLike, "m 2"]
-) -> Float[np.ndarray, "m"]:
+) -> Float[np.ndarray, " m"]:
   """The cosines of listed pairs, for `pair_counts_from_scores` and `ten_fold_accuracy`.
 
   Args:
@@ -228,13 +228,14 @@ def _tile(
   *,
   diagonal: bool,
   genuine: bool,
-) -> Float[np.ndarray, "m"]:
+) -> Float[np.ndarray, " m"]:
   """Cosines of the genuine pairs, or of the impostors; on the diagonal each pair once."""
   same = a_ids[:, None] == b_ids[None, :]
   counted = same if genuine else ~same
   if diagonal:
     counted = np.triu(counted, 1)
-  return _cosines.of_all(a, b)[counted]
+  cosines: np.ndarray = _cosines.of_all(a, b)[counted]
+  return cosines
 
 
 def _no_impostors(genuine: np.ndarray, extra: np.ndarray) -> PairCounts:

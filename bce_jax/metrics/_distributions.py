@@ -49,16 +49,17 @@ class Histogram(NamedTuple):
 
   exponent: int = _FINEST
   first: int = 0
-  counts: Int[np.ndarray, "K"] = np.zeros(0, np.int64)
+  counts: Int[np.ndarray, " K"] = np.zeros(0, np.int64)
   minus_infinity: int = 0
   plus_infinity: int = 0
 
   @property
-  def edges(self) -> Float[np.ndarray, "K+1"]:
+  def edges(self) -> Float[np.ndarray, " K+1"]:
     """The ends of the bins, exact: [K + 1]; empty without a bin."""
     if not self.counts.size:
       return np.zeros(0)
-    return np.ldexp(self.first + np.arange(self.counts.size + 1.0), self.exponent)
+    edges = self.first + np.arange(self.counts.size + 1.0)
+    return np.asarray(np.ldexp(edges, self.exponent))
 
   @property
   def total(self) -> int:
@@ -100,19 +101,19 @@ class Spread(NamedTuple):
     high: the largest; −inf for a class without scores.
   """
 
-  count: Int[np.ndarray, "N"]  # type: ignore[assignment]
-  total: Float[np.ndarray, "N"]
-  scatter: Float[np.ndarray, "N"]
-  low: Float[np.ndarray, "N"]
-  high: Float[np.ndarray, "N"]
+  count: Int[np.ndarray, " N"]  # type: ignore[assignment]
+  total: Float[np.ndarray, " N"]
+  scatter: Float[np.ndarray, " N"]
+  low: Float[np.ndarray, " N"]
+  high: Float[np.ndarray, " N"]
 
-  def mean(self) -> Float[np.ndarray, "N"]:
+  def mean(self) -> Float[np.ndarray, " N"]:
     """Of each class; nan for one without scores."""
     return _over(self.total, self.count)
 
-  def std(self) -> Float[np.ndarray, "N"]:
+  def std(self) -> Float[np.ndarray, " N"]:
     """Standard deviation √(mean (s − mean)²) of each class; nan for one without scores."""
-    return np.sqrt(_over(self.scatter, self.count))
+    return np.asarray(np.sqrt(_over(self.scatter, self.count)))
 
 
 class ScoreDistributions(NamedTuple):
@@ -138,7 +139,7 @@ class ScoreDistributions(NamedTuple):
 
 
 def score_distributions(
-  scores: Float[ArrayLike, "n N"], labels: Int[ArrayLike, "n"]
+  scores: Float[ArrayLike, "n N"], labels: Int[ArrayLike, " n"]
 ) -> ScoreDistributions:
   r"""Sums up where the scores of some samples lie, the streaming half.
 
@@ -234,10 +235,10 @@ def merge_distributions(a: ScoreDistributions, b: ScoreDistributions) -> ScoreDi
 
 
 def uniform_accuracy_curve(
-  positive: Float[ArrayLike, "n"],
-  hardest_negative: Float[ArrayLike, "n"],
-  thresholds: Float[ArrayLike, "K"],
-) -> Float[np.ndarray, "K"]:
+  positive: Float[ArrayLike, " n"],
+  hardest_negative: Float[ArrayLike, " n"],
+  thresholds: Float[ArrayLike, " K"],
+) -> Float[np.ndarray, " K"]:
   """The share of samples that each threshold judges right, in O((n + K) log n).
 
     1/n #{X: n(X) ≤ t < p(X)}
@@ -453,4 +454,6 @@ def _merge_spreads(a: Spread, b: Spread) -> Spread:
 
 def _over(total: np.ndarray, count: np.ndarray) -> np.ndarray:
   """total / count; nan where there is nothing."""
-  return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+  out = np.full(np.shape(total), np.nan)
+  np.divide(total, count, out=out, where=count > 0)
+  return out

@@ -44,11 +44,11 @@ class ClassMoments(NamedTuple):
     unit_squares: Σ ‖x̂‖² of each class: the number of its samples that are not zero.
   """
 
-  counts: Int[Array, "N"] | Int[np.ndarray, "N"]
+  counts: Int[Array, " N"] | Int[np.ndarray, " N"]
   means: Float[Array, "N D"] | Float[np.ndarray, "N D"]
   scatter: Float[Array, "D D"] | Float[np.ndarray, "D D"]
   unit_sums: Float[Array, "N D"] | Float[np.ndarray, "N D"]
-  unit_squares: Float[Array, "N"] | Float[np.ndarray, "N"]
+  unit_squares: Float[Array, " N"] | Float[np.ndarray, " N"]
 
 
 class Geometry(NamedTuple):
@@ -65,9 +65,9 @@ class Geometry(NamedTuple):
   The last three are nan for K < 2 and where the class means coincide.
   """
 
-  compactness: Float[np.ndarray, "N"]
-  separability: Float[np.ndarray, "N"]
-  classifier_separability: Float[np.ndarray, "N"]
+  compactness: Float[np.ndarray, " N"]
+  separability: Float[np.ndarray, " N"]
+  classifier_separability: Float[np.ndarray, " N"]
   nc1: float
   nc2: float
   nc3: float
@@ -124,7 +124,7 @@ def class_moments(
   with jax.enable_x64(True) if eager else contextlib.nullcontext():
     x = checks.float_array("features", features)
     x = x.astype(np.float64) if eager else x
-    moments = _moments(
+    moments: ClassMoments = _moments(
       x.reshape(-1, shape[-1]),
       *(a.reshape(-1) for a in (ids, mask, valid)),
       num_classes=num_classes,
@@ -248,7 +248,7 @@ def geometry(moments: ClassMoments, weights: Float[ArrayLike, "N D"]) -> Geometr
   )
 
 
-def mean_and_std(values: Float[ArrayLike, "N"]) -> tuple[float, float]:
+def mean_and_std(values: Float[ArrayLike, " N"]) -> tuple[float, float]:
   """Mean and standard deviation over the classes that have a value.
 
   Args:
@@ -273,9 +273,17 @@ def mean_and_std(values: Float[ArrayLike, "N"]) -> tuple[float, float]:
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "axis_name"))
-def _moments(x, ids, mask, valid, *, num_classes, axis_name) -> ClassMoments:
-  def by_class(rows):
-    sums = jax.ops.segment_sum(rows, ids, num_segments=num_classes)
+def _moments(
+  x: jax.Array,
+  ids: jax.Array,
+  mask: jax.Array,
+  valid: jax.Array,
+  *,
+  num_classes: int,
+  axis_name: str | None,
+) -> ClassMoments:
+  def by_class(rows: jax.Array) -> jax.Array:
+    sums: jax.Array = jax.ops.segment_sum(rows, ids, num_segments=num_classes)
     return sums if axis_name is None else lax.psum(sums, axis_name)
 
   member = mask & valid
@@ -288,12 +296,12 @@ def _moments(x, ids, mask, valid, *, num_classes, axis_name) -> ClassMoments:
   means = means + by_class(jnp.where(member[:, None], x - means[ids], 0.0)) / divisor
   scatter = _gram(jnp.where(member[:, None], x - means[ids], 0.0))
   squared = jnp.sum(x * x, -1, keepdims=True)
-  unit = x * lax.rsqrt(jnp.maximum(squared, MIN_NORM**2))
+  directions = x * lax.rsqrt(jnp.maximum(squared, MIN_NORM**2))
   # Where a square overflows, x̂ would be 0 without a word.
   bad = jnp.sum(mask & ~(valid & jnp.isfinite(squared[:, 0])), dtype=jnp.int32)
   if axis_name is not None:
     scatter, bad = lax.psum((scatter, bad), axis_name)
-  sums = (means, scatter, by_class(unit), by_class(jnp.sum(unit * unit, -1)))
+  sums = (means, scatter, by_class(directions), by_class(jnp.sum(directions * directions, -1)))
   return ClassMoments(counts, *(jnp.where(bad > 0, jnp.nan, a) for a in sums))
 
 

@@ -29,9 +29,9 @@ class Identification(NamedTuple):
 
 def rank_one(
   gallery: Float[ArrayLike, "n D"],
-  gallery_labels: Int[ArrayLike, "n"],
+  gallery_labels: Int[ArrayLike, " n"],
   probes: Float[ArrayLike, "m D"],
-  probe_labels: Int[ArrayLike, "m"],
+  probe_labels: Int[ArrayLike, " m"],
   *,
   block_size: int = _cosines.BLOCK,
 ) -> float:
@@ -69,9 +69,9 @@ def rank_one(
 
 def open_set_identification(
   gallery: Float[ArrayLike, "n D"],
-  gallery_labels: Int[ArrayLike, "n"],
+  gallery_labels: Int[ArrayLike, " n"],
   probes: Float[ArrayLike, "m D"],
-  probe_labels: Int[ArrayLike, "m"],
+  probe_labels: Int[ArrayLike, " m"],
   *,
   threshold: float,
   block_size: int = _cosines.BLOCK,

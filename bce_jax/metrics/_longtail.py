@@ -50,7 +50,7 @@ class ShotAccuracy(NamedTuple):
 def shot_accuracy(
   correct: Bool[ArrayLike, "*batch"] | Float[ArrayLike, "*batch"],
   labels: Int[ArrayLike, "*batch"],
-  train_counts: Int[ArrayLike, "N"],
+  train_counts: Int[ArrayLike, " N"],
   *,
   where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,

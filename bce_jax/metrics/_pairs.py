@@ -1,6 +1,7 @@
 """A sample's positive and hardest negative score, at the price of reading the scores once."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -47,5 +48,5 @@ def split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.A
   return jnp.where(valid, positive, jnp.nan), jnp.where(valid, negative, jnp.nan)
 
 
-_take = jax.vmap(lambda row, index: row[index])
-_drop = jax.vmap(lambda row, index: row.at[index].set(-jnp.inf))
+_take: Callable[..., jax.Array] = jax.vmap(lambda row, index: row[index])
+_drop: Callable[..., jax.Array] = jax.vmap(lambda row, index: row.at[index].set(-jnp.inf))

@@ -306,7 +306,8 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
   if where is not None:
     checks.example_mask(where, shape)
   ids, valid = checks.int_labels(labels, shape, scores.shape[-1], where=where)
-  return _pairs.split(scores, ids, valid)
+  positive, negative = _pairs.split(scores, ids, valid)
+  return positive, negative
 
 
 def _figures_eager(counts: _intervals.Counts) -> UniformAccuracy:
@@ -367,7 +368,7 @@ def _share(count: jax.Array, total: jax.Array, dtype: Any) -> jax.Array:
 
 
 @jax.jit
-def _count_at(p: jax.Array, n: jax.Array, mask: jax.Array, t: jax.Array):
+def _count_at(p: jax.Array, n: jax.Array, mask: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
   right = mask & (p > t) & (n <= t)
   none = mask & (p <= t) & (n <= t)
   bad = mask & (jnp.isnan(p) | jnp.isnan(n) | jnp.isnan(t))
@@ -394,7 +395,7 @@ def _is_eager(*arrays: Any) -> bool:
   return not tracing and all(x is None or checks.known(x) is not None for x in arrays)
 
 
-def _precision(eager: bool, *arrays: Any):
+def _precision(eager: bool, *arrays: Any) -> contextlib.AbstractContextManager[Any]:
   """float64 while numpy float64 scores are judged: as float32 they would tie where they do not."""
   wide = eager and any(checks.dtype_of(x) == np.float64 for x in arrays)
   return jax.enable_x64(True) if wide else contextlib.nullcontext()

@@ -31,9 +31,9 @@ class RocCurve(NamedTuple):
     thresholds: one at which the vertex is reached, the highest of those known; +inf … −inf.
   """
 
-  far: Float[np.ndarray, "n"]
-  tar: Float[np.ndarray, "n"]
-  thresholds: Float[np.ndarray, "n"]
+  far: Float[np.ndarray, " n"]
+  tar: Float[np.ndarray, " n"]
+  thresholds: Float[np.ndarray, " n"]
 
 
 class Verification(NamedTuple):
@@ -52,8 +52,8 @@ class Verification(NamedTuple):
     best_threshold: the highest threshold that reaches it; +inf: to refuse everything is best.
   """
 
-  tar_at_far: Float[np.ndarray, "n"]
-  thresholds_at_far: Float[np.ndarray, "n"]
+  tar_at_far: Float[np.ndarray, " n"]
+  thresholds_at_far: Float[np.ndarray, " n"]
   equal_error_rate: float
   eer_threshold: float
   auc: float
@@ -90,8 +90,8 @@ class FoldAccuracy(NamedTuple):
 
   mean: float
   std: float
-  thresholds: Float[np.ndarray, "k"]
-  accuracies: Float[np.ndarray, "k"]
+  thresholds: Float[np.ndarray, " k"]
+  accuracies: Float[np.ndarray, " k"]
 
 
 def roc(counts: PairCounts) -> RocCurve:
@@ -129,7 +129,7 @@ def roc(counts: PairCounts) -> RocCurve:
 
 
 def verification(
-  counts: PairCounts, *, far: Sequence[float] | Float[ArrayLike, "n"] = (1e-4, 1e-3, 1e-2, 1e-1)
+  counts: PairCounts, *, far: Sequence[float] | Float[ArrayLike, " n"] = (1e-4, 1e-3, 1e-2, 1e-1)
 ) -> Verification:
   r"""TAR at given FARs, equal error rate, area under the curve and best accuracy.
 
@@ -235,7 +235,7 @@ def _at(counts: PairCounts, genuine: int, impostors: int) -> VerificationAt:
 
 
 def ten_fold_accuracy(
-  scores: Float[ArrayLike, "n"], same: Bool[ArrayLike, "n"], folds: Int[ArrayLike, "n"]
+  scores: Float[ArrayLike, " n"], same: Bool[ArrayLike, " n"], folds: Int[ArrayLike, " n"]
 ) -> FoldAccuracy:
   """The protocol of LFW: each fold is judged at the threshold that is best on the other folds.
 

@@ -32,14 +32,14 @@ class ChunkedBCE(NamedTuple):
     self,
     features: Float[Array, "b D"],
     weights: Float[Array, "N D"],
-    labels: Int[Array, "b"],
+    labels: Int[Array, " b"],
     *,
-    bias: Float[Array, ""] | Float[Array, "N"],
+    bias: Float[Array, ""] | Float[Array, " N"],
     margin: float = 0.0,
     negative_weight: float = 1.0,
     smoothing: float = 0.0,
-    class_mask: Bool[Array, "N"] | None = None,
-    example_weights: Float[Array, "b"] | None = None,
+    class_mask: Bool[Array, " N"] | None = None,
+    example_weights: Float[Array, " b"] | None = None,
   ) -> Float[Array, ""]:
     """Returns the mean loss of a batch: the options are those of `losses.linear_bce_mean`."""
     sides = (self.head.normalize_features, self.head.normalize_weights)
@@ -74,10 +74,11 @@ class ChunkedBCE(NamedTuple):
         x = arrays[name]
         arrays[name] = jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1))
     specs = {name: PartitionSpec(axis) if axis else PartitionSpec() for name, axis in split.items()}
-    return jax.shard_map(
+    loss: jax.Array = jax.shard_map(
       # The mean over all devices inside, so that gradients are of that mean.
       lambda arrays: jax.lax.pmean(mean(arrays, "class"), "data"),
       mesh=self.mesh,
       in_specs=(specs,),
       out_specs=PartitionSpec(),
     )(arrays)
+    return loss

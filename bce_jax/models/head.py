@@ -25,7 +25,7 @@ class Scores(NamedTuple):
 
   metrics: Float[Array, "batch N"]
   scale: float
-  bias: Float[Array, ""] | Float[Array, "N"]
+  bias: Float[Array, ""] | Float[Array, " N"]
 
   @property
   def scaled(self) -> Float[Array, "batch N"]:
@@ -37,7 +37,7 @@ class Scores(NamedTuple):
     """The decision scores z = scale · c − bias."""
     return self.scaled - self.bias
 
-  def accuracy(self, labels: Int[Array, "b"]) -> Float[Array, ""]:
+  def accuracy(self, labels: Int[Array, " b"]) -> Float[Array, ""]:
     """The share of samples whose own class has the largest decision score."""
     return jnp.mean((jnp.argmax(self.decision, -1) == labels).astype(jnp.float32))
 
@@ -98,9 +98,9 @@ class Head(nn.Module):
       metrics = losses.cosine(features, weights)
     else:
       if self.normalize_features:
-        features = losses.unit(features)
+        features = losses.l2_normalize(features)
       if self.normalize_weights:
-        weights = losses.unit(weights)
+        weights = losses.l2_normalize(weights)
       metrics = jnp.matmul(features, weights.T, precision=jax.lax.Precision.HIGHEST)
     return Scores(metrics, self.scale, self._bias(features.shape[-1]))
 

@@ -100,7 +100,7 @@ class FaceBlock(nn.Module):
       `[batch, ceil(height / stride), ceil(width / stride), self.width]`.
     """
     conv, norm = _layers(self, train=train)
-    outputs = norm(name="norm1")(inputs)
+    outputs: Array = norm(name="norm1")(inputs)
     outputs = norm(name="norm2")(conv(self.width, 3, name="conv1")(outputs))
     outputs = PReLU(self.param_dtype, name="prelu")(outputs)
     outputs = conv(self.width, 3, stride=self.stride, name="conv2")(outputs)

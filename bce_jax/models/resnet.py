@@ -309,7 +309,8 @@ def _shortcut(block: Block, inputs: Array, *, train: bool) -> Array:
     return pad_shortcut(inputs, channels=channels, stride=block.stride)
   conv, norm = _layers(block, train=train)
   outputs = conv(channels, 1, stride=block.stride, name="shortcut_conv")(inputs)
-  return norm(name="shortcut_norm")(outputs)
+  normalized: Array = norm(name="shortcut_norm")(outputs)
+  return normalized
 
 
 def check_images(images: Array) -> None:

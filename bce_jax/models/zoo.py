@@ -123,7 +123,8 @@ def create(
     return made
   if stem is not None and stem not in _STEMS:
     raise ValueError(_unknown("stem", stem, _STEMS))
-  return _family(name).build(name, **standard)
+  built: nn.Module = _family(name).build(name, **standard)
+  return built
 
 
 def _unknown(what: str, value: object, valid: tuple[str, ...]) -> str:

@@ -61,8 +61,8 @@ class Targets(NamedTuple):
     class_mask: classes that the loss looks at; None for all.
   """
 
-  labels: Int[Array, "b"]
-  class_mask: Bool[Array, "N"] | None = None
+  labels: Int[Array, " b"]
+  class_mask: Bool[Array, " N"] | None = None
 
 
 def joint(

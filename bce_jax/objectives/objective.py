@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     mesh: the devices; None under pmap, where a program sees one.
   """
 
-  train_counts: Int[np.ndarray, "N"]
+  train_counts: Int[np.ndarray, " N"]
   steps_per_epoch: int
   head: Head
   mesh: Mesh | None
@@ -52,14 +52,14 @@ class Batch(NamedTuple):
   """
 
   images: Float[Array, "b height width channels"]
-  labels: Int[Array, "b"]
+  labels: Int[Array, " b"]
   partner_images: Float[Array, "b height width channels"] | None = None
-  partner_labels: Int[Array, "b"] | None = None
-  rows: Int[Array, "b"] | None = None
-  step_labels: Int[Array, "n"] | None = None
-  step_partner_labels: Int[Array, "n"] | None = None
+  partner_labels: Int[Array, " b"] | None = None
+  rows: Int[Array, " b"] | None = None
+  step_labels: Int[Array, " n"] | None = None
+  step_partner_labels: Int[Array, " n"] | None = None
 
-  def whole(self) -> tuple[Int[Array, "n"], Int[Array, "n"] | None]:
+  def whole(self) -> tuple[Int[Array, " n"], Int[Array, " n"] | None]:
     """Returns labels and partners' labels of the whole batch of the step."""
     if self.step_labels is None:
       return self.labels, self.partner_labels

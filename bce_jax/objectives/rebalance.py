@@ -19,8 +19,8 @@ class Rebalance(NamedTuple):
     weights: of the examples of each class, summing to N; None for none.
   """
 
-  offsets: Float[Array, "N"] | None = None
-  weights: Float[Array, "N"] | None = None
+  offsets: Float[Array, " N"] | None = None
+  weights: Float[Array, " N"] | None = None
 
   def adjusted(self, scores: Scores) -> Scores:
     """The scores with the offsets in their bias: z_j + τ log π_j."""
@@ -43,7 +43,7 @@ class Rebalance(NamedTuple):
     return None if self.weights is None else self.weights[labels]
 
 
-def from_config(config: Any, train_counts: Int[np.ndarray, "N"]) -> Rebalance:
+def from_config(config: Any, train_counts: Int[np.ndarray, " N"]) -> Rebalance:
   """Returns what the group `rebalance` of a config asks for.
 
   Raises:

@@ -137,9 +137,9 @@ class MixedTargets(NamedTuple):
     class_mask: classes that the first term looks at; None for all.
   """
 
-  labels: Int[Array, "b"]
+  labels: Int[Array, " b"]
   mixed: Float[Array, "b 2 N"]
-  class_mask: Bool[Array, "N"] | None
+  class_mask: Bool[Array, " N"] | None
 
 
 class _Method(NamedTuple):
@@ -258,7 +258,7 @@ def _views(method: _Method, key: jax.Array, batch: Batch, memory: Any) -> Views:
   )
 
 
-def _class_mask(method: _Method, key: jax.Array, batch: Batch) -> Bool[Array, "N"] | None:
+def _class_mask(method: _Method, key: jax.Array, batch: Batch) -> Bool[Array, " N"] | None:
   """The classes that the first term of a step looks at; None for all."""
   if method.class_share >= 1:
     return None
@@ -324,7 +324,7 @@ def _interleave(*views: jax.Array) -> jax.Array:
 
 
 def _remember(
-  memory: Float[Array, "N P"], projections: Float[Array, "b P"], labels: Int[Array, "b"]
+  memory: Float[Array, "N P"], projections: Float[Array, "b P"], labels: Int[Array, " b"]
 ) -> Float[Array, "N P"]:
   """The memory with the projections of a batch, of each class its last sample's.
 
@@ -355,8 +355,8 @@ def _mean_cosines(
 
 
 def _released_classes(
-  key: jax.Array, labels: Int[Array, "b"], num_classes: int, share: float
-) -> Bool[Array, "N"]:
+  key: jax.Array, labels: Int[Array, " b"], num_classes: int, share: float
+) -> Bool[Array, " N"]:
   """⌊r · N⌋ classes, those of the batch first; when they are more, some of them are dropped."""
   present = jnp.zeros(num_classes, bool).at[labels].set(True)
   rank = jax.random.uniform(key, (num_classes,)) + jnp.where(present, 1.0, 0.0)

@@ -15,8 +15,8 @@ _TAIL = 0.001  # of the scores so much may lie beyond either end of the picture
 
 
 def picture(
-  scores: Float[np.ndarray, "n"],
-  positive: Bool[np.ndarray, "n"],
+  scores: Float[np.ndarray, " n"],
+  positive: Bool[np.ndarray, " n"],
   values: Mapping[str, Any],
   *,
   title: str,

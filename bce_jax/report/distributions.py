@@ -83,8 +83,8 @@ def draw_distributions(
 
 def draw_uniform_curve(
   axis: Any,
-  positive: Float[np.ndarray, "n"],
-  hardest_negative: Float[np.ndarray, "n"],
+  positive: Float[np.ndarray, " n"],
+  hardest_negative: Float[np.ndarray, " n"],
   *,
   bias: float | Float[np.ndarray, "..."] | None = None,
   threshold: float | None = None,
@@ -135,8 +135,8 @@ def draw_uniform_curve(
 
 def picture(
   distributions: ScoreDistributions,
-  positive: Float[np.ndarray, "n"],
-  hardest_negative: Float[np.ndarray, "n"],
+  positive: Float[np.ndarray, " n"],
+  hardest_negative: Float[np.ndarray, " n"],
   *,
   title: str,
   bias: float | Float[np.ndarray, "..."] | None = None,

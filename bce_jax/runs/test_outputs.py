@@ -25,9 +25,9 @@ class RocPoints(NamedTuple):
     false_accept: of the pairs of two.
   """
 
-  thresholds: Float[np.ndarray, "k"]
-  true_accept: Float[np.ndarray, "k"]
-  false_accept: Float[np.ndarray, "k"]
+  thresholds: Float[np.ndarray, " k"]
+  true_accept: Float[np.ndarray, " k"]
+  false_accept: Float[np.ndarray, " k"]
 
 
 class TestOutputs(NamedTuple):
@@ -56,23 +56,23 @@ class TestOutputs(NamedTuple):
   """
 
   class_names: tuple[str, ...]
-  train_counts: Int[np.ndarray, "N"]
-  labels: Int[np.ndarray, "n"]
-  predicted: Int[np.ndarray, "n"] | None
-  positive: Float[np.ndarray, "n"]
-  hardest_negative: Float[np.ndarray, "n"]
-  scaled_positive: Float[np.ndarray, "n"]
-  scaled_hardest_negative: Float[np.ndarray, "n"]
+  train_counts: Int[np.ndarray, " N"]
+  labels: Int[np.ndarray, " n"]
+  predicted: Int[np.ndarray, " n"] | None
+  positive: Float[np.ndarray, " n"]
+  hardest_negative: Float[np.ndarray, " n"]
+  scaled_positive: Float[np.ndarray, " n"]
+  scaled_hardest_negative: Float[np.ndarray, " n"]
   bias: Float[np.ndarray, "..."]
   scores: ScoreDistributions | None
   decisions: ScoreDistributions | None
-  compactness: Float[np.ndarray, "N"] | None
-  separability: Float[np.ndarray, "N"] | None
-  classifier_separability: Float[np.ndarray, "N"] | None
+  compactness: Float[np.ndarray, " N"] | None
+  separability: Float[np.ndarray, " N"] | None
+  classifier_separability: Float[np.ndarray, " N"] | None
   map_features: Float[np.ndarray, "m D"]
-  map_labels: Int[np.ndarray, "m"]
+  map_labels: Int[np.ndarray, " m"]
   example_images: UInt8[np.ndarray, "k height width channels"]
-  example_rows: Int[np.ndarray, "k"]
+  example_rows: Int[np.ndarray, " k"]
   pairs: RocPoints | None = None
 
   @property

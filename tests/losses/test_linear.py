@@ -45,8 +45,8 @@ def draw(seed=0, *, soft=False, diverse=True):
 def full(operands, labels, *, normalize=False, class_mask=None):
   """[B] losses by way of all scores."""
   x, w = operands["features"], operands["weights"]
-  x = losses.unit(x) if normalize in (True, "features") else x
-  w = losses.unit(w) if normalize in (True, "weights") else w
+  x = losses.l2_normalize(x) if normalize in (True, "features") else x
+  w = losses.l2_normalize(w) if normalize in (True, "weights") else w
   scores = jnp.matmul(x, w.T, precision="highest")
   options = {name: operands[name] for name in OPTIONS if name in operands}
   return losses.bce(scores, labels, class_mask=class_mask, **options)

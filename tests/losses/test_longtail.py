@@ -41,7 +41,7 @@ def test_tripartite_loss_and_gradients_equal_the_released_code(tripartite):
 
   def total(params, with_contrast=True):
     features, weights = params["features"], params["weights"]
-    scores = jnp.matmul(features, losses.unit(weights).T, precision="highest")
+    scores = jnp.matmul(features, losses.l2_normalize(weights).T, precision="highest")
     joint = jnp.mean(losses.mixed_bce(scores + params["bias"][None], targets))
     uniform = jnp.mean(losses.classifier_uniformity(weights))
     mixed = projector(params, features)[batch:]
@@ -73,7 +73,7 @@ def test_balanced_bce_equals_the_released_code(official, beta):
   np.testing.assert_allclose(weights_of_classes.sum(), 20.0, rtol=1e-6)
 
   def mean(features, weights, bias):
-    scores = jnp.matmul(features, losses.unit(weights).T, precision="highest") + bias[None]
+    scores = jnp.matmul(features, losses.l2_normalize(weights).T, precision="highest") + bias[None]
     return jnp.mean(weights_of_classes[labels] * losses.bce(scores, labels))
 
   args = (official["face/features"], official[prefix + "weights"], official[prefix + "bias"])
