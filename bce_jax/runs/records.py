@@ -138,7 +138,7 @@ class RecordWriter:
     """Gives a record to the writers from outside; what goes wrong there ends no training."""
     for name, writer in tuple(self._others):
       try:
-        writer.write(dict(record))
+        writer.write(_finite(record))
       except Exception as error:
         self._others.remove((name, writer))
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
