@@ -239,7 +239,7 @@ def uniform_accuracy_curve(
   hardest_negative: Float[ArrayLike, " n"],
   thresholds: Float[ArrayLike, " K"],
 ) -> Float[np.ndarray, " K"]:
-  """The share of samples that each threshold judges right, in O((n + K) log n).
+  """The share of samples that each threshold classifies correctly, in O((n + K) log n).
 
     1/n #{X: n(X) ≤ t < p(X)}
 
@@ -335,9 +335,9 @@ def _block(scores: np.ndarray, ids: np.ndarray) -> _Block:
     total = (x.sum(1), x.sum(0))
     scatter = []
     for axis in (1, 0):
-      centred = x - np.expand_dims(total[1 - axis] / np.maximum(count[1 - axis], 1), axis)
-      np.put(centred, left_out, 0.0)
-      scatter.append(np.einsum("ij,ij->i" if axis else "ij,ij->j", centred, centred))
+      centered = x - np.expand_dims(total[1 - axis] / np.maximum(count[1 - axis], 1), axis)
+      np.put(centered, left_out, 0.0)
+      scatter.append(np.einsum("ij,ij->i" if axis else "ij,ij->j", centered, centered))
   by_row, by_column = (
     Spread(*parts) for parts in zip(count, total, scatter, low, high, strict=True)
   )
