@@ -1,4 +1,4 @@
-"""The classifier on top of the features: similarities c, a scale, and a bias that is a threshold."""
+"""The classifier on top of the features: similarities c, a scale, a bias that is a threshold."""
 
 from typing import Any, NamedTuple
 

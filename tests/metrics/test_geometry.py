@@ -288,7 +288,7 @@ def test_pseudo_inverse_where_the_means_lie_in_a_plane(inside, rtol):
   assert metrics.geometry(moments, means).nc1 == pytest.approx(expected, rel=rtol)
 
 
-def test_centred_means_have_one_rank_less_than_classes():
+def test_centered_means_have_one_rank_less_than_classes():
   # The mean of many equal numbers is rounded by more than each is, so that means less their mean
   # are not centered quite, and seem to have an extent in one direction more.
   far = 1e-6 * np.random.default_rng(0).normal(size=(400, 400)) + 0.7

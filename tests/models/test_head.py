@@ -116,7 +116,7 @@ def test_classifier_gives_features_scores_and_intermediates():
   assert {"stem", "stage1", "stage3"} <= set(outputs.intermediates)
 
 
-@pytest.mark.parametrize(("start", "deviation"), [("uniform", 3**-0.5), ("normal", 1.0)])
+@pytest.mark.parametrize(("start", "std"), [("uniform", 3**-0.5), ("normal", 1.0)])
 def test_where_weights_start(start, std):
   head = Head(num_classes=200, weight_init=start)
   weights = head.init(jax.random.key(0), jnp.zeros((1, 256)))["params"]["weights"]
