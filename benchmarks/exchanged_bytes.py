@@ -6,7 +6,7 @@ Counted from what XLA compiles for eight devices (CPUs made up for it; nothing i
 of 1 × 8 and of 2 × 4 (data × class). A device sends, in a ring of k: for an all-reduce
 2 (k−1)/k · size, for an all-gather and an all-to-all (k−1)/k · size of the result, for a
 reduce-scatter (k−1) · size of the result, for a permutation its size. Value: the loss alone. Step:
-value and gradients w.r.t. features, weights and a bias a class. Two parts of a step are due to the
+value and gradients w.r.t. features, weights and a diverse bias. Two parts of a step are due to the
 split and not to the loss: the sum over 'class' of the features' gradient [B, D], and over 'data' of
 the table's gradient.
 """

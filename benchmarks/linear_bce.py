@@ -3,7 +3,7 @@
   python benchmarks/linear_bce.py [--classes 1000 10000 100000 1000000] [--features 512]
     [--batch 512] [--seconds 20]
 
-Value and gradients w.r.t. features, weights and a bias a class. Needs the extra [bench]. Floors:
+Value and gradients w.r.t. features, weights and a diverse bias. Needs the extra [bench]. Floors:
 for time three bare matrix products of this size, for memory the weights and their gradient.
 Times: the calls take turns in one process. Memory: each call alone in its own process, what its
 resident set grew by at its highest, arguments and results included; beside it what the compiler

@@ -115,7 +115,7 @@ def scored():
   return logits, labels, rng.uniform(size=BATCH) < 0.8
 
 
-def figures(logits, labels, where, axis_name=None):
+def results(logits, labels, where, axis_name=None):
   """Everything that `metrics` says of a data set."""
   options = {"where": where, "axis_name": axis_name}
   pairs = metrics.score_pairs(logits, labels)
@@ -130,18 +130,18 @@ def figures(logits, labels, where, axis_name=None):
 @pytest.mark.parametrize("form", ["jit", "pmap", "shard_map", "jit_sharded"])
 def test_metric_reductions(scored, form):
   logits, labels, where = scored
-  expected = [np.float32(x) for x in jax.tree.leaves(figures(logits, labels, where))]
+  expected = [np.float32(x) for x in jax.tree.leaves(results(logits, labels, where))]
   assert 0 < expected[0] < 1
   if form == "jit":
-    actual = jax.jit(figures)(logits, labels, where)
+    actual = jax.jit(results)(logits, labels, where)
   elif form == "jit_sharded":
     split = NamedSharding(mesh(), PartitionSpec("batch"))
-    actual = jax.jit(figures)(*(jax.device_put(x, split) for x in scored))
+    actual = jax.jit(results)(*(jax.device_put(x, split) for x in scored))
   elif form == "shard_map":
     batch = PartitionSpec("batch")
     actual = jax.jit(
       jax.shard_map(
-        functools.partial(figures, axis_name="batch"),
+        functools.partial(results, axis_name="batch"),
         mesh=mesh(),
         in_specs=(batch, batch, batch),
         out_specs=PartitionSpec(),
@@ -149,7 +149,7 @@ def test_metric_reductions(scored, form):
     )(logits, labels, where)
   else:
     cut = [x.reshape(DEVICES, PER_DEVICE, *x.shape[1:]) for x in scored]
-    actual = jax.pmap(functools.partial(figures, axis_name="batch"), axis_name="batch")(*cut)
+    actual = jax.pmap(functools.partial(results, axis_name="batch"), axis_name="batch")(*cut)
   for value, wanted in zip(jax.tree.leaves(actual), expected, strict=True):
     np.testing.assert_array_equal(value, np.full(np.shape(value), wanted))
 

@@ -1,7 +1,8 @@
 """Losses of one example against all classes: BCE, its softmax twin and the hinge they smooth.
 
-One sign convention: the decision score is z = scale · (c − margin · 1[label]) − bias, for a metric
-c (wᵀx, or the cosine of w and x) and a bias that is one number (unified) or one a class (diverse).
+One sign convention: the decision score is z = scale · (c − margin · 1[label]) − bias, for a
+similarity c (wᵀx, or the cosine of w and x) and a bias that is one number (unified) or one per
+class (diverse).
 
 Papers: [R] Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289;
 [F] Zhou et al., "UniFace", ICCV 2023; [C] Li et al., "BCE vs. CE in Deep Feature Learning", ICML
@@ -24,7 +25,7 @@ from bce_jax.norms import l2_normalize
 class _Terms(NamedTuple):
   """What every loss needs of its arguments, checked and in the dtype of the computation."""
 
-  metrics: jax.Array  # [..., N], scale · (c − margin · 1[label])
+  similarities: jax.Array  # [..., N], scale · (c − margin · 1[label])
   bias: jax.Array  # [], or [1, …, 1, N]
   targets: jax.Array  # [..., N]: bool for integer labels, else floating
   kept: jax.Array | None  # [N] or [..., N] bool: the classes that count
@@ -100,7 +101,7 @@ def _hinge_or_softplus(
 ) -> jax.Array:
   """Σ over classes of penalty(−z) for the targets and negative_weight · penalty(z) for the rest.
 
-  Integer labels need one penalty a class: the sign is chosen first, so that a positive's term is
+  Integer labels need one penalty per class: the sign is chosen first, so that a positive's term is
   never the difference of two large ones.
   """
   if targets.dtype == bool:
@@ -155,16 +156,16 @@ def bce(
   and for soft targets t: Σ_j [t_j sp(−z_j) + negative_weight · (1 − t_j) sp(z_j)]. With smoothing ε
   it is (1−ε) · loss + ε/N · Σ_j [sp(−z_j) + (N−1) sp(z_j)].
 
-  bce-u and bce-nu are this with a scalar bias, bce-d and bce-nd with a bias [N]; for the normalised
+  bce-u and bce-nu are this with a scalar bias, bce-d and bce-nd with a bias [N]; for the normalized
   two (-n) the logits are `cosine(features, weights)` and scale is γ.
 
   Args:
-    logits: metrics c, of any floating dtype; computed in float32 (float64 stays float64).
+    logits: similarities c, of any floating dtype; computed in float32 (float64 stays float64).
     labels: class ids in [0, N), or float targets in [0, 1] of the logits' own shape. An id out of
       range raises where its value is known; under jit that example's loss is nan.
-    bias: one number (unified) or one a class (diverse); subtracted.
+    bias: one number (unified) or one per class (diverse); subtracted.
     scale: γ ≥ 0.
-    margin: m ≥ 0, taken from the label's metric before scaling; needs integer labels.
+    margin: m ≥ 0, taken from the label's similarity before scaling; needs integer labels.
     negative_weight: λ ≥ 0, the weight of the negative terms (UniFace: 0.6 to 0.7).
     smoothing: ε in [0, 1], applied to z after the margin; its own negatives are not weighted by λ.
     class_mask: False removes the class, its positive term too, as if its column were deleted (N
@@ -184,7 +185,7 @@ def bce(
   Source: [R] eqs. (bce-u) to (bce-nd); margin and λ: [F] §3; smoothing: [C].
   """
   terms = _terms(logits, labels, bias=bias, scale=scale, margin=margin, class_mask=class_mask)
-  z = terms.zero_removed(terms.metrics - terms.bias)
+  z = terms.zero_removed(terms.similarities - terms.bias)
   weight = checks.scalar("negative_weight", negative_weight, z.dtype, low=0.0)
   epsilon = None
   if not is_zero(smoothing):
@@ -213,14 +214,14 @@ def softmax_cross_entropy(
   and its gradient is exactly 0 (soft-u, soft-nu).
 
   Args:
-    logits: metrics c, of any floating dtype; computed in float32 (float64 stays float64).
+    logits: similarities c, of any floating dtype; computed in float32 (float64 stays float64).
     labels: class ids in [0, N), or float targets in [0, 1] of the logits' own shape. An id out of
       range raises where its value is known; under jit that example's loss is nan.
-    bias: one number (unified, without effect) or one a class (diverse); subtracted.
+    bias: one number (unified, without effect) or one per class (diverse); subtracted.
     scale: γ ≥ 0, the inverse temperature.
-    margin: m ≥ 0, taken from the label's metric before scaling; needs integer labels.
+    margin: m ≥ 0, taken from the label's similarity before scaling; needs integer labels.
     smoothing: ε in [0, 1].
-    class_mask: False removes the class from the sum in the normaliser and from the targets, as if
+    class_mask: False removes the class from the sum in the normalizer and from the targets, as if
       its column were deleted (an example whose label is removed has loss 0).
 
   Returns:
@@ -237,7 +238,7 @@ def softmax_cross_entropy(
   """
   terms = _terms(logits, labels, bias=bias, scale=scale, margin=margin, class_mask=class_mask)
   # A unified bias is left out, not subtracted: it cancels exactly, and no rounding is added.
-  z = terms.metrics if terms.bias.ndim == 0 else terms.metrics - terms.bias
+  z = terms.similarities if terms.bias.ndim == 0 else terms.similarities - terms.bias
   z = terms.zero_removed(z)
   where = terms.kept
   if where is not None:  # where no class is left all count: log 1 rather than log 0
@@ -264,10 +265,10 @@ def naive(
 
     loss = max(0, t − c_y) + Σ_{j≠y} max(0, c_j − t)
 
-  It is zero exactly when one threshold t separates the label's metric from all others.
+  It is zero exactly when one threshold t separates the label's similarity from all others.
 
   Args:
-    logits: metrics c, of any floating dtype; computed in float32 (float64 stays float64).
+    logits: similarities c, of any floating dtype; computed in float32 (float64 stays float64).
     labels: class ids in [0, N), or float targets in [0, 1] of the logits' own shape.
     threshold: t, one number; may be learned.
 
@@ -284,9 +285,9 @@ def naive(
   Source: derived from [F] §3.3.
   """
   terms = _terms(logits, labels)
-  t = checks.scalar("threshold", threshold, terms.metrics.dtype)
-  one = jnp.ones((), terms.metrics.dtype)
-  losses = _hinge_or_softplus(jax.nn.relu, terms.metrics - t, terms.targets, one)
+  t = checks.scalar("threshold", threshold, terms.similarities.dtype)
+  one = jnp.ones((), terms.similarities.dtype)
+  losses = _hinge_or_softplus(jax.nn.relu, terms.similarities - t, terms.targets, one)
   return terms.finish(jnp.sum(losses, -1))
 
 
@@ -305,7 +306,7 @@ def cosine(
 
   Args:
     features: x, any floating dtype; computed in float32 (float64 stays float64).
-    weights: w, one row a class.
+    weights: w, one row per class.
     precision: of the matrix product; the default is true float32 on TPU and GPU too, because the
       result is multiplied by a scale of up to 512.
 
@@ -320,7 +321,7 @@ def cosine(
   Array([[0.6],
          [0. ]], dtype=float32)
 
-  Source: [R] (metric of the normalised losses); released code for the bound on the norm.
+  Source: [R] (similarity of the normalized losses); released code for the bound on the norm.
   """
   x, w = checks.float_array("features", features), checks.float_array("weights", weights)
   if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[-1]:

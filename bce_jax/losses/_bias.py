@@ -36,7 +36,7 @@ def bias_init(mode: int, num_classes: int, *, mean: float = 0.0) -> Float[Array,
   Array([ 0., 16., 32., 48.], dtype=float32)
 
   Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289,
-  figure 3 (its "bias initialisation 3 / 7") and the released code.
+  figure 3 (its "bias initialization 3 / 7") and the released code.
   """
   if isinstance(mode, bool) or mode not in range(1, 8):
     raise ValueError(f"mode of bias_init must be one of 1, 2, …, 7, got {mode!r}")
@@ -96,8 +96,8 @@ def converged_bias(
   (A + B)/2 + ½ log(N − 1).
 
   Args:
-    lower: A, the metric of negative pairs (scale included), −γ for cosines.
-    upper: B > A, the metric of positive pairs, γ for cosines; the shape of `lower`.
+    lower: A, the similarity of negative pairs (scale included), −γ for cosines.
+    upper: B > A, the similarity of positive pairs, γ for cosines; the shape of `lower`.
     num_classes: N ≥ 2.
 
   Returns:

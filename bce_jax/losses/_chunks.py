@@ -102,7 +102,7 @@ def _cut(
 def _bits_dtype(dtype: Any) -> Any:
   """What stands for a narrow float where it is only moved; any other dtype itself.
 
-  XLA on CPU moves bfloat16 as float32: it would convert the whole table, and its gradient once a
+  XLA on CPU moves bfloat16 as float32: it would convert the whole table, and its gradient once per
   chunk, there and back. Accelerators move it as it is.
   """
   narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4

@@ -1,6 +1,6 @@
 """BCE of a linear classifier without its scores: by chunks of classes, and split over devices.
 
-BCE has no normaliser over the classes, so that a chunk of classes needs nothing of the others: the
+BCE has no normalizer over the classes, so that a chunk of classes needs nothing of the others: the
 scores of a chunk are formed, used and dropped, and devices that hold different classes add up their
 losses and no more.
 
@@ -71,13 +71,13 @@ def linear_bce(
 
   Args:
     features: x, any floating dtype; computed in float32 (float64 stays float64).
-    weights: w, one row a class, any floating dtype; with `axis_name` this device's rows.
+    weights: w, one row per class, any floating dtype; with `axis_name` this device's rows.
     labels: class ids in [0, N), or float targets in [0, 1] of the scores' shape. An id out of range
       raises where its value is known; under jit that example's loss is nan. With `axis_name` ids
       are of the whole table, and targets of this device's columns.
-    bias: one number (unified) or one a class (diverse, as the weights' rows); subtracted.
+    bias: one number (unified) or one per class (diverse, as the weights' rows); subtracted.
     scale: γ ≥ 0.
-    margin: m ≥ 0, taken from the label's metric before scaling; needs integer labels.
+    margin: m ≥ 0, taken from the label's similarity before scaling; needs integer labels.
     negative_weight: λ ≥ 0, the weight of the negative terms.
     smoothing: ε in [0, 1], over the classes of all devices.
     class_mask: False removes the class, its positive term too. A mask [N] saves work: rows that it
@@ -173,8 +173,8 @@ def linear_bce_mean(
     axis_name: as `linear_bce`.
     num_classes: as `linear_bce`.
     precision: as `linear_bce`.
-    example_weights: v, one an example; None: all 1. The sum is divided by B, not by Σ v. An example
-      of weight 0 still needs a label in range.
+    example_weights: v, one per example; None: all 1. The sum is divided by B, not by Σ v. An
+      example of weight 0 still needs a label in range.
 
   Returns:
     One number; 0 for an empty batch.

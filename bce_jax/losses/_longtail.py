@@ -71,7 +71,7 @@ def contrast(
   *,
   temperature: Float[ArrayLike, ""] = 1.0,
 ) -> Float[Array, "*batch"]:
-  r"""Sample against sample: BCE of the cosines to one remembered projection a class.
+  r"""Sample against sample: BCE of the cosines to one remembered projection per class.
 
     loss = sp(−cos(g, M_y)/τ) + Σ_{j≠y} sp(cos(g, M_j)/τ)
 
@@ -79,8 +79,8 @@ def contrast(
   the memory fixed (`jax.lax.stop_gradient`), under which the projections collapse into one point.
 
   Args:
-    projections: g, not normalised, any floating dtype.
-    memory: M, one projection a class, not normalised.
+    projections: g, not normalized, any floating dtype.
+    memory: M, one projection per class, not normalized.
     targets: class ids, or t in [0, 1].
     temperature: τ > 0.
 
@@ -115,7 +115,7 @@ def classifier_uniformity(
     loss_k = sp(−s) + Σ_{j≠k} sp(s · ŵ_kᵀŵ_j)
 
   Args:
-    weights: w, one row a class, not normalised, any floating dtype.
+    weights: w, one row per class, not normalized, any floating dtype.
     scale: s ≥ 0.
 
   Returns:
@@ -232,7 +232,7 @@ def max_norm_limit(weights: Float[ArrayLike, "N D"], *, fraction: float = 0.1) -
   r"""The norm to which stage 2 of BCE3S cuts the classifier's rows: min + fraction · (max − min).
 
   Args:
-    weights: w, one row a class, any floating dtype.
+    weights: w, one row per class, any floating dtype.
     fraction: in [0, 1].
 
   Returns:
@@ -259,7 +259,7 @@ def max_norm(
   r"""Projects every row onto the ball of radius `limit`: w_i · min(1, limit / ‖w_i‖).
 
   Args:
-    weights: w, one row a class, any floating dtype.
+    weights: w, one row per class, any floating dtype.
     limit: ≥ 0, as of `max_norm_limit`.
 
   Returns:

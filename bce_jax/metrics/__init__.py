@@ -8,13 +8,13 @@ from bce_jax.metrics._counting import (
   pair_counts_from_scores,
   pair_scores,
 )
+from bce_jax.metrics._curve import uniform_accuracy_curve
 from bce_jax.metrics._distributions import (
   Histogram,
   ScoreDistributions,
   Spread,
   merge_distributions,
   score_distributions,
-  uniform_accuracy_curve,
 )
 from bce_jax.metrics._geometry import (
   ClassMoments,

@@ -1,4 +1,4 @@
-"""One score a sample and one threshold: which samples are positive?
+"""One score per sample and one threshold: which samples are positive?
 
 A sample is taken as positive when its score is > t, strictly, as everywhere in this package. Area
 under the curve and equal error rate are those of `metrics.verification`, with positives as genuine:
@@ -22,8 +22,8 @@ class BinaryAccuracy(NamedTuple):
   """The best accuracy that one threshold reaches, and where.
 
   Attributes:
-    accuracy: the largest share of samples judged right by one threshold. It is chosen on the data
-      it is judged on.
+    accuracy: the largest share of samples classified correctly by one threshold. It is chosen on
+      the data it is evaluated on.
     threshold: t*, strictly inside (threshold_low, threshold_high).
     threshold_low: lower end of the widest optimal interval (the lowest one of equals); −inf where
       to take all samples as positive is best. The interval is open, as that of
@@ -69,7 +69,7 @@ class Confusion(NamedTuple):
 
   @property
   def accuracy(self) -> float:
-    """The share of samples judged right."""
+    """The share of samples classified correctly."""
     return _share(self.true_positives + self.true_negatives, sum(self))
 
 
@@ -84,7 +84,7 @@ def binary_accuracy(
   its conventions: of equally good intervals the widest, of equals the lowest.
 
   Args:
-    scores: any floating dtype; infinite ones are welcome. float64 is judged in float64.
+    scores: any floating dtype; infinite ones are welcome. float64 is evaluated in float64.
     positive: which samples are to lie above the threshold.
 
   Returns:
@@ -113,7 +113,7 @@ def confusion_at(
   positive: Bool[ArrayLike, " n"],
   threshold: float | Float[ArrayLike, ""],
 ) -> Confusion:
-  """Judges one FIXED threshold, such as a learned bias or one of another split.
+  """Evaluates one FIXED threshold, such as a learned bias or one of another split.
 
   Args:
     scores: any floating dtype; infinite ones are welcome.

@@ -58,7 +58,7 @@ def pair_counts(
   the order of the embeddings, copies of an embedding are tied, and no float32 ties what differs.
 
   Args:
-    embeddings: x, not normalised, any floating dtype.
+    embeddings: x, not normalized, any floating dtype.
     labels: identities, any integers.
     thresholds: further thresholds to count at, such as t = b/γ, learned on other identities.
     block_size: scores that exist at once.
@@ -193,7 +193,7 @@ def pair_scores(
   """The cosines of listed pairs, for `pair_counts_from_scores` and `ten_fold_accuracy`.
 
   Args:
-    embeddings: not normalised, any floating dtype.
+    embeddings: not normalized, any floating dtype.
     pairs: two row numbers each, in [0, n).
 
   Returns:

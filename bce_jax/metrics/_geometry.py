@@ -1,7 +1,7 @@
 """Compactness, separability and neural collapse of features, exact, without an [n, n] array.
 
 The streaming half, `class_moments`, sums up any number of samples by their numbers, means and unit
-vectors a class and ONE scatter within classes, [D, D]. `merge_moments` puts parts together. The
+vectors per class and ONE scatter within classes, [D, D]. `merge_moments` puts parts together. The
 final half, `geometry`, works on the host in float64, once.
 
 The scatter is taken about the part's own class means, and merging adds what the means of two parts
@@ -91,7 +91,7 @@ def class_moments(
   2e-4 for clusters of radius 0.01 a unit apart at an offset of 1000, and to 2e-7 without one.
 
   Args:
-    features: x, not normalised, any floating dtype.
+    features: x, not normalized, any floating dtype.
     labels: class ids in [0, num_classes).
     num_classes: N ≥ 1.
     where: samples that count; all for None. What stands under False is not looked at.
@@ -203,7 +203,7 @@ def geometry(moments: ClassMoments, weights: Float[ArrayLike, "N D"]) -> Geometr
 
   Args:
     moments: as of `class_moments`, merged.
-    weights: W, the classifier's rows, not normalised, any floating dtype.
+    weights: W, the classifier's rows, not normalized, any floating dtype.
 
   Returns:
     `Geometry`.
@@ -252,7 +252,7 @@ def mean_and_std(values: Float[ArrayLike, " N"]) -> tuple[float, float]:
   """Mean and standard deviation over the classes that have a value.
 
   Args:
-    values: one a class, nan for an absent one: a field of `Geometry`.
+    values: one per class, nan for an absent one: a field of `Geometry`.
 
   Returns:
     (mean, standard deviation √(mean (v − mean)²)), float64; nan where no class has a value.

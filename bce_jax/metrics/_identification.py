@@ -40,7 +40,7 @@ def rank_one(
   Nearest by cosine. A tie with an item of another identity is wrong, whatever the order.
 
   Args:
-    gallery: embeddings of known identities, not normalised, any floating dtype.
+    gallery: embeddings of known identities, not normalized, any floating dtype.
     gallery_labels: their identities, any integers.
     probes: embeddings to identify.
     probe_labels: their identities, all of which must be in the gallery.
@@ -81,7 +81,7 @@ def open_set_identification(
   A probe is accepted, and named after its nearest gallery item, when their cosine is > t.
 
   Args:
-    gallery: embeddings of known identities, not normalised, any floating dtype.
+    gallery: embeddings of known identities, not normalized, any floating dtype.
     gallery_labels: their identities, any integers.
     probes: embeddings to identify or to refuse.
     probe_labels: their identities; one that is not in the gallery is a stranger's.

@@ -59,15 +59,15 @@ def shot_accuracy(
 
     many: n_y > 100,   medium: 20 ≤ n_y ≤ 100,   few: n_y < 20
 
-  The groups are made by TRAINING images; the means are over the samples that are judged.
+  The groups are made by TRAINING images; the means are over the samples that are evaluated.
 
   Args:
-    correct: whether each sample was judged right; a float in [0, 1] is a share.
+    correct: whether each sample was classified correctly; a float in [0, 1] is a share.
     labels: class ids in [0, N).
     train_counts: n ≥ 0, training images of each class, in the subset trained on.
     where: samples that count; all for None. What stands under False is not looked at.
     axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over: every
-      device gets the figures of all samples together.
+      device gets the results of all samples together.
 
   Returns:
     `ShotAccuracy`. Summed in float64 outside a trace; inside one, bools are counted exactly and
@@ -76,7 +76,7 @@ def shot_accuracy(
   Raises:
     ValueError: for wrong shapes or dtypes, a negative count, a label out of range, or a share
       outside [0, 1] (outside a trace; inside one a label out of range or a negative count of a
-      judged class makes all four nan).
+      evaluated class makes all four nan).
 
   >>> shot_accuracy([True, False, True, True], [0, 0, 1, 2], [101, 100, 20])
   ShotAccuracy(many=0.5, medium=1.0, few=nan, all=0.75)

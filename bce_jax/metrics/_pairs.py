@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def group_size(num_classes: int) -> int | None:
-  """How many neighbouring classes are reduced at once: the divisor of N nearest to 4√N.
+  """How many neighboring classes are reduced at once: the divisor of N nearest to 4√N.
 
   Wide groups are read as fast as whole rows, and the label's own is then copied as one piece; 4√N
   was the fastest on CPU for 100 and for 1,000 classes. None where nothing is saved.
@@ -25,7 +25,7 @@ def split(scores: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[jax.A
   """p = scores[label] and n = the maximum without it, reading the scores once.
 
   The maximum of a masked copy makes XLA write that copy on CPU (13 times the time of a plain
-  maximum for 50,000 × 1,000). So groups of neighbouring classes are reduced plainly, and only the
+  maximum for 50,000 × 1,000). So groups of neighboring classes are reduced plainly, and only the
   label's own group is looked at again. A number of classes that has no such groups (a
   prime) takes the masked copy. All is by row: a batch split over devices stays where it is.
   """

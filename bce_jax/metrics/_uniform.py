@@ -1,7 +1,7 @@
 """Sample-wise, class-wise and uniform accuracy, exact, in O(n log n) and without an [n, N] array.
 
 A sample X of class y is summed up by two numbers, p(X) = c_y(X), its positive, and n(X) = max over
-j ≠ y of c_j(X), its hardest negative. A threshold t judges X right where n(X) < t < p(X), so the
+j ≠ y of c_j(X), its hardest negative. A threshold t is right about X where n(X) < t < p(X), so the
 best threshold is the point that most of the open intervals (n, p) cover.
 
 The streaming half, `score_pairs`, gives the two numbers of each sample. With the label they are
@@ -33,15 +33,15 @@ class UniformAccuracy(NamedTuple):
 
   Attributes:
     sample_wise: A_SW = mean of 1[n < p], ordinary top-1 accuracy with ties counted as wrong.
-    class_wise: A_CW, one threshold a class: the sum over classes of the most samples of the class
-      that one threshold judges right, over the number of samples.
+    class_wise: A_CW, one threshold per class: the sum over classes of the most samples of the class
+      that one threshold classifies correctly, over the number of samples.
     uniform: A_Uni, one threshold for the data set.
     threshold: t*, strictly inside (threshold_low, threshold_high).
     threshold_low: lower end of the widest optimal interval (the lowest one of equals); the end
       itself is not optimal, the interval is open. −inf where there is but one class.
     threshold_high: its upper end.
 
-  With no sample in the mask all six are nan; with no sample judged right by any threshold the
+  With no sample in the mask all six are nan; where no threshold classifies any sample correctly the
   accuracies are 0 and the thresholds nan.
   """
 
@@ -116,14 +116,14 @@ def uniform_accuracy(
     labels: class ids in [0, N).
     where: samples that count; all for None. What stands under False is not looked at.
     axis_name: inside pmap or shard_map, the axis (or axes) the samples are split over: every
-      device gets the figures of all samples together.
+      device gets the results of all samples together.
 
   Returns:
     `UniformAccuracy`.
 
   Raises:
     ValueError: for wrong shapes or dtypes, a label out of range or a nan score (outside a trace;
-      inside one, either makes all figures nan).
+      inside one, either makes all results nan).
 
   >>> import jax.numpy as jnp
   >>> logits = jnp.array([[3.0, 1.0], [0.5, 2.5], [0.2, 0.8]])
@@ -163,8 +163,8 @@ def uniform_accuracy_from_pairs(
   values an interval closes before the next opens. Exact: integer counts, divided once. The result
   does not depend on the order of the samples or on how they were split.
 
-  Outside a trace numpy float64 scores are judged in float64 and the threshold is a float64
-  strictly inside its interval even between float32 neighbours. Inside a trace it is float32, and
+  Outside a trace numpy float64 scores are compared in float64 and the threshold is a float64
+  strictly inside its interval even between float32 neighbors. Inside a trace it is float32, and
   equals threshold_low where no float32 lies inside. Subnormal scores count as 0: XLA's own maximum
   flushes them on CPU.
 
@@ -181,7 +181,7 @@ def uniform_accuracy_from_pairs(
 
   Raises:
     ValueError: for wrong shapes or dtypes, a label out of range or a nan score (outside a trace;
-      inside one, either makes all figures nan).
+      inside one, either makes all results nan).
 
   >>> import jax.numpy as jnp
   >>> p, n = jnp.array([3.0, 2.5, 0.8]), jnp.array([1.0, 0.5, 0.2])
@@ -200,7 +200,7 @@ def uniform_accuracy_from_pairs(
     counts = _intervals.count(*flat, num_classes=num_classes)
     if axis_name is not None:  # equal on all devices already; this tells shard_map so
       counts = lax.pmax(counts, axis_name)
-  return _figures_eager(jax.device_get(counts)) if eager else _figures(counts)
+  return _results_eager(jax.device_get(counts)) if eager else _results(counts)
 
 
 @explicit.auto(explicit.replicated)
@@ -212,9 +212,9 @@ def accuracy_at(
   where: Bool[ArrayLike, "*batch"] | None = None,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> AccuracyAt:
-  """Judges one FIXED threshold, which is what a user deploys.
+  """Evaluates one FIXED threshold, which is what a user deploys.
 
-  t* of `uniform_accuracy` is chosen on the data it is judged on; a learned bias, or a threshold
+  t* of `uniform_accuracy` is chosen on the data it is evaluated on; a learned bias, or a threshold
   chosen on another split, is not. A class is above the threshold when its score is > t.
 
   Args:
@@ -310,7 +310,7 @@ def _masked_pairs(logits: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.
   return positive, negative
 
 
-def _figures_eager(counts: _intervals.Counts) -> UniformAccuracy:
+def _results_eager(counts: _intervals.Counts) -> UniformAccuracy:
   if counts.bad:
     raise ValueError(f"{counts.bad} of {counts.total} samples have a nan score")
   if not counts.total:
@@ -339,8 +339,8 @@ def _inside(low: float, high: float) -> float:
   return middle if low < middle < high else low
 
 
-def _figures(counts: _intervals.Counts) -> UniformAccuracy:
-  """`_figures_eager` inside a trace: nan instead of an exception."""
+def _results(counts: _intervals.Counts) -> UniformAccuracy:
+  """`_results_eager` inside a trace: nan instead of an exception."""
   low, high = counts.low, counts.high
   total = jnp.where(counts.bad > 0, 0, counts.total)  # 0/0 below: nan
   middle = 0.5 * low + 0.5 * high
@@ -396,7 +396,7 @@ def _is_eager(*arrays: Any) -> bool:
 
 
 def _precision(eager: bool, *arrays: Any) -> contextlib.AbstractContextManager[Any]:
-  """float64 while numpy float64 scores are judged: as float32 they would tie where they do not."""
+  """float64 while numpy float64 scores are compared: as float32 some of them would tie."""
   wide = eager and any(checks.dtype_of(x) == np.float64 for x in arrays)
   return jax.enable_x64(True) if wide else contextlib.nullcontext()
 

@@ -3,7 +3,7 @@
 A pair is accepted when its score is > t, strictly, as everywhere in this package. Pairs of one
 identity are genuine, all others impostors. What is known of them are counts over the threshold,
 the streaming half in counting.py: the ROC curve, the area under it, the TAR at a FAR and the equal
-error rate follow exactly. `verify_at` judges one threshold fixed beforehand, which is what a
+error rate follow exactly. `verify_at` evaluates one threshold fixed beforehand, which is what a
 deployed system has.
 
 Sources: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289, for the
@@ -47,8 +47,9 @@ class Verification(NamedTuple):
     eer_threshold: of the vertex nearest to it, by |FAR − (1 − TAR)|; the highest of equals.
     auc: area under the curve, the probability that a genuine pair scores higher than an impostor
       (Mann–Whitney), ties counted half.
-    best_accuracy: the largest share of all pairs judged right by one threshold. It is chosen on the
-      data it is judged on, and where impostors abound refusing everything is hard to beat.
+    best_accuracy: the largest share of all pairs classified correctly by one threshold. It is
+      chosen on the data it is evaluated on, and where impostors abound refusing everything is hard
+      to beat.
     best_threshold: the highest threshold that reaches it; +inf: to refuse everything is best.
   """
 
@@ -67,7 +68,7 @@ class VerificationAt(NamedTuple):
   Attributes:
     true_accept: TAR, the share of genuine pairs accepted.
     false_accept: FAR, the share of impostor pairs accepted.
-    accuracy: the share of all pairs judged right.
+    accuracy: the share of all pairs classified correctly.
     balanced_accuracy: (TAR + 1 − FAR) / 2.
   """
 
@@ -78,7 +79,7 @@ class VerificationAt(NamedTuple):
 
 
 class FoldAccuracy(NamedTuple):
-  """Accuracy by folds, each judged at the threshold that is best on the others.
+  """Accuracy by folds, each evaluated at the threshold that is best on the others.
 
   Attributes:
     mean: over the folds.
@@ -148,8 +149,8 @@ def verification(
   >>> from bce_jax.metrics import pair_counts_from_scores
   >>> import numpy as np
   >>> counts = pair_counts_from_scores(np.array([0.9, 0.4, 0.5, 0.1]), [True, True, False, False])
-  >>> figures = verification(counts, far=[0.1, 0.5])
-  >>> figures.tar_at_far, figures.equal_error_rate, figures.auc, figures.best_accuracy
+  >>> results = verification(counts, far=[0.1, 0.5])
+  >>> results.tar_at_far, results.equal_error_rate, results.auc, results.best_accuracy
   (array([0.5, 1. ]), 0.5, 0.75, 0.75)
   """
   _check_both(counts)
@@ -188,13 +189,13 @@ def verification(
 
 
 def verify_at(counts: PairCounts, threshold: float | Float[ArrayLike, ""]) -> VerificationAt:
-  """Judges one FIXED threshold, such as t = b/γ that was learned on other identities.
+  """Evaluates one FIXED threshold, such as t = b/γ that was learned on other identities.
 
   Args:
     counts: as of `pair_counts`, best with this threshold among its `thresholds`. Another one is
-      judged where the counts leave no doubt: no impostor between it and the tracked ones around it.
+      evaluated where the counts leave no doubt: no impostor between it and its tracked neighbors.
     threshold: t; a pair is accepted when its score is > t. Those that `verification` and `roc` give
-      are always judged.
+      are always evaluated.
 
   Returns:
     `VerificationAt`, exact.
@@ -237,10 +238,10 @@ def _at(counts: PairCounts, genuine: int, impostors: int) -> VerificationAt:
 def ten_fold_accuracy(
   scores: Float[ArrayLike, " n"], same: Bool[ArrayLike, " n"], folds: Int[ArrayLike, " n"]
 ) -> FoldAccuracy:
-  """The protocol of LFW: each fold is judged at the threshold that is best on the other folds.
+  """The protocol of LFW: each fold is evaluated at the threshold that is best on the other folds.
 
-  The best threshold is exact. Of the intervals between two neighbouring scores of the other folds
-  it lies in one where most of their pairs are judged right, the widest (the lowest of equals), in
+  The best threshold is exact. Of the intervals between two neighboring scores of the other folds
+  it lies in one where most of their pairs are right, the widest (the lowest of equals), in
   the middle; beyond all scores, by max(1, |score|), only where no such interval is as good.
 
   Args:
@@ -301,10 +302,10 @@ def _equal_error_rate(curve: RocCurve) -> tuple[float, float]:
 
 
 def _best_threshold(scores: np.ndarray, genuine: np.ndarray) -> float:
-  """The threshold that judges most pairs right, by the rule of `ten_fold_accuracy`."""
+  """The threshold that classifies most pairs correctly, by the rule of `ten_fold_accuracy`."""
   values, place = np.unique(scores, return_inverse=True)
   change = np.bincount(place, np.where(genuine, -1, 1), len(values))
-  # How many are judged right by t in [v_i, v_i+1), less those right by t below all.
+  # How many t classifies correctly in [v_i, v_i+1), less those right by t below all.
   right = np.concatenate([[0], np.cumsum(change)])
   best = right == right.max()
   if best[1:-1].any():

@@ -19,7 +19,7 @@ class ChunkedBCE(NamedTuple):
   the features. Rows that fill up the last device's share are padding and never count.
 
   Attributes:
-    head: whose normalisation, scale and number of classes hold.
+    head: whose normalization, scale and number of classes hold.
     mesh: with axes 'data' and 'class'; None for one device, or inside of `pmap`.
     chunk_size: classes whose scores exist at one time; None chooses it.
   """

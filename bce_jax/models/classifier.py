@@ -13,7 +13,7 @@ class Outputs(NamedTuple):
 
   Attributes:
     features: [batch, D], float32.
-    scores: metrics, scale and bias: see `Scores`.
+    scores: similarities, scale and bias: see `Scores`.
     intermediates: the backbone's named intermediate arrays.
   """
 
@@ -31,6 +31,6 @@ class Classifier(nn.Module):
   def __call__(
     self, images: Float[Array, "batch height width channels"], *, train: bool
   ) -> Outputs:
-    """Runs the network; with `train` the batch's own statistics normalise it."""
+    """Runs the network; with `train` the batch's own statistics normalize it."""
     features, intermediates = self.backbone(images, train=train)
     return Outputs(features, self.head(features), intermediates)

@@ -1,4 +1,4 @@
-"""The classifier on top of the features: metrics c, their scale, and a bias that is a threshold."""
+"""The classifier on top of the features: similarities c, a scale, a bias that is a threshold."""
 
 from typing import Any, NamedTuple
 
@@ -15,22 +15,22 @@ BIAS_INITS = ("prior", "zero", "0", "1", "2", "3", "4", "5", "6", "7")
 
 
 class Scores(NamedTuple):
-  """What the losses take: metrics, scale and bias of z = scale · c − bias.
+  """What the losses take: similarities, scale and bias of z = scale · c − bias.
 
   Attributes:
-    metrics: c, wᵀx or with normalised features and weights the cosine: [batch, N], float32.
+    similarities: c, wᵀx or with normalized features and weights the cosine: [batch, N], float32.
     scale: γ.
-    bias: one number, or one a class: [] or [N], float32.
+    bias: one number, or one per class: [] or [N], float32.
   """
 
-  metrics: Float[Array, "batch N"]
+  similarities: Float[Array, "batch N"]
   scale: float
   bias: Float[Array, ""] | Float[Array, " N"]
 
   @property
   def scaled(self) -> Float[Array, "batch N"]:
     """The scores scale · c, on which the bias and a threshold can be compared."""
-    return self.scale * self.metrics
+    return self.scale * self.similarities
 
   @property
   def decision(self) -> Float[Array, "batch N"]:
@@ -43,9 +43,9 @@ class Scores(NamedTuple):
 
 
 class Head(nn.Module):
-  r"""Linear or cosine classifier with a bias that is one number, one a class, or absent.
+  r"""Linear or cosine classifier with a bias that is one number, one per class, or absent.
 
-    z_j = scale · c_j − b_j,   c_j = w_jᵀx, with x̂ and ŵ in place of x and w where normalised
+    z_j = scale · c_j − b_j,   c_j = w_jᵀx, with x̂ and ŵ in place of x and w where normalized
 
   Parameters: weights [N, features]; bias [] or [N]. All in float32 whatever the backbone's dtype.
 
@@ -55,12 +55,12 @@ class Head(nn.Module):
     normalize_weights: use w / ‖w‖. Both together give the cosine (the losses -nu and -nd).
     scale: γ > 0, not learned.
     weight_init: "uniform", U(±1/√features) (std 1/√(3 · features)), or "normal",
-      N(0, 1/features). Where weights are normalised only the step size feels their length.
-    bias: "none" (0, no parameter), "unified" (one number) or "diverse" (one a class).
+      N(0, 1/features). Where weights are normalized only the step size feels their length.
+    bias: "none" (0, no parameter), "unified" (one number) or "diverse" (one per class).
     bias_init: "prior", log(10 · N); "zero"; "0", U(±1/√features); "1" … "7", the deterministic
       modes of `losses.bias_init`, for the diverse bias only.
     bias_mean: constant added to the initial bias.
-    bias_learnable: False keeps the bias where it starts: its gradient is 0. (An optimiser must not
+    bias_learnable: False keeps the bias where it starts: its gradient is 0. (An optimizer must not
       decay it either: see `bce_jax.optim`.)
 
   Raises:
@@ -95,14 +95,14 @@ class Head(nn.Module):
     shape = (self.num_classes, features.shape[-1])
     weights = self.param("weights", init, shape, jnp.float32)
     if self.normalize_features and self.normalize_weights:
-      metrics = losses.cosine(features, weights)
+      similarities = losses.cosine(features, weights)
     else:
       if self.normalize_features:
         features = losses.l2_normalize(features)
       if self.normalize_weights:
         weights = losses.l2_normalize(weights)
-      metrics = jnp.matmul(features, weights.T, precision=jax.lax.Precision.HIGHEST)
-    return Scores(metrics, self.scale, self._bias(features.shape[-1]))
+      similarities = jnp.matmul(features, weights.T, precision=jax.lax.Precision.HIGHEST)
+    return Scores(similarities, self.scale, self._bias(features.shape[-1]))
 
   def _bias(self, num_features: int) -> jax.Array:
     if self.bias not in BIASES:

@@ -1,7 +1,7 @@
 """Residual networks for faces: IR-18, 34, 50 and 100, as feature extractors.
 
 They differ from the ImageNet family in what pictures of aligned faces need: the stem keeps the
-resolution and every stage halves it, a block normalises before its convolutions and adds without a
+resolution and every stage halves it, a block normalizes before its convolutions and adds without a
 ReLU, and a linear layer over all that is left of the picture takes the place of the average over
 the pixels, because where something is in an aligned face says what it is.
 
@@ -94,7 +94,7 @@ class FaceBlock(nn.Module):
 
     Args:
       inputs: `[batch, height, width, channels]`.
-      train: whether to normalise by the batch's statistics, and update the running ones.
+      train: whether to normalize by the batch's statistics, and update the running ones.
 
     Returns:
       `[batch, ceil(height / stride), ceil(width / stride), self.width]`.
@@ -158,7 +158,7 @@ class IResNet(nn.Module):
     Args:
       images: `[batch, height, width, channels]`, floating-point, at least 16x16; of the size that
         the parameters were made for.
-      train: whether to normalise by the batch's statistics, and update the running ones (pass
+      train: whether to normalize by the batch's statistics, and update the running ones (pass
         `mutable=["batch_stats"]` to `apply`).
 
     Returns:

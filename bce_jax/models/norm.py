@@ -21,9 +21,9 @@ def batch_norm(
   """Chooses the batch norm of a network: the constructor of its norms.
 
   Args:
-    train: whether to normalise by the batch's statistics, and update the running ones.
-    group: images that are normalised together (`GhostBatchNorm`); None: all of them.
-    axis_name: of the `jax.pmap` or `jax.shard_map` whose devices' images are normalised together;
+    train: whether to normalize by the batch's statistics, and update the running ones.
+    group: images that are normalized together (`GhostBatchNorm`); None: all of them.
+    axis_name: of the `jax.pmap` or `jax.shard_map` whose devices' images are normalized together;
       without meaning for groups.
     dtype: dtype of the outputs.
     param_dtype: dtype of the parameters; the statistics are float32 always.
@@ -55,7 +55,7 @@ def batch_norm(
 class GhostBatchNorm(nn.Module):
   """Batch norm in which each group of successive images has statistics of its own.
 
-  In training image i is normalised by mean and variance of the images i // group · group to
+  In training image i is normalized by mean and variance of the images i // group · group to
   i // group · group + group − 1, whatever the size of the batch; gradients go through them. The
   running statistics move to the mean over the groups of the groups' means and (biased) variances,
   in float32. Parameters and running statistics have the names and shapes of `nn.BatchNorm`, and
@@ -65,8 +65,8 @@ class GhostBatchNorm(nn.Module):
   nothing to tell each other but the running statistics, which nothing waits for.
 
   Attributes:
-    group: images that are normalised together; it must divide the number of images.
-    use_running_average: whether to normalise by the running statistics, and leave them.
+    group: images that are normalized together; it must divide the number of images.
+    use_running_average: whether to normalize by the running statistics, and leave them.
     momentum: weight of the past in the running statistics.
     epsilon: added to the variance.
     dtype: dtype of the outputs; the computation is in float32 at least.
@@ -101,7 +101,7 @@ class GhostBatchNorm(nn.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Float[Array, "batch height width channels"]:
-    """Normalises.
+    """Normalizes.
 
     Args:
       inputs: `[batch, height, width, channels]`.

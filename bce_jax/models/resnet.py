@@ -1,7 +1,7 @@
 """Residual networks: the CIFAR and the ImageNet family of He et al. (2016), as feature extractors.
 
 A network returns features, not scores; the classifier is a separate head (`bce_jax.models.head`).
-Padding, stride placement and initialisation are those of torchvision, so that figures and weights
+Padding, stride placement and initialization are those of torchvision, so that results and weights
 can be compared with PyTorch.
 """
 
@@ -112,7 +112,7 @@ class BasicBlock(Block):
 
     Args:
       inputs: `[batch, height, width, channels]`.
-      train: whether to normalise by the batch's statistics, and update the running ones.
+      train: whether to normalize by the batch's statistics, and update the running ones.
 
     Returns:
       `[batch, ceil(height / stride), ceil(width / stride), self.width]`.
@@ -153,7 +153,7 @@ class BottleneckBlock(Block):
 
     Args:
       inputs: `[batch, height, width, channels]`.
-      train: whether to normalise by the batch's statistics, and update the running ones.
+      train: whether to normalize by the batch's statistics, and update the running ones.
 
     Returns:
       `[batch, ceil(height / stride), ceil(width / stride), 4 * self.width]`.
@@ -219,7 +219,7 @@ class ResNet(nn.Module):
 
     Args:
       images: `[batch, height, width, channels]`, floating-point.
-      train: whether to normalise by the batch's statistics, and update the running ones (pass
+      train: whether to normalize by the batch's statistics, and update the running ones (pass
         `mutable=["batch_stats"]` to `apply`).
 
     Returns:
@@ -321,7 +321,7 @@ def check_images(images: Array) -> None:
     )
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
-      f"images have dtype {images.dtype}, expected a floating-point one: normalise them first"
+      f"images have dtype {images.dtype}, expected a floating-point one: normalize them first"
     )
 
 

@@ -77,11 +77,11 @@ def create(
     param_dtype: dtype of the parameters; batch statistics are float32 always.
     zero_init_last_norm: whether each block starts as its shortcut (as the ReLU of it, where the
       family has a ReLU after the sum).
-    batch_norm_group: images, one after the other, that are normalised by common statistics in
+    batch_norm_group: images, one after the other, that are normalized by common statistics in
       training (see `GhostBatchNorm`); None: all of them. It changes neither parameters nor
       evaluation.
     axis_name: of the `jax.pmap` or `jax.shard_map` that training runs in, whose devices' images are
-      then normalised together; None under plain jit, where they are anyway. Groups lie within a
+      then normalized together; None under plain jit, where they are anyway. Groups lie within a
       device's images and don't need it.
 
   Returns:

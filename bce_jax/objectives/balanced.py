@@ -81,7 +81,7 @@ def balanced(
     base: `joint` with class-balanced weights; BCE3S has a BCE loss.
     steps_per_epoch: updates between two projections by MaxNorm.
     max_norm_fraction: in [0, 1]; see `losses.max_norm_limit`.
-    drifting_statistics: normalise by the batch's own statistics in training, and update the
+    drifting_statistics: normalize by the batch's own statistics in training, and update the
       running ones, as the released code does; else both stay those of stage 1.
 
   Returns:

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """Augmented and normalised images of a step, or a part of them: a micro-batch, a device's share.
+  """Augmented and normalized images of a step, or a part of them: a microbatch, a device's share.
 
   What a method draws for an image must follow from the image's row alone, and what it draws for the
   step from the key and `step_labels`, so that no cut changes it.
@@ -70,7 +70,7 @@ class Views(NamedTuple):
   """The images that go through the network in one forward pass, and what they should give.
 
   Attributes:
-    images: [batch · views, height, width, channels]. The views of an image are neighbours, so that
+    images: [batch · views, height, width, channels]. The views of an image are neighbors, so that
       a batch split over devices stays where it is.
     targets: whatever the objective's own loss wants to know of them; labels for most.
   """
@@ -100,17 +100,17 @@ class Objective(NamedTuple):
       state, so they are saved, restored and donated with it.
     parameters: (key, number of features) → parameters of its own, trained as params["objective"];
       None for none.
-    after_update: (params, memory, step) → params, applied after each update of the optimiser.
+    after_update: (params, memory, step) → params, applied after each update of the optimizer.
     partner: exponent q of the class-weighted sampler that draws a partner batch for each step, in
       which a class of n training images is as likely as n^(1−q); None for no partner.
     trainable: the top-level groups of params that are trained; None for all. The others get no
       gradient, no decay and no update.
-    batch_statistics: whether training normalises by the batch's own statistics and updates the
+    batch_statistics: whether training normalizes by the batch's own statistics and updates the
       running ones; False leaves them as they are.
     num_views: images that go through the network for each image of a batch.
     memory_of_images: whether what a step sees changes the memory, so that a device can't do with
-      its share of a batch; micro-batches hand the memory on.
-    channel_statistics: (mean, std) of the three channels of colour images on 0 … 1, in place of the
+      its share of a batch; microbatches hand the memory on.
+    channel_statistics: (mean, std) of the three channels of color images on 0 … 1, in place of the
       training images' own; gray ones keep theirs.
     continues_head: whether a head trained before is what it goes on from, so that a fresh one is
       refused.

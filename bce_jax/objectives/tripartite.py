@@ -3,8 +3,8 @@
   total = L_sc + λ_ss L_ss + λ_cc L_cc
 
 L_sc is the mean over three views of a batch (source, MixUp and CutMix with a partner batch), L_ss
-the sum over the two mixed views, whose projections are compared with one remembered projection a
-class, L_cc the mean over the classifier's rows.
+the sum over the two mixed views, whose projections are compared with the remembered projection of
+each class, L_cc the mean over the classifier's rows.
 
 In the released code the remembered projections are constants. Every projection then flees the mean
 of the memory, the memory follows, and on real data all of them end in one point. Here the classes

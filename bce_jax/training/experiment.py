@@ -223,7 +223,7 @@ def _check_training(config: ConfigDict, objective: Objective) -> None:
   if config.batch_norm_group and not objective.batch_statistics:
     raise ValueError(
       f"config.batch_norm_group is {config.batch_norm_group}, but the objective"
-      f" {config.objective.name!r} normalises by the running statistics: expected none"
+      f" {config.objective.name!r} normalizes by the running statistics: expected none"
     )
   if config.parallel == "pmap":
     pmap.check(config, objective)

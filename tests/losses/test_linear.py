@@ -123,7 +123,7 @@ def test_other_chunks(chunk_size, mask):
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("normalize", [True, "features", "weights"])
-def test_normalised(normalize, mask):
+def test_normalized(normalize, mask):
   operands, labels = draw(2, diverse=mask != "none")
   same(operands, labels, chunk_size=5, normalize=normalize, class_mask=MASKS[mask])
 
@@ -241,7 +241,7 @@ def products(f, *args):
     )
     return inside + sum(e.primitive.name == "dot_general" for e in jaxpr.eqns)
 
-  # `make_jaxpr` of the differentiated function: custom_vjp is resolved, nothing is optimised.
+  # `make_jaxpr` of the differentiated function: custom_vjp is resolved, nothing is optimized.
   return count(jax.make_jaxpr(f)(*args).jaxpr)
 
 
@@ -307,7 +307,7 @@ def test_memory_is_a_few_chunks(form, options):
   temporary = program.memory_analysis().temp_size_in_bytes
   assert len(re.findall(r" dot\(", program.as_text())) == (4 if form is FORMS[0] else 3)
   chunk_bytes = 4 * chunk * (batch + features)
-  allowed = 8 * chunk_bytes + 8 * 4 * classes  # what is one number a class may be kept
+  allowed = 8 * chunk_bytes + 8 * 4 * classes  # what is one number per class may be kept
   assert allowed < 4 * classes * features  # so that not one more table would go unnoticed
   if options.get("dtype") == jnp.bfloat16:
     allowed += 2 * classes * features  # XLA on CPU copies it, but not to float32

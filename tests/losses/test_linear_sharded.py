@@ -92,7 +92,7 @@ def agree(value, grads, expected):
     close(found, wanted)
 
 
-LAYOUTS = [  # (data, class), a bias a class, classes sampled and cosines
+LAYOUTS = [  # (data, class), a bias per class, classes sampled and cosines
   ((1, 8), True, True),
   ((1, 8), False, False),
   ((2, 4), True, False),
@@ -344,7 +344,7 @@ def test_devices_exchange_only_sums_of_losses(form, shape):
     out_specs=P(),
   )
   one_loss = 1 if form == "mean" else B // shape[0]
-  # One number (or one an example) over 'class', and the mean over 'data'.
+  # One number (or one per example) over 'class', and the mean over 'data'.
   assert exchanged(mean, x, w, bias, labels) == {"all-reduce": one_loss + over_data}
   # The features' gradient is a sum over the classes, whatever the loss; the table's over the data.
   gradients = B // shape[0] * D + over_data * (x.shape[1] + 1) * w.shape[0] // shape[1]

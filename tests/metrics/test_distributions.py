@@ -57,7 +57,7 @@ def same(a, b):
 
 
 def spread_by_definition(sets):
-  """A spread of sets of scores, one set a class, in exact sums."""
+  """A spread of sets of scores, one set per class, in exact sums."""
   out = []
   for values in sets:
     kept = [float(x) for x in values if np.isfinite(x)]

@@ -41,7 +41,7 @@ def off_simplex(a, h):
 
 
 def by_definition(x, labels, weights):
-  """All figures in float64, by loops over samples and pairs and with NumPy's pseudo-inverse."""
+  """All results in float64, by loops over samples and pairs and with NumPy's pseudo-inverse."""
   x, weights = np.float64(x), np.float64(weights)
   num_classes = len(weights)
   classes = [x[labels == i] for i in range(num_classes)]
@@ -74,9 +74,9 @@ def check(actual, expected, rtol, atol=0.0):
 
 def clusters(num_classes, dim, n, *, offset=0.0, radius=1.0, seed=0, dtype=np.float64):
   rng = np.random.default_rng(seed)
-  centres = offset + rng.normal(size=(num_classes, dim))
+  centers = offset + rng.normal(size=(num_classes, dim))
   labels = rng.integers(0, num_classes, n).astype(np.int32)
-  x = centres[labels] + radius * rng.normal(size=(n, dim))
+  x = centers[labels] + radius * rng.normal(size=(n, dim))
   return x.astype(dtype), labels, rng.normal(size=(num_classes, dim))
 
 
@@ -149,18 +149,18 @@ def test_parts_of_any_size():
 def test_many_samples_against_scikit_learn_and_scipy():
   x, labels, weights = clusters(6, 5, 900, radius=0.7)
   moments = metrics.class_moments(x.reshape(30, 30, 5), labels.reshape(30, 30), num_classes=6)
-  judge = LinearDiscriminantAnalysis(solver="eigen", store_covariance=True).fit(x, labels)
-  np.testing.assert_allclose(moments.scatter / 900, judge.covariance_, rtol=1e-12, atol=1e-14)
-  np.testing.assert_allclose(moments.means, judge.means_, rtol=1e-12)
-  figures = metrics.geometry(moments, weights)
+  reference = LinearDiscriminantAnalysis(solver="eigen", store_covariance=True).fit(x, labels)
+  np.testing.assert_allclose(moments.scatter / 900, reference.covariance_, rtol=1e-12, atol=1e-14)
+  np.testing.assert_allclose(moments.means, reference.means_, rtol=1e-12)
+  results = metrics.geometry(moments, weights)
   for i in range(6):
     cosines = 1 - pdist(x[labels == i], "cosine")
-    assert figures.compactness[i] == pytest.approx(100 * cosines.mean(), rel=1e-11)
+    assert results.compactness[i] == pytest.approx(100 * cosines.mean(), rel=1e-11)
   rows = 1 - pdist(weights, "cosine")
-  assert metrics.mean_and_std(figures.classifier_separability)[0] == pytest.approx(
+  assert metrics.mean_and_std(results.classifier_separability)[0] == pytest.approx(
     100 * (1 - rows.mean()), rel=1e-12
   )
-  check(figures, by_definition(x, labels, weights), rtol=1e-9)
+  check(results, by_definition(x, labels, weights), rtol=1e-9)
 
 
 @pytest.mark.parametrize("batch", [4000, 128])
@@ -228,15 +228,15 @@ def test_known_values():
   labels = np.array([0, 0, 1, 1, 2, 2])
   moments = metrics.class_moments(x, labels, num_classes=3)
   weights = np.array([[1.0, 0.0], [-2.0, 0.0], [0.0, 5.0]])
-  figures = metrics.geometry(moments, weights)
-  np.testing.assert_allclose(figures.compactness, [100.0, -100.0, 0.0], atol=1e-12)
-  np.testing.assert_allclose(figures.classifier_separability, [150.0, 150.0, 100.0], atol=1e-12)
+  results = metrics.geometry(moments, weights)
+  np.testing.assert_allclose(results.compactness, [100.0, -100.0, 0.0], atol=1e-12)
+  np.testing.assert_allclose(results.classifier_separability, [150.0, 150.0, 100.0], atol=1e-12)
   np.testing.assert_array_equal(moments.counts, [2, 2, 2])
   np.testing.assert_allclose(moments.means, [[2.0, 0.0], [0.0, 0.5], [0.5, 0.5]])
   np.testing.assert_allclose(moments.scatter, [[2.5, -0.5], [-0.5, 5.0]])
   # The mean direction of class 1 is 0: at right angles to all.
   half = 50 * (2 - math.sqrt(0.5))
-  np.testing.assert_allclose(figures.separability, [half, 100.0, half], atol=1e-12)
+  np.testing.assert_allclose(results.separability, [half, 100.0, half], atol=1e-12)
 
 
 def simplex(num_classes, dim, seed=0):
@@ -250,15 +250,15 @@ def test_collapsed_features(num_classes, offset):
   frame = simplex(num_classes, 12)
   labels = np.arange(num_classes * 4) % num_classes
   moments = metrics.class_moments(3 * frame[labels] + offset, labels, num_classes=num_classes)
-  figures = metrics.geometry(moments, 0.1 * frame)
-  assert figures.nc1 < 1e-20
-  assert figures.nc2 < 1e-12
-  assert figures.nc3 < 1e-12
-  np.testing.assert_allclose(figures.compactness, 100.0, atol=1e-10)
+  results = metrics.geometry(moments, 0.1 * frame)
+  assert results.nc1 < 1e-20
+  assert results.nc2 < 1e-12
+  assert results.nc3 < 1e-12
+  np.testing.assert_allclose(results.compactness, 100.0, atol=1e-10)
   apart = 100 * (1 + 1 / (num_classes - 1))
-  np.testing.assert_allclose(figures.classifier_separability, apart, rtol=1e-12)
+  np.testing.assert_allclose(results.classifier_separability, apart, rtol=1e-12)
   if not offset:
-    np.testing.assert_allclose(figures.separability, apart, rtol=1e-12)
+    np.testing.assert_allclose(results.separability, apart, rtol=1e-12)
   assert metrics.geometry(moments, -frame).nc3 == pytest.approx(2.0)
   # Merged from two copies the means do not move, so nothing spreads.
   assert metrics.geometry(metrics.merge_moments(moments, moments), frame).nc1 < 1e-20
@@ -282,15 +282,15 @@ def test_pseudo_inverse_where_the_means_lie_in_a_plane(inside, rtol):
     x.astype(np.float32 if inside else np.float64), labels
   )
   h = (means - means.mean(0)) @ plane.T
-  deviation = np.concatenate([noise, -noise]).reshape(-1, 6) @ plane.T
-  within, between = deviation.T @ deviation / 200, h.T @ h / 5
+  spread = np.concatenate([noise, -noise]).reshape(-1, 6) @ plane.T
+  within, between = spread.T @ spread / 200, h.T @ h / 5
   expected = np.trace(within @ np.linalg.inv(between)) / 5
   assert metrics.geometry(moments, means).nc1 == pytest.approx(expected, rel=rtol)
 
 
-def test_centred_means_have_one_rank_less_than_classes():
+def test_centered_means_have_one_rank_less_than_classes():
   # The mean of many equal numbers is rounded by more than each is, so that means less their mean
-  # are not centred quite, and seem to have an extent in one direction more.
+  # are not centered quite, and seem to have an extent in one direction more.
   far = 1e-6 * np.random.default_rng(0).normal(size=(400, 400)) + 0.7
   labels = np.arange(400) % 200
   actual, expected = (
@@ -336,10 +336,10 @@ def test_a_class_of_one_sample_has_no_compactness():
   x, labels, weights = clusters(3, 4, 30)
   labels = np.where(labels == 1, 0, labels)
   labels[4] = 1
-  figures = metrics.geometry(metrics.class_moments(x, labels, num_classes=3), weights)
-  np.testing.assert_array_equal(np.isnan(figures.compactness), [False, True, False])
-  assert np.isfinite(figures.separability).all()
-  check(figures, by_definition(x, labels, weights), rtol=1e-9)
+  results = metrics.geometry(metrics.class_moments(x, labels, num_classes=3), weights)
+  np.testing.assert_array_equal(np.isnan(results.compactness), [False, True, False])
+  assert np.isfinite(results.separability).all()
+  check(results, by_definition(x, labels, weights), rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -347,11 +347,11 @@ def test_fewer_than_two_classes(n):
   moments = metrics.class_moments(np.ones((n, 3)), np.full(n, 2), num_classes=4)
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    figures = metrics.geometry(moments, np.eye(4)[:, :3])
-  assert np.isnan(figures.separability).all()
-  assert np.isnan(figures[3:]).all()
-  assert figures.compactness[2] == pytest.approx(100.0) or n < 2
-  assert np.isfinite(figures.classifier_separability).all()
+    results = metrics.geometry(moments, np.eye(4)[:, :3])
+  assert np.isnan(results.separability).all()
+  assert np.isnan(results[3:]).all()
+  assert results.compactness[2] == pytest.approx(100.0) or n < 2
+  assert np.isfinite(results.classifier_separability).all()
   one = metrics.geometry(
     metrics.class_moments(np.ones((n, 3)), np.zeros(n, int), num_classes=1), np.ones((1, 3))
   )
@@ -361,9 +361,9 @@ def test_fewer_than_two_classes(n):
 def test_coinciding_means_have_no_collapse_measures():
   x = np.array([[1.0, 2.0], [3.0, 4.0], [3.0, 4.0], [1.0, 2.0]])
   moments = metrics.class_moments(x + 0.1, np.array([0, 0, 1, 1]), num_classes=2)
-  figures = metrics.geometry(moments, np.eye(2))
-  assert np.isnan(figures[3:]).all()
-  np.testing.assert_allclose(figures.separability, 0.0, atol=1e-10)
+  results = metrics.geometry(moments, np.eye(2))
+  assert np.isnan(results[3:]).all()
+  np.testing.assert_allclose(results.separability, 0.0, atol=1e-10)
   # A classifier at right angles to all means leaves nothing to compare.
   moments = metrics.class_moments(np.array([[1.0, 0.0], [2.0, 0.0]]), np.arange(2), num_classes=2)
   with warnings.catch_warnings():
@@ -379,9 +379,9 @@ def test_zero_and_short_features():
   ):
     np.testing.assert_allclose(moments.unit_sums, [[0.6, 0.8], [0.0, 0.1]], rtol=1e-6)
     np.testing.assert_allclose(moments.unit_squares, [1.0, 0.01], rtol=1e-5)
-    figures = metrics.geometry(moments, np.zeros((2, 2)))
-    np.testing.assert_allclose(figures.compactness, 0.0, atol=1e-5)  # cosines with 0 are 0
-    np.testing.assert_array_equal(figures.classifier_separability, 100.0)
+    results = metrics.geometry(moments, np.zeros((2, 2)))
+    np.testing.assert_allclose(results.compactness, 0.0, atol=1e-5)  # cosines with 0 are 0
+    np.testing.assert_array_equal(results.classifier_separability, 100.0)
 
 
 def test_what_stands_under_the_mask_is_not_looked_at():

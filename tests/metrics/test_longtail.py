@@ -29,7 +29,7 @@ def by_definition(correct, labels, train_counts):
 
 def test_the_limits():
   assert (metrics.MANY, metrics.FEW) == (100, 20)
-  # One sample a class, on both sides of both limits, each with a share of its own.
+  # One sample per class, on both sides of both limits, each with a share of its own.
   counts = np.array([0, 1, 19, 20, 21, 99, 100, 101, 5000])
   correct = np.array([1.0, 0.5, 0.0, 0.25, 1.0, 0.0, 0.75, 0.5, 0.0])
   actual = metrics.shot_accuracy(correct, np.arange(9), counts)
@@ -105,32 +105,32 @@ def test_what_stands_under_the_mask_is_not_looked_at():
   correct = np.array([1.0, np.nan, 7.0, 0.5], np.float32)
   labels, counts = np.array([0, 1, 99, 2]), np.array([500, 50, 5])
   where = np.array([True, False, False, True])
-  for judge in (metrics.shot_accuracy, jax.jit(metrics.shot_accuracy)):
+  for evaluate in (metrics.shot_accuracy, jax.jit(metrics.shot_accuracy)):
     np.testing.assert_array_equal(
-      judge(correct, labels, counts, where=where), (1.0, np.nan, 0.5, 0.75)
+      evaluate(correct, labels, counts, where=where), (1.0, np.nan, 0.5, 0.75)
     )
 
 
 def test_bad_values_inside_a_trace_are_nan():
-  judge = jax.jit(metrics.shot_accuracy)
+  evaluate = jax.jit(metrics.shot_accuracy)
   correct, labels = np.ones(3, bool), np.array([0, 1, 2])
-  assert np.all(judge(correct, labels, np.array([500, 50, 5])) == np.ones(4))
-  assert np.isnan(judge(correct, labels, np.array([500, 50]))).all()
-  assert np.isnan(judge(correct, -labels, np.array([500, 50, 5]))).all()
-  assert np.isnan(judge(correct, labels, np.array([500, 50, -5]))).all()
-  # Of a class that nothing is judged of, the count decides nothing.
-  assert judge(correct, np.zeros(3, int), np.array([500, 50, -5])).many == 1.0
-  mixed = judge(np.array([1.0, np.nan, 1.0], np.float32), labels, np.array([500, 50, 5]))
+  assert np.all(evaluate(correct, labels, np.array([500, 50, 5])) == np.ones(4))
+  assert np.isnan(evaluate(correct, labels, np.array([500, 50]))).all()
+  assert np.isnan(evaluate(correct, -labels, np.array([500, 50, 5]))).all()
+  assert np.isnan(evaluate(correct, labels, np.array([500, 50, -5]))).all()
+  # Of a class that nothing is evaluated of, the count decides nothing.
+  assert evaluate(correct, np.zeros(3, int), np.array([500, 50, -5])).many == 1.0
+  mixed = evaluate(np.array([1.0, np.nan, 1.0], np.float32), labels, np.array([500, 50, 5]))
   np.testing.assert_array_equal(mixed, (1.0, np.nan, 1.0, np.nan))
 
 
 def test_constants_inside_a_trace():
   correct, labels, counts = np.array([True, False]), np.array([0, 1]), np.array([500, 5])
 
-  def judge():
+  def evaluate():
     return metrics.shot_accuracy(correct, labels, counts)
 
-  np.testing.assert_array_equal(jax.jit(judge)(), (1.0, np.nan, 0.0, 0.5))
+  np.testing.assert_array_equal(jax.jit(evaluate)(), (1.0, np.nan, 0.0, 0.5))
 
 
 def test_wide_counts_do_not_wrap():
@@ -152,14 +152,14 @@ def test_over_devices(form, exact):
   where = rng.random(64) < 0.8
   expected = metrics.shot_accuracy(correct, labels, counts, where=where)
   assert 0 < expected.few < 1
-  judge = functools.partial(metrics.shot_accuracy, train_counts=counts)
+  evaluate = functools.partial(metrics.shot_accuracy, train_counts=counts)
 
   def per_device(correct, labels, where, axis_name):
-    return judge(correct, labels, where=where, axis_name=axis_name)
+    return evaluate(correct, labels, where=where, axis_name=axis_name)
 
   arrays = (correct, labels, where)
   if form == "jit":
-    actual = jax.jit(judge)(correct, labels, where=where)
+    actual = jax.jit(evaluate)(correct, labels, where=where)
   elif form == "pmap":
     body = functools.partial(per_device, axis_name="batch")
     actual = jax.pmap(body, axis_name="batch")(*(x.reshape(8, 8) for x in arrays))
@@ -169,8 +169,8 @@ def test_over_devices(form, exact):
     if form == "jit_sharded":
       split = NamedSharding(mesh, PartitionSpec("batch"))
       correct, labels, where = (jax.device_put(x, split) for x in arrays)
-      assert judge(correct, labels, where=where) == expected  # outside a trace too
-      actual = jax.jit(judge)(correct, labels, where=where)
+      assert evaluate(correct, labels, where=where) == expected  # outside a trace too
+      actual = jax.jit(evaluate)(correct, labels, where=where)
     else:
       body = functools.partial(per_device, axis_name=axes if form == "two_axes" else axes[0])
       actual = jax.jit(

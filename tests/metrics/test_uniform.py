@@ -15,12 +15,12 @@ from bce_jax.metrics import _pairs
 
 
 def covered(positive, negative, t):
-  """Number of samples that threshold t judges right, by definition."""
+  """Number of samples that threshold t classifies correctly, by definition."""
   return int(np.sum((negative < t) & (t < positive)))
 
 
-def brute_force_figures(logits, labels, num_classes):
-  """All figures by trying a threshold in every gap between scores, in float64."""
+def brute_force_results(logits, labels, num_classes):
+  """All results by trying a threshold in every gap between scores, in float64."""
   logits = logits.astype(np.float64)
   n = len(labels)
   positive = logits[np.arange(n), labels]
@@ -41,7 +41,7 @@ def brute_force_figures(logits, labels, num_classes):
     if own.any():
       p, q = positive[own], negative[own]
       per_class += max(covered(p, q, t) for t in candidates(p, q))
-  # The open intervals of optimal thresholds lie between neighbouring ends of right samples.
+  # The open intervals of optimal thresholds lie between neighboring ends of right samples.
   right = negative < positive
   ends = np.unique(np.concatenate([positive[right], negative[right]]))
   cells = [
@@ -58,7 +58,7 @@ def _between(low, high):
 
 def check_against_brute_force(logits, labels):
   num_classes = logits.shape[1]
-  sample, per_class, best, cells = brute_force_figures(logits, labels, num_classes)
+  sample, per_class, best, cells = brute_force_results(logits, labels, num_classes)
   actual = metrics.uniform_accuracy(logits, labels)
   assert actual.sample_wise == pytest.approx(sample, abs=1e-15)
   assert actual.class_wise == pytest.approx(per_class, abs=1e-15)
@@ -153,7 +153,7 @@ def test_infinite_scores():
   assert 0.0 < alone.threshold < math.inf
 
 
-def test_threshold_between_float32_neighbours_is_float64():
+def test_threshold_between_float32_neighbors_is_float64():
   low = np.float32(1.0)
   high = np.nextafter(low, np.float32(2.0))
   logits = np.array([[high, low]])
@@ -161,7 +161,7 @@ def test_threshold_between_float32_neighbours_is_float64():
   assert float(low) < actual.threshold < float(high)
   at = metrics.accuracy_at(logits.astype(np.float32), np.array([0]), actual.threshold)
   assert at.accepted_right == 1.0
-  # Inside a trace there is no such number: the lower end still judges the same samples right.
+  # Inside a trace there is no such number: the lower end is still right about the same samples.
   jitted = jax.jit(metrics.uniform_accuracy)(logits.astype(np.float32), np.array([0]))
   assert jitted.threshold == low
   assert metrics.accuracy_at(logits.astype(np.float32), np.array([0]), 1.0).accepted_right == 1.0
@@ -205,7 +205,7 @@ def test_where_leaves_samples_out_whatever_they_hold():
   np.testing.assert_allclose(jitted, expected, rtol=1e-6)
 
 
-def test_nothing_to_judge_is_nan():
+def test_nothing_to_evaluate_is_nan():
   logits, labels = np.zeros((3, 2), np.float32), np.zeros(3, np.int32)
   nothing = np.zeros(3, bool)
   assert all(math.isnan(x) for x in metrics.uniform_accuracy(logits, labels, where=nothing))
@@ -218,10 +218,10 @@ def test_nan_is_an_error_outside_a_trace_and_poison_inside():
   logits = np.zeros((3, 4), np.float32)
   logits[1, 2] = np.nan
   labels = np.array([0, 1, 2])
-  for judge in (metrics.uniform_accuracy, lambda x, y: metrics.accuracy_at(x, y, 0.0)):
+  for evaluate in (metrics.uniform_accuracy, lambda x, y: metrics.accuracy_at(x, y, 0.0)):
     with pytest.raises(ValueError, match="1 of 3 samples have a nan score"):
-      judge(logits, labels)
-    assert np.isnan(jax.jit(judge)(logits, labels)).all()
+      evaluate(logits, labels)
+    assert np.isnan(jax.jit(evaluate)(logits, labels)).all()
   positive, negative = metrics.score_pairs(logits, labels)
   assert np.isnan(positive[1]) or np.isnan(negative[1])
 
@@ -292,7 +292,7 @@ def test_accuracy_at_by_counting_scores_above(case, threshold):
   np.testing.assert_allclose(jax.jit(metrics.accuracy_at)(logits, labels, threshold), at, atol=1e-6)
 
 
-def neighbouring_floats():
+def neighboring_floats():
   """Scores of which many are next to each other, where a rounded threshold is a wrong one."""
   one = np.float32(1.0)
   up, down = np.nextafter(one, np.float32(2)), np.nextafter(one, np.float32(0))
@@ -300,8 +300,8 @@ def neighbouring_floats():
 
 
 @settings(deadline=None, max_examples=100)
-@given(scores(neighbouring_floats()))
-def test_the_best_threshold_is_judged_as_the_best_one(case):
+@given(scores(neighboring_floats()))
+def test_the_best_threshold_is_evaluated_as_the_best_one(case):
   logits, labels = case
   best = metrics.uniform_accuracy(logits, labels)
   if best.uniform:
@@ -319,8 +319,8 @@ def test_a_python_threshold_is_compared_in_float64(threshold):
 def test_subnormal_scores_count_as_zero():
   logits = np.array([[2e-40, 0, 1e-40, 3e-40], [1.0, 1e-40, 0, -1e-40]], np.float32)
   expected = metrics.uniform_accuracy(np.round(logits), np.array([0, 0]))
-  for judge in (metrics.uniform_accuracy, jax.jit(metrics.uniform_accuracy)):
-    np.testing.assert_allclose(judge(logits, np.array([0, 0])), expected, rtol=1e-6)
+  for evaluate in (metrics.uniform_accuracy, jax.jit(metrics.uniform_accuracy)):
+    np.testing.assert_allclose(evaluate(logits, np.array([0, 0])), expected, rtol=1e-6)
   tiny = np.finfo(np.float32).tiny  # nothing but subnormal numbers between 0 and this
   logits = np.array([[tiny, 0.0]], np.float32)
   best = metrics.uniform_accuracy(logits, np.array([0]))

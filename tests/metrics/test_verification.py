@@ -158,32 +158,32 @@ class TestAgainstScikitLearn:
   @SETS
   def test_area_and_equal_error_rate(self, digits, genuine, seed):
     scores, same = listed(digits=digits, genuine=genuine, seed=seed)
-    figures = metrics.verification(metrics.pair_counts_from_scores(scores, same))
-    assert figures.auc == pytest.approx(roc_auc_score(same, scores), rel=1e-13)
+    results = metrics.verification(metrics.pair_counts_from_scores(scores, same))
+    assert results.auc == pytest.approx(roc_auc_score(same, scores), rel=1e-13)
     far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
     expected = brentq(lambda x: 1.0 - x - interp1d(far, tar)(x), 0.0, 1.0, xtol=1e-13)
-    assert figures.equal_error_rate == pytest.approx(expected, abs=1e-10)
+    assert results.equal_error_rate == pytest.approx(expected, abs=1e-10)
     # No genuine score, nor a threshold just below one, comes nearer to FAR = 1 − TAR.
     tracked = np.concatenate([scores[same], np.nextafter(scores[same], -np.inf)])
 
     def gap(t):
       return abs((scores[~same] > t).mean() - (scores[same] <= t).mean())
 
-    assert gap(figures.eer_threshold) == pytest.approx(min(map(gap, tracked)), abs=1e-12)
+    assert gap(results.eer_threshold) == pytest.approx(min(map(gap, tracked)), abs=1e-12)
 
   @SETS
   def test_tar_at_far_and_best_accuracy(self, digits, genuine, seed):
     scores, same = listed(digits=digits, genuine=genuine, seed=seed)
-    figures = metrics.verification(metrics.pair_counts_from_scores(scores, same), far=FARS)
+    results = metrics.verification(metrics.pair_counts_from_scores(scores, same), far=FARS)
     _, tar, far = outcomes(scores, same)
-    for f, got, at in zip(FARS, figures.tar_at_far, figures.thresholds_at_far, strict=True):
+    for f, got, at in zip(FARS, results.tar_at_far, results.thresholds_at_far, strict=True):
       assert got == tar[far <= f].max()
       assert (scores[same] > at).mean() == got
       assert (scores[~same] > at).mean() <= f
     share = same.mean()
     accuracy = share * tar + (1 - share) * (1 - far)
-    assert figures.best_accuracy == pytest.approx(accuracy.max(), abs=1e-12)
-    best = figures.best_threshold
+    assert results.best_accuracy == pytest.approx(accuracy.max(), abs=1e-12)
+    best = results.best_threshold
     assert ((scores > best) == same).mean() == pytest.approx(accuracy.max(), abs=1e-12)
     tracked = np.append(np.nextafter(scores[same], -np.inf), np.inf)
     right = np.array([((scores > x) == same).sum() for x in tracked])
@@ -196,11 +196,11 @@ class TestAgainstScikitLearn:
     if same.all() or not same.any():
       return
     counts = metrics.pair_counts_from_scores(scores, same)
-    figures = metrics.verification(counts, far=FARS)
-    assert figures.auc == pytest.approx(roc_auc_score(same, scores), abs=1e-14)
+    results = metrics.verification(counts, far=FARS)
+    assert results.auc == pytest.approx(roc_auc_score(same, scores), abs=1e-14)
     _, tar, far = outcomes(scores, same)
-    assert figures.tar_at_far.tolist() == [tar[far <= f].max() for f in FARS]
-    assert figures.best_accuracy == pytest.approx(
+    assert results.tar_at_far.tolist() == [tar[far <= f].max() for f in FARS]
+    assert results.best_accuracy == pytest.approx(
       (same.mean() * tar + (1 - same.mean()) * (1 - far)).max(), abs=1e-14
     )
 
@@ -236,8 +236,8 @@ class TestTies:
     _, ours = np.unique(scores, return_inverse=True)
     np.testing.assert_array_equal(ours, places)
     np.testing.assert_array_equal(metrics.pair_scores(x, np.stack([j, i], 1)), scores)
-    figures = metrics.verification(counts)
-    assert figures.auc == pytest.approx(roc_auc_score(same, places), rel=1e-13)
+    results = metrics.verification(counts)
+    assert results.auc == pytest.approx(roc_auc_score(same, places), rel=1e-13)
 
   @pytest.mark.parametrize("dtype", [np.float32, np.float64])
   def test_copies_wherever_they_stand(self, dtype):
@@ -266,8 +266,8 @@ class TestTies:
     unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     scores, same = (unit @ unit.T)[i, j], labels[i] == labels[j]
     assert len(np.unique(scores.astype(np.float32))) < 10
-    figures = metrics.verification(metrics.pair_counts(x, labels))
-    assert figures.auc == pytest.approx(roc_auc_score(same, scores), rel=1e-12)
+    results = metrics.verification(metrics.pair_counts(x, labels))
+    assert results.auc == pytest.approx(roc_auc_score(same, scores), rel=1e-12)
 
   @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
   def test_lengths_do_not_matter(self, scale):
@@ -281,16 +281,16 @@ class TestTies:
 
 
 def test_float32_scores_have_float32_thresholds():
-  # Between neighbouring float32 scores lie float64 numbers that in float32 would be a score again.
+  # Between neighboring float32 scores lie float64 numbers that in float32 would be a score again.
   scores = np.float32(0.5) + np.arange(12, dtype=np.float32) * np.float32(2**-24)
   same = np.arange(12) % 3 > 0
   counts = metrics.pair_counts_from_scores(scores, same)
-  curve, figures = metrics.roc(counts), metrics.verification(counts, far=FARS)
+  curve, results = metrics.roc(counts), metrics.verification(counts, far=FARS)
   for t, x, y in zip(curve.thresholds[1:-1], curve.far[1:-1], curve.tar[1:-1], strict=True):
     accepted = scores > np.float32(t)
     assert (accepted[~same].mean(), accepted[same].mean()) == (x, y)
-  at = np.float32(figures.thresholds_at_far[-1])
-  assert (scores[same] > at).mean() == figures.tar_at_far[-1] == 1.0
+  at = np.float32(results.thresholds_at_far[-1])
+  assert (scores[same] > at).mean() == results.tar_at_far[-1] == 1.0
 
 
 def test_a_far_is_compared_as_a_quotient():
@@ -302,7 +302,7 @@ def test_a_far_is_compared_as_a_quotient():
 
 
 def test_of_equally_good_thresholds_the_highest():
-  # Just below 3 and just below 1 two of three pairs are judged right.
+  # Just below 3 and just below 1 two of three pairs are classified correctly.
   counts = metrics.pair_counts_from_scores([1.0, 2.0, 3.0], [True, False, True])
   assert metrics.verification(counts).best_threshold == np.nextafter(3.0, 0.0)
   # And here nothing is better than to refuse all.
@@ -327,13 +327,13 @@ class TestVerifyAt:
         assert result.balanced_accuracy == (tar + 1 - far) / 2
 
   @SETS
-  def test_thresholds_that_are_given_are_judged(self, digits, genuine, seed):
+  def test_thresholds_that_are_given_are_evaluated(self, digits, genuine, seed):
     scores, same = listed(digits=digits, genuine=genuine, seed=seed)
     counts = metrics.pair_counts_from_scores(scores, same)
-    curve, figures = metrics.roc(counts), metrics.verification(counts, far=FARS)
+    curve, results = metrics.roc(counts), metrics.verification(counts, far=FARS)
     for t, far, tar in zip(curve.thresholds[1:-1], curve.far[1:-1], curve.tar[1:-1], strict=True):
       assert metrics.verify_at(counts, t)[:2] == (tar, far)
-    for t, tar in zip(figures.thresholds_at_far, figures.tar_at_far, strict=True):
+    for t, tar in zip(results.thresholds_at_far, results.tar_at_far, strict=True):
       assert np.isinf(t) or metrics.verify_at(counts, t).true_accept == tar
 
   def test_others_only_where_the_counts_determine_them(self):

@@ -28,7 +28,7 @@ def embedded(**options):
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_training_normalises_by_the_batch_or_its_groups(group):
+def test_training_normalizes_by_the_batch_or_its_groups(group):
   model, variables = embedded(batch_norm_group=group)
   (found, intermediates), changed = model.apply(
     variables, IMAGES, train=True, mutable=["batch_stats"]
@@ -48,7 +48,7 @@ def test_training_normalises_by_the_batch_or_its_groups(group):
   np.testing.assert_allclose(changed["batch_stats"]["norm"]["mean"], running, rtol=1e-4)
 
 
-def test_evaluation_normalises_by_the_running_statistics():
+def test_evaluation_normalizes_by_the_running_statistics():
   model, variables = embedded()
   found, _ = model.apply(variables, IMAGES, train=False)
   linear = IMAGES.reshape(12, 4) @ variables["params"]["linear"]["kernel"]

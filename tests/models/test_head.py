@@ -25,7 +25,7 @@ def test_metrics_by_numpy(features, weights):
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
   if weights:
     w /= np.linalg.norm(w, axis=-1, keepdims=True)
-  np.testing.assert_allclose(scores.metrics, x @ w.T, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(scores.similarities, x @ w.T, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(scores.scaled, 3 * (x @ w.T), rtol=1e-5, atol=1e-6)
   expected = 3 * (x @ w.T) - np.asarray(params["bias"])
   np.testing.assert_allclose(scores.decision, expected, rtol=1e-5, atol=1e-5)
@@ -79,7 +79,7 @@ def test_gradient_of_the_bias(learnable):
 
   def loss(params):
     scores = head.apply({"params": params}, FEATURES)
-    return losses.bce(scores.metrics, np.arange(6), bias=scores.bias).sum()
+    return losses.bce(scores.similarities, np.arange(6), bias=scores.bias).sum()
 
   assert np.any(jax.grad(loss)(params)["bias"] != 0) == learnable
 
@@ -87,7 +87,7 @@ def test_gradient_of_the_bias(learnable):
 def test_scores_of_bfloat16_features_are_float32():
   head, params = init(normalize_features=True, normalize_weights=True)
   scores = head.apply({"params": params}, jnp.asarray(FEATURES, jnp.bfloat16))
-  assert scores.metrics.dtype == jnp.float32
+  assert scores.similarities.dtype == jnp.float32
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
 
 
@@ -112,15 +112,15 @@ def test_classifier_gives_features_scores_and_intermediates():
   assert set(variables["params"]) == {"backbone", "head"}
   outputs = model.apply(variables, images, train=False)
   assert outputs.features.shape == (2, 64)
-  assert outputs.scores.metrics.shape == (2, 5)
+  assert outputs.scores.similarities.shape == (2, 5)
   assert {"stem", "stage1", "stage3"} <= set(outputs.intermediates)
 
 
-@pytest.mark.parametrize(("start", "deviation"), [("uniform", 3**-0.5), ("normal", 1.0)])
-def test_where_weights_start(start, deviation):
+@pytest.mark.parametrize(("start", "std"), [("uniform", 3**-0.5), ("normal", 1.0)])
+def test_where_weights_start(start, std):
   head = Head(num_classes=200, weight_init=start)
   weights = head.init(jax.random.key(0), jnp.zeros((1, 256)))["params"]["weights"]
-  np.testing.assert_allclose(np.std(weights), deviation / 16, rtol=0.02)
+  np.testing.assert_allclose(np.std(weights), std / 16, rtol=0.02)
   assert (np.abs(weights).max() <= 1 / 16) == (start == "uniform")
 
 

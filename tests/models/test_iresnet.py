@@ -101,7 +101,7 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_features_of_a_training_batch_are_normalised(group):
+def test_features_of_a_training_batch_are_normalized(group):
   images = jax.random.normal(jax.random.key(0), (8, 16, 16, 1))
   model = _small(stage_sizes=(1,), batch_norm_group=group)
   variables = jax.jit(lambda x: model.init(jax.random.key(1), x, train=False))(images)
@@ -127,7 +127,7 @@ def test_zero_init_makes_a_block_with_identity_shortcut_the_identity(zero):
   assert models.create("iresnet18", zero_init_last_norm=zero).zero_init_last_norm == zero
 
 
-def test_initialisation():
+def test_initialization():
   block = iresnet.FaceBlock(width=32, stride=2)
   params = block.init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)), train=False)["params"]
   for name in ("conv1", "conv2", "shortcut_conv"):

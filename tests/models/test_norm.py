@@ -63,7 +63,7 @@ def test_a_group_of_the_whole_batch_is_batch_norm(images, variables, dtype):
 
 
 @pytest.mark.parametrize("group", [2, 3, 6])
-def test_each_group_is_normalised_alone(images, variables, group):
+def test_each_group_is_normalized_alone(images, variables, group):
   ghost, plain = norms(group, use_running_average=False)
 
   class Alone(nn.Module):

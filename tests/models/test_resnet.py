@@ -214,7 +214,7 @@ class TestDtypes:
     np.testing.assert_allclose(features, exact, rtol=1e-5)
 
 
-class TestInitialisation:
+class TestInitialization:
   def test_convolutions_are_kaiming_normal_over_the_fan_out(self):
     variables = resnet.BasicBlock(width=64, stride=2).init(
       jax.random.key(0), jnp.zeros((1, 4, 4, 32)), train=False

@@ -2,7 +2,7 @@
 
 Modules on both sides name their layers alike, so the weights are copied by name. One difference is
 not an error: PyTorch puts the unbiased batch variance (over n - 1) into its running average, flax
-the biased one (over n). The comparison converts between them; the normalisation itself uses the
+the biased one (over n). The comparison converts between them; the normalization itself uses the
 biased variance on both sides.
 
 In float64: in float32, rounding now and then moves a value across the corner of a ReLU, or to

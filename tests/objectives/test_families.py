@@ -55,7 +55,6 @@ NUMBER = 3
 @pytest.fixture
 def own(tmp_path, monkeypatch):
   """The name of a module with losses, in the current folder."""
-  pytest.importorskip("bce_jax.extensions")
   (tmp_path / "own_losses_of_a_lab.py").write_text(OWN)
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
@@ -114,7 +113,6 @@ def test_what_a_loss_does_not_know_is_refused():
     joint("soft-u", negative_weight=0.5)
   with pytest.raises(ValueError, match="the loss 'soft-u' needs all scores at once"):
     joint("soft-u", chunked=ChunkedBCE(Head(4)))
-  pytest.importorskip("bce_jax.extensions")
   with pytest.raises(ValueError, match=r"unknown config.loss 'bce-x'; did you mean 'bce-\w+'"):
     joint("bce-x")
 

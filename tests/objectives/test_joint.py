@@ -8,12 +8,12 @@ from bce_jax.models import Outputs, Scores
 from bce_jax.objectives.joint import joint
 
 RNG = np.random.default_rng(0)
-METRICS = RNG.uniform(-1, 1, (5, 4)).astype(np.float32)
+SIMILARITIES = RNG.uniform(-1, 1, (5, 4)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 3, 0])
 
 
 def outputs(bias):
-  return Outputs(jnp.zeros((5, 2)), Scores(jnp.asarray(METRICS), 6.0, bias), {})
+  return Outputs(jnp.zeros((5, 2)), Scores(jnp.asarray(SIMILARITIES), 6.0, bias), {})
 
 
 @pytest.mark.parametrize("name", objectives.LOSSES)
@@ -22,17 +22,17 @@ def test_the_loss_is_the_mean_of_the_named_one(name):
   objective = joint(name, margin=0.1, smoothing=0.2)
   loss, memory, logs = objective.loss({}, outputs(bias), objectives.Targets(LABELS), (), 0)
   formula = losses.bce if name.startswith("bce") else losses.softmax_cross_entropy
-  expected = formula(METRICS, LABELS, bias=bias, scale=6.0, margin=0.1, smoothing=0.2)
+  expected = formula(SIMILARITIES, LABELS, bias=bias, scale=6.0, margin=0.1, smoothing=0.2)
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
   assert memory == ()
-  z = 6.0 * METRICS - np.asarray(bias)
+  z = 6.0 * SIMILARITIES - np.asarray(bias)
   np.testing.assert_allclose(logs["accuracy"], np.mean(z.argmax(1) == LABELS), rtol=1e-6)
 
 
 def test_negative_weight_reaches_the_loss():
   objective = joint("bce-nu", negative_weight=0.5)
   loss, _, _ = objective.loss({}, outputs(jnp.float32(1.5)), objectives.Targets(LABELS), (), 0)
-  expected = losses.bce(METRICS, LABELS, bias=1.5, scale=6.0, negative_weight=0.5)
+  expected = losses.bce(SIMILARITIES, LABELS, bias=1.5, scale=6.0, negative_weight=0.5)
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
 
 

@@ -307,7 +307,7 @@ def test_groups_without_effect_are_refused(tiny):
   config_lib.set_objective(tiny, "balanced")
   tiny.start_from = "somewhere"
   tiny.batch_norm_group = 8
-  message = "batch_norm_group is 8, but the objective 'balanced' normalises by the running"
+  message = "batch_norm_group is 8, but the objective 'balanced' normalizes by the running"
   with pytest.raises(ValueError, match=message):
     experiment.build(tiny)
   tiny.objective.drifting_statistics = True

@@ -89,7 +89,7 @@ def test_bfloat16_backbone_keeps_float32_parameters_and_scores(tiny):
     jnp.zeros((1, 8, 8, 1)),
     train=False,
   )
-  assert outputs.scores.metrics.dtype == jnp.float32
+  assert outputs.scores.similarities.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("loss", ["bce-u", "bce-nd"])

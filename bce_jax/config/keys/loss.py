@@ -76,6 +76,6 @@ def check(config: ConfigDict) -> None:
   normalized = families.of(config).normalized
   if normalized and config.normalize_weights is False:
     raise ValueError(
-      f"config.normalize_weights is false, but the loss {config.loss!r} has normalised weights by"
+      f"config.normalize_weights is false, but the loss {config.loss!r} has normalized weights by"
       " definition: expected true or none"
     )
