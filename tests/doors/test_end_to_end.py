@@ -141,7 +141,9 @@ def test_a_writer_has_every_record_of_both_sessions(parted, whole):
   first, *lines, last = (whole / "lines.txt").read_text().splitlines()
   assert (first, last) == ("3 steps", "closed")
   kept = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-  assert [json.loads(x) for x in lines] == [line for line in kept if line["split"] != "session"]
+  # metrics.jsonl has null where a number is not finite: the speed of a first step is not known.
+  found = [json.loads(x, parse_constant=lambda _: None) for x in lines]
+  assert found == [line for line in kept if line["split"] != "session"]
   assert len((parted / "lines.txt").read_text().splitlines()) == 3  # of its one step
   session = json.loads((whole / "provenance.json").read_text())["sessions"][0]
   assert session["outside"]["writers house.writers:Lines"]["module"] == "house.writers"
