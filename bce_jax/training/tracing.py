@@ -1,6 +1,6 @@
-"""Tries code from outside before anything is written: what can't be traced is told in one line."""
+"""Tries code from outside before anything is written: what can't be traced is said in one line."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from bce_jax import extensions
 from bce_jax.training import step
 
-if TYPE_CHECKING:
-  from bce_jax.training.experiment import Experiment
+# `experiment` imports this module, so that an `Experiment` is an `Any` here.
+Experiment = Any
 
 
-def check(experiment: "Experiment", *, trains: bool) -> None:
+def check(experiment: Experiment, *, trains: bool) -> None:
   """Traces the network, and a training step, on shapes alone.
 
   Args:
@@ -49,7 +49,7 @@ def check(experiment: "Experiment", *, trains: bool) -> None:
       )
 
 
-def _check_network(experiment: "Experiment") -> None:
+def _check_network(experiment: Experiment) -> None:
   """Refuses a backbone of another interface than ours."""
   name = experiment.outside["model"]["name"]
   said = f"config.model {name!r}"
@@ -69,7 +69,7 @@ def _check_network(experiment: "Experiment") -> None:
     )
 
 
-def _batch(experiment: "Experiment") -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
   size = experiment.config.batch_size
   shape = (size, *experiment.dataset.train.image_shape)
   one = {
