@@ -18,6 +18,8 @@ MEASURES = """
 import numpy as np
 from bce_jax.results import Result
 
+pytestmark = pytest.mark.slow
+
 RESULTS = (
   Result("risk", "risk at full coverage", "share of misclassified images", symbol="R", unit="%",
          better="down", line=True, tile=True, column=True, curve=True),

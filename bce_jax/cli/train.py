@@ -31,6 +31,7 @@ import bce_jax
 from bce_jax import interrupts, terminal
 from bce_jax.cli import configs, console, orbax_errors
 from bce_jax.runs import files, run_log
+from bce_jax.runs.lock import locked
 
 # A disk that is full, for all or for this user, or broken: nothing that was given is wrong.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -247,11 +248,11 @@ def _tables(figures: dict[str, Any], config: ConfigDict) -> str:
 
 def _open_log(workdir: pathlib.Path) -> None:
   """Opens the log of a run that could not go on, unless another process is at it."""
-  jax, lib = (sys.modules.get(name) for name in ("jax", "bce_jax.runs.workdir"))
-  if jax is None or lib is None or not (workdir / files.LOG).exists():
+  jax = sys.modules.get("jax")  # without it nothing was read of the folder yet
+  if jax is None or not (workdir / files.LOG).exists():
     return
   if not (_one_of_several() and jax.process_index()):
-    with contextlib.suppress(ValueError, OSError), lib.locked(workdir):
+    with contextlib.suppress(ValueError, OSError), locked(workdir):
       run_log.open_in(workdir)
 
 

@@ -108,7 +108,6 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
       say=progress.say,
     )
     stack.callback(writer.close)
-    _note_parameters(experiment)
     for line in (_headline(experiment), *said, *changed, *experiment.dataset.notes):
       progress.say(line)
     services = Services(
@@ -171,13 +170,6 @@ def _progress(experiment: Experiment, first: int) -> Progress:
     evaluate_every=experiment.steps(config.eval_every_epochs),
     shown=jax.process_index() == 0,
   )
-
-
-def _note_parameters(experiment: Experiment) -> None:
-  """Puts clu's table of all parameters into run.log."""
-  params = experiment.state_sharding.like.params
-  for line in parameter_overview.get_parameter_overview(params, include_stats=False).splitlines():
-    run_log.note(line)
 
 
 def _headline(experiment: Experiment) -> str:

@@ -19,6 +19,8 @@ from bce_jax.cli import train as cli
 from bce_jax.runs import checkpoint
 from bce_jax.training import experiment, loop, preemption
 
+pytestmark = pytest.mark.slow
+
 PARTS = {
   "model": "house.net:Tiny",
   "model_options.width": "6",

@@ -13,6 +13,8 @@ import pytest
 
 from bce_jax import losses
 
+pytestmark = pytest.mark.slow
+
 B = D = N = 4  # square: gradients of another argument have the right shape
 RNG = np.random.default_rng(0)
 X, W, BIAS, EACH = (

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from bce_jax import losses
 
+pytestmark = pytest.mark.slow
+
 B, D, CLASSES, DEVICES = 8, 5, 13, 8
 SPLIT = ("weights", "bias")  # what is cut along the classes; the rest is common to all devices
 

@@ -13,6 +13,8 @@ from bce_jax.models import resnet
 from bce_jax.runs import checkpoint
 from bce_jax.training import config, experiment, loop, step
 
+pytestmark = pytest.mark.slow
+
 # Of the code, not of the program: the few steps here run in less time than it takes.
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 

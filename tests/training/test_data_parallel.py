@@ -14,6 +14,8 @@ from bce_jax.models import resnet
 from bce_jax.training import config as config_lib
 from bce_jax.training import experiment, pmap, step
 
+pytestmark = pytest.mark.slow
+
 DEVICES = 8
 AUGMENTED = {"data.flip": True, "data.cutout": 3}
 # Of the code, not of the program: the few steps here run in less time than it takes.

@@ -9,6 +9,8 @@ from bce_jax.sharding import StateSharding, make_mesh
 from bce_jax.training import experiment, loop
 from bce_jax.training.preemption import PreemptedError, Preemption
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tiny):

@@ -9,6 +9,8 @@ from bce_jax.runs import checkpoint, run_config
 from bce_jax.sharding import StateSharding, make_mesh
 from bce_jax.training import experiment, loop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def source(make_tiny, tmp_path_factory):

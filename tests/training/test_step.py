@@ -10,6 +10,8 @@ from bce_jax.evaluation import summary
 from bce_jax.runs import checkpoint
 from bce_jax.training import experiment, loop, step
 
+pytestmark = pytest.mark.slow
+
 
 def mesh_of(devices):
   return jax.make_mesh(
