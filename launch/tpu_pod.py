@@ -21,12 +21,12 @@ launch/gke.py there. --dry-run prints a shell script of all that would be run.
 
 import argparse
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -95,8 +95,9 @@ def _state(args: argparse.Namespace) -> list[str]:
 
 
 def _wheel() -> str:
-  project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-  return f"{project['name']}-{project['version']}-py3-none-any.whl"
+  text = (_ROOT / "bce_jax" / "__init__.py").read_text()  # without importing it
+  [version] = re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+  return f"bce_jax-{version}-py3-none-any.whl"
 
 
 def _install(args: argparse.Namespace, folder: str) -> Iterator[Step]:
