@@ -1,4 +1,4 @@
-"""The part of bce-eval that judges one score a sample: positive or not, by one threshold."""
+"""The part of bce-eval that evaluates one score per example: positive or not, by one threshold."""
 
 import argparse
 import pathlib
@@ -28,10 +28,10 @@ def wanted(found: Mapping[str, "StoredArray"]) -> bool:
   return stored.dtype.kind in "bSU" or bool(stored.load().any())
 
 
-def judge(
+def evaluate(
   path: pathlib.Path, found: Mapping[str, "StoredArray"], args: argparse.Namespace
 ) -> "tuple[dict[str, Any], np.ndarray, np.ndarray]":
-  """Judges the scores by every threshold, and by those that were given.
+  """Evaluates the scores at every threshold, and by those that were given.
 
   Args:
     path: of the scores, for messages.

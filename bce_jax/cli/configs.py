@@ -107,7 +107,7 @@ def load_config(reference: str) -> ConfigDict:
   try:
     spec.loader.exec_module(module)
     config = module.get_config(argument) if colon else module.get_config()
-  except Exception as error:  # the file is the user's: whatever it raises is told in one line
+  except Exception as error:  # the file is the user's: whatever it raises is reported in one line
     reason = " ".join(str(error).split())
     raise ValueError(f"config {path}: {type(error).__name__}: {reason}") from error
   if not isinstance(config, ConfigDict):

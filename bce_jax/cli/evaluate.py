@@ -1,4 +1,4 @@
-"""bce-eval: judges anybody's classifier from its scores, by the uniform accuracy.
+"""bce-eval: evaluates anybody's classifier from its scores, by the uniform accuracy.
 
   bce-eval FILE.npz
   bce-eval LOGITS.npy LABELS.npy --bias 4.2 --plot scores.png
@@ -20,8 +20,8 @@ path1,path2,same, with or without a header), by paths [n]; bias and scale give t
 t = bias / scale, else --threshold.
 
 Names such as scores, probs, targets, y_true and embeddings are known too: what is taken as what is
-told on stderr, as are scores of +infinity or at the end of their dtype, and arrays that nothing is
-done with. A run folder of bce-train is judged by what it holds. Files are read a few rows at a
+named on stderr, as are scores of +infinity or at the end of their dtype, and arrays that nothing is
+done with. A run folder of bce-train is evaluated by what it holds. Files are read a few rows at a
 time: they may be larger than memory. Exit codes: 0 done, 2 something given is wrong.
 """
 
@@ -53,10 +53,10 @@ class Outcome(NamedTuple):
   """What there is to tell.
 
   Attributes:
-    title: what was judged.
+    title: what was evaluated.
     unit: in the plural.
     figures: named as in results.json.
-    judged: of each sample; None where only figures are known.
+    outputs: of each example; None where only results are known.
     distributions: of scale · c; None where nobody wants them.
     bias: as of `Given`.
     rows: of the results that a run's own metrics bring.
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
   title: str
   unit: str
   figures: "Results"
-  judged: "EvalOutputs | None"
+  outputs: "EvalOutputs | None"
   distributions: "metrics.ScoreDistributions | None"
   bias: "np.ndarray | None"
   rows: "Sequence[Result]" = ()
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
       return _verified(paths[0], found, args)
     if binary.wanted(found):
       return _two_kinds(paths[0], found, args)
-    outcome = _judge(given.read(paths[0], found, args), args)
+    outcome = _evaluate(given.read(paths[0], found, args), args)
   if args.plot is not None:
     _plot(outcome, args.plot, args.threshold)
   if args.json:
@@ -126,11 +126,11 @@ def _run(args: argparse.Namespace) -> int:
 def _verified(
   path: pathlib.Path, held: "Mapping[str, StoredArray]", args: argparse.Namespace
 ) -> int:
-  """Judges embeddings and tells of it."""
+  """Evaluates embeddings and prints the results."""
   from bce_jax.evaluation import verification
 
   console.cache_compilations()
-  figures, points = verify.judge(path, held, args)
+  figures, points = verify.evaluate(path, held, args)
   if args.plot is not None:
     from bce_jax.report.verification import picture
 
@@ -147,10 +147,10 @@ def _verified(
 def _two_kinds(
   path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.Namespace
 ) -> int:
-  """Judges one score a sample and tells of it."""
+  """Evaluates one score per example and prints the results."""
   from bce_jax.evaluation import binary as binary_lib
 
-  figures, scores, positive = binary.judge(path, found, args)
+  figures, scores, positive = binary.evaluate(path, found, args)
   if args.plot is not None:
     from bce_jax.report import binary as picture
 
@@ -182,7 +182,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   )
   parser.add_argument("--bias", metavar="B|FILE.npy", help="one number, or one a class in a file")
   parser.add_argument(
-    "--threshold", metavar="T", type=_number, help="judge this one too, on the logits' scale"
+    "--threshold", metavar="T", type=_number, help="evaluate this one too, on the logits' scale"
   )
   parser.add_argument(
     "--train-counts",
@@ -211,7 +211,7 @@ def _number(text: str) -> float:
 
 
 def _check_plot(path: pathlib.Path) -> None:
-  """Before anything is read: what is wrong here would be told minutes later."""
+  """Before anything is read: what is wrong here would be reported minutes later."""
   if path.suffix.lower() not in _PICTURES:
     raise ValueError(f"--plot {path}: expected a name that ends in {', '.join(_PICTURES)}")
   if not path.absolute().parent.is_dir():
@@ -219,24 +219,24 @@ def _check_plot(path: pathlib.Path) -> None:
 
 
 def _stay_on_the_host() -> None:
-  """Scores are judged on the host; to take a GPU for it would keep it from whoever trains there."""
+  """Keeps to the host, where scores are evaluated: a GPU may be in use by whoever trains there."""
   if "jax" not in sys.modules:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
+def _evaluate(model: given.Given, args: argparse.Namespace) -> Outcome:
   """Looks at the scores, and sums up."""
   from bce_jax.evaluation import from_files
   from bce_jax.evaluation.summary import summarize
 
   console.cache_compilations()
   logits, features = model.logits, model.features
-  # One bias for all classes moves all scores alike: they are judged where they are, so that nothing
+  # One bias for all classes moves all scores alike: they are evaluated where they are, so nothing
   # is rounded and nothing but what belongs to the bias depends on it.
   unified = None if model.bias is None or model.bias.ndim else float(model.bias)
   bias = None if unified is not None else model.bias
   with _bar(logits, "scores") as bar:
-    judged, distributions, extremes = from_files.scores(
+    outputs, distributions, extremes = from_files.scores(
       logits, model.labels, bias, distributions=args.plot is not None, progress=bar.update
     )
   for line in extremes.lines(logits):
@@ -248,7 +248,7 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
         features, model.labels, num_classes=logits.shape[1], progress=bar.update
       )
   figures = summarize(
-    judged,
+    outputs,
     model.labels,
     bias,
     train_counts=model.train_counts,
@@ -258,13 +258,13 @@ def _judge(model: given.Given, args: argparse.Namespace) -> Outcome:
     weights=model.weights,
   )
   if unified is not None:
-    figures |= from_files.at_unified_bias(judged, unified)
+    figures |= from_files.at_unified_bias(outputs, unified)
   figures |= extremes.results()
-  return Outcome(model.name, "samples", figures, judged, distributions, model.bias)
+  return Outcome(model.name, "samples", figures, outputs, distributions, model.bias)
 
 
 def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
-  """What a run of bce-train holds: judged.npz of its end, else its latest checkpoint."""
+  """What a run of bce-train holds: test_outputs.npz of its end, else its latest checkpoint."""
   from bce_jax.evaluation.summary import EvalOutputs, summarize
   from bce_jax.runs import result_rows, test_outputs
 
@@ -278,11 +278,11 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
     return _latest_checkpoint(path)
   _stay_on_the_host()
   kept = test_outputs.read(path)
-  judged = EvalOutputs(
+  outputs = EvalOutputs(
     kept.positive, kept.hardest_negative, kept.scaled_positive, kept.scaled_hardest_negative
   )
   figures = summarize(
-    judged, kept.labels, kept.bias, train_counts=kept.train_counts, threshold=args.threshold
+    outputs, kept.labels, kept.bias, train_counts=kept.train_counts, threshold=args.threshold
   )
   rows: Sequence["Result"] = ()
   results = path / "results.json"
@@ -293,11 +293,11 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
       figures = {**{k: v for k, v in stored.items() if k != "provenance"}, **figures}
     except (ValueError, TypeError, AttributeError) as error:
       raise ValueError(f"{results} is damaged: {error}") from None
-  return Outcome(f"{path}, test", "images", figures, judged, kept.scores, kept.bias, rows)
+  return Outcome(f"{path}, test", "images", figures, outputs, kept.scores, kept.bias, rows)
 
 
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
-  """Judges a run that has not ended, on its test split, as bce-train --evaluate-only does."""
+  """Evaluates a run that has not ended, on its test split, as bce-train --evaluate-only does."""
   from bce_jax.config import metrics
   from bce_jax.runs import outside, run_config
   from bce_jax.training import experiment, loop
@@ -316,7 +316,7 @@ def _latest_checkpoint(path: pathlib.Path) -> Outcome:
 
 def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
   """Draws the scores on scale · c, which bias and threshold are on."""
-  if outcome.judged is None or outcome.distributions is None:
+  if outcome.outputs is None or outcome.distributions is None:
     raise ValueError(f"--plot {path}: of {outcome.title} no distributions of scores were kept")
   from bce_jax.report import distributions
 
@@ -329,8 +329,8 @@ def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
   )
   figure = distributions.picture(
     outcome.distributions,
-    outcome.judged.scaled_positive,
-    outcome.judged.scaled_hardest_negative,
+    outcome.outputs.scaled_positive,
+    outcome.outputs.scaled_hardest_negative,
     title=title,
     bias=outcome.bias,
     threshold=figures["threshold"],

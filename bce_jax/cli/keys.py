@@ -98,7 +98,7 @@ def assign(path: pathlib.Path, held: Mapping[str, "StoredArray"]) -> Named:
       keys[name] = meant[0]
     elif meant:
       doubtful[name] = meant
-  if "features" in keys:  # those are judged alone, or seen besides the logits
+  if "features" in keys:  # those are evaluated alone, or besides the logits
     doubtful.pop("logits", None)
   if "logits" in keys:
     doubtful.pop("features", None)
@@ -146,7 +146,7 @@ def lacking(found: Named, name: str) -> str:
 
 
 def _print_assumed(found: Named) -> None:
-  """Tells what was taken for what, and which arrays are not looked at."""
+  """Prints what was taken for what, and which arrays are not looked at."""
   said = [f"taking {key!r} as {name}" for name, key in found.keys_of.items() if key != name]
   complete = "labels" in found or "paths" in found
   for key in found.held:
@@ -159,7 +159,7 @@ def _print_assumed(found: Named) -> None:
 
 
 def print_unused(found: Mapping[str, "StoredArray"], used: Sequence[str]) -> None:
-  """Tells of arrays that are known, but of no use to what is done with the others.
+  """Names arrays that are known, but of no use to what is done with the others.
 
   Paths and names stand beside them to tell people what they are; nothing is lost with them.
   """

@@ -238,7 +238,7 @@ def _by_name(stored: "StoredArray", values: "np.ndarray", names: "np.ndarray") -
 
 
 def _print_narrow(stored: "StoredArray", num_classes: int) -> None:
-  """Tells of a dtype that cannot hold every class: what is larger has wrapped around in silence."""
+  """Warns of a dtype that cannot hold every class: what is larger has wrapped around in silence."""
   most = _most(stored.dtype)
   if most < num_classes - 1:
     print(

@@ -1,4 +1,4 @@
-"""bce-train: trains from a config file, or judges what was trained.
+"""bce-train: trains from a config file, or evaluates what was trained.
 
   bce-train --workdir runs/digits
   bce-train --config cifar10:bce-nu --config.data.folder=DIR --workdir DIR
@@ -54,19 +54,21 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   helped = "--help-config" in argv
   parser.add_argument("--workdir", metavar="DIR", required=not helped, help="run folder")
   parser.add_argument(
-    "--evaluate-only", action="store_true", help="judge the run folder's checkpoint, train nothing"
+    "--evaluate-only",
+    action="store_true",
+    help="evaluate the run folder's checkpoint, train nothing",
   )
   parser.add_argument(
     "--checkpoint",
     choices=("latest", "best"),
-    help="which one --evaluate-only judges: latest (the default) or best on the validation split",
+    help="of --evaluate-only: latest (the default) or best on the validation split",
   )
   parser.add_argument(
     "--distributed",
     action="store_true",
     help="one of several processes; the others are found as Cloud TPU, GKE or SLURM tell",
   )
-  parser.add_argument("--coordinator", metavar="HOST:PORT", help="the same, told: of process 0")
+  parser.add_argument("--coordinator", metavar="HOST:PORT", help="the same, given: of process 0")
   parser.add_argument("--num-processes", metavar="N", type=int, help="… how many there are")
   parser.add_argument("--process-id", metavar="I", type=int, help="… which one this is, from 0")
   parser.add_argument("--list", action=_List, help="list the configs that come with bce_jax")
@@ -103,9 +105,9 @@ def run(argv: Sequence[str]) -> int:
     raise ValueError("--workdir and --config can't be empty (an unset variable?)")
   if args.checkpoint and not args.evaluate_only:
     raise ValueError("--checkpoint goes with --evaluate-only")
-  told = (args.coordinator, args.num_processes, args.process_id)
-  if any(x is not None for x in told):
-    _check_processes(*told)
+  processes = (args.coordinator, args.num_processes, args.process_id)
+  if any(x is not None for x in processes):
+    _check_processes(*processes)
   workdir = pathlib.Path(args.workdir)
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir {workdir} is a file: expected a folder")
@@ -132,7 +134,7 @@ def run(argv: Sequence[str]) -> int:
 def _run(
   args: argparse.Namespace, overrides: Sequence[tuple[str, str]], workdir: pathlib.Path
 ) -> int:
-  """Trains or judges; returns the exit code."""
+  """Trains or evaluates; returns the exit code."""
   # Here, since `--help` and a mistyped option need not wait for them.
   import jax
 
@@ -161,10 +163,10 @@ def _run(
     print(line, file=sys.stderr)
   try:
     if args.evaluate_only:
-      text = _judge(config, workdir, args.checkpoint or "latest")
+      text = _evaluate(config, workdir, args.checkpoint or "latest")
     else:
       text = _train(config, workdir)
-    if not jax.process_index():  # of several the first tells
+    if not jax.process_index():  # of several the first prints
       print(text, flush=True)
       if not args.evaluate_only:
         _report(config, workdir)
@@ -179,25 +181,25 @@ def _run(
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
-  """Trains, unless the folder holds a finished run; returns what is to be told of it."""
+  """Trains, unless the folder holds a finished run; returns what is to be printed of it."""
   from bce_jax.runs import run_config
   from bce_jax.training import experiment, loop, preemption
 
   results = run_config.finished(workdir)
   if results is not None:
-    told = f"{workdir} holds a finished run; nothing is trained twice"
-    return f"{told}\n{_tables(results, config)}"
+    said = f"{workdir} holds a finished run; nothing is trained twice"
+    return f"{said}\n{_tables(results, config)}"
   stop = preemption.Preemption(workdir)
   with stop.listening():
     parts = experiment.build(config, progress=console.progress_bar)
     results = loop.train(parts, workdir, stop)
   seconds, rate = results["seconds"], results["images_per_second"]
-  told = (
+  said = (
     f"{seconds:.1f} s with compiling and evaluating, {rate:,.0f} images/s over all of it;"
     f" everything is in {workdir}"
   )
-  told = "\n".join(terminal.wrap(told, terminal.columns(sys.stdout)))
-  return f"{_tables(results, config)}\n{told}"
+  said = "\n".join(terminal.wrap(said, terminal.columns(sys.stdout)))
+  return f"{_tables(results, config)}\n{said}"
 
 
 def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -211,14 +213,14 @@ def _report(config: ConfigDict, workdir: pathlib.Path) -> None:
   except Exception as error:
     if isinstance(error, OSError) and error.errno in _DISK:
       raise
-    # The run is finished, and its figures are told: a picture of them is no reason to fail.
+    # The run is finished, and its results are printed: a picture of them is no reason to fail.
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    told = f"the run is finished, but its page could not be made ({reason})"
-    print(f"bce-train: {told}; bce-report {workdir} tries again", file=sys.stderr)
+    said = f"the run is finished, but its page could not be made ({reason})"
+    print(f"bce-train: {said}; bce-report {workdir} tries again", file=sys.stderr)
 
 
-def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
-  """Judges a checkpoint; returns what is to be told of it."""
+def _evaluate(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
+  """Evaluates a checkpoint; returns what is to be printed of it."""
   import jax
 
   from bce_jax.runs import outside
@@ -230,8 +232,8 @@ def _judge(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
     for line in (*changed, *parts.dataset.notes, *(one.reason for one in parts.dataset.skipped)):
       print(line, file=sys.stderr)
   figures = loop.evaluate_only(parts, workdir, which=which)
-  told = f"{workdir}, {which} checkpoint, step {figures['step']}"
-  return f"{told}\n{_tables(figures, config)}"
+  said = f"{workdir}, {which} checkpoint, step {figures['step']}"
+  return f"{said}\n{_tables(figures, config)}"
 
 
 def _tables(figures: dict[str, Any], config: ConfigDict) -> str:
@@ -261,10 +263,10 @@ def _interrupted(error: KeyboardInterrupt, workdir: pathlib.Path | None) -> int:
   from bce_jax.training import preemption
 
   interrupts.ends()
-  told = str(error) or "Ctrl-C"
+  said = str(error) or "Ctrl-C"
   if workdir is not None:
-    told = f"{told}; {preemption.how_to_go_on(workdir)}"
-  print(f"bce-train: {told}", file=sys.stderr)
+    said = f"{said}; {preemption.how_to_go_on(workdir)}"
+  print(f"bce-train: {said}", file=sys.stderr)
   return getattr(error, "code", 130)
 
 

@@ -1,4 +1,4 @@
-"""The part of bce-eval that judges embeddings: are two samples of one identity?"""
+"""The part of bce-eval that evaluates embeddings: are two samples of one identity?"""
 
 import argparse
 import math
@@ -22,7 +22,7 @@ def wanted(held: Mapping[str, Any], args: argparse.Namespace) -> bool:
   return "features" in held and ("logits" not in held or args.pairs is not None)
 
 
-def judge(
+def evaluate(
   path: pathlib.Path, held: Mapping[str, "StoredArray"], args: argparse.Namespace
 ) -> "tuple[dict[str, Any], RocPoints]":
   """Verifies all pairs by the labels, or those of a list.

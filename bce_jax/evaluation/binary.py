@@ -82,7 +82,7 @@ def table(title: str, values: Results) -> str:
   """Lays the figures of one score a sample out for reading.
 
   Args:
-    title: what was judged, for the first line.
+    title: what was evaluated, for the first line.
     values: as of `summarize`.
   """
 

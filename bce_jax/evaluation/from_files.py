@@ -1,4 +1,4 @@
-"""Judging scores that lie in a file, a few rows at a time: anybody's model, no network needed."""
+"""Evaluates scores that lie in a file, a few rows at a time: anybody's model, no network needed."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

@@ -68,7 +68,7 @@ def summarize(
   which `threshold` belongs to. Without a bias z = scale · c, and there are no results at the bias.
 
   A group of classes (many, medium, few) without samples is absent. Results averaged over image and
-  mirror image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
+  flipped image are named "flip_…", those after post-hoc logit adjustment "adjusted_…".
 
   Args:
     outputs: of each image.

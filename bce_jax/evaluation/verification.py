@@ -32,7 +32,7 @@ def verify_all_pairs(
   Args:
     embeddings: of any length.
     labels: identities.
-    threshold: a fixed one to judge besides, on cosines.
+    threshold: a fixed one to evaluate at, too, on cosines.
     progress: see `metrics.pair_counts`.
 
   Returns:
@@ -66,7 +66,7 @@ def verify_listed_pairs(
   Args:
     embeddings: of any length.
     listed: the pairs; embeddings are those of `listed.paths`.
-    threshold: a fixed one to judge besides, on cosines.
+    threshold: a fixed one to evaluate at, too, on cosines.
 
   Returns:
     (figures, points of the curve).

@@ -12,7 +12,7 @@ GROUP = Group(
     "eval_geometry": Key(
       True, EVALUATION, "measure compactness, separability and neural collapse too"
     ),
-    "eval_flip": Key(False, EVALUATION, "evaluate scores averaged over image and mirror image too"),
+    "eval_flip": Key(False, EVALUATION, "evaluate with test-time horizontal flip too"),
     "eval_logit_adjustment": Key(
       0.0, EVALUATION, "evaluate z − τ log π too (post-hoc adjustment)", range=FINITE
     ),

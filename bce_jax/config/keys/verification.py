@@ -17,7 +17,7 @@ GROUP = Group(
     "verification.folder": Key("", FILES, "or another folder, with a list of pairs", path=True),
     "verification.pairs": Key("", FILES, "the list of pairs", path=True),
     "verification.flip": Key(
-      False, EVALUATION, "whether the embeddings of image and mirror image are added up"
+      False, EVALUATION, "whether the embeddings of image and flipped image are added up"
     ),
   },
 )
