@@ -215,10 +215,10 @@ def test_metrics(stopped, lab, here, whole_here, damage):
 
 def test_a_loss_that_is_nan_once(whole_here, lab, here, tmp_path, monkeypatch):
   """The step is named, the last good checkpoint kept, and the run goes on from there."""
-  from bce_jax.training import loop
+  from bce_jax.training import parallel
 
   workdir = tmp_path / "run"
-  compiled, calls = loop.jit_train_step, []
+  compiled, calls = parallel.jit_train_step, []
 
   def spoilt(*args, **kwargs):
     step = compiled(*args, **kwargs)
@@ -231,7 +231,7 @@ def test_a_loss_that_is_nan_once(whole_here, lab, here, tmp_path, monkeypatch):
     return spoilt_step
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "jit_train_step", spoilt)
+    patch.setattr(parallel, "jit_train_step", spoilt)
     line = here(workdir).fails(1, "the loss of step 13 is nan", "Checkpoint 10 is kept")
   assert "training stops" in line
   assert lab.steps(workdir) == [7, 10]
