@@ -153,7 +153,7 @@ def test_validation_threshold_is_chosen_on_the_validation_split():
 
 def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, monkeypatch):
   tiny.checkpoint_every_steps = 1
-  make_train_step = loop.make_train_step
+  make_train_step = parallel.make_train_step
 
   def overflowing(*args, **options):
     train_step = make_train_step(*args, **options)
