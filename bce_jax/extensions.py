@@ -201,6 +201,30 @@ def load(said: str, name: str) -> tuple[ModuleType, Any]:
   return module, target
 
 
+def load_function(said: str, name: str, usual: str) -> tuple[ModuleType, Callable[..., Any]]:
+  """Imports what a name stands for: a function or a class, or the one of a module.
+
+  Args:
+    said: as for `load`.
+    name: likewise.
+    usual: what the function of a module is called.
+
+  Returns:
+    (the module; the function).
+
+  Raises:
+    ValueError: as `load`, and for what can't be called.
+  """
+  module, target = load(said, name)
+  if target is module:
+    target = getattr(module, usual, None)
+    if target is None:
+      raise ValueError(f"{said}: the module {module.__name__} has no function {usual!r}")
+  if not callable(target):
+    raise ValueError(f"{said} is {target!r}: expected a function or a module")
+  return module, target
+
+
 def _import(said: str, place: str) -> ModuleType:
   with _current_folder():
     importlib.invalidate_caches()

@@ -26,6 +26,7 @@ from bce_jax import metrics
 from bce_jax.report.comparison import Run
 from bce_jax.runs.test_outputs import RocPoints, TestOutputs
 from bce_jax.training import config as config_lib
+from bce_jax.training import preemption
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -200,3 +201,19 @@ def make_tiny():
 @pytest.fixture
 def tiny():
   return smallest()
+
+
+class StopsAfter(preemption.Preemption):
+  """Ends a run after a step, as a signal would."""
+
+  def __init__(self, folder, step):
+    super().__init__(folder, owns_process=False)
+    self._step = step
+
+  def reached(self, step):
+    return step == self._step
+
+
+@pytest.fixture(scope="session")
+def stops_after():
+  return StopsAfter

@@ -10,15 +10,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from bce_jax.cli import evaluate, report, sweep, train
-from bce_jax.config import metrics
+from bce_jax.config import metrics, names
 from bce_jax.evaluation import own_metrics, predict, split_outputs
 from bce_jax.runs import result_rows
+
+pytestmark = pytest.mark.slow
 
 MEASURES = """
 import numpy as np
 from bce_jax.results import Result
-
-pytestmark = pytest.mark.slow
 
 RESULTS = (
   Result("risk", "risk at full coverage", "share of misclassified images", symbol="R", unit="%",
@@ -223,4 +223,4 @@ def test_rows_of_a_method_from_outside_are_kept_for_the_report(package):
 def test_rows_of_what_has_none():
   config = {"metrics": ""}
   assert metrics.rows(config, {"gap": 1.0}) == []
-  assert metrics.names({}) == []
+  assert names.listed({}, "metrics") == []

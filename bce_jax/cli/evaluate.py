@@ -298,11 +298,13 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
 
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   """Evaluates a run that has not ended, on its test split, as bce-train --evaluate-only does."""
+  from bce_jax.cli import orbax_errors
   from bce_jax.config import metrics
   from bce_jax.runs import outside, run_config
   from bce_jax.training import experiment, loop
 
   console.cache_compilations()
+  orbax_errors.one_error_for_all()
   if line := run_config.edited(path):
     print(f"bce-eval: {path}: {line}", file=sys.stderr)
   parts = experiment.build(run_config.config_of(path), judging=True)

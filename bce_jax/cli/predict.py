@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from bce_jax import atomic, terminal
-from bce_jax.cli import console, orbax_errors
+from bce_jax.cli import console
 from bce_jax.runs import files
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def run(argv: Sequence[str]) -> int:
   # Here, since `--help` and a mistyped option need not wait for them.
   import numpy as np
 
+  from bce_jax.cli import orbax_errors
   from bce_jax.evaluation import predict
 
   paths = _list(args.images)

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 import bce_jax
 from bce_jax import interrupts, terminal
-from bce_jax.cli import configs, console, orbax_errors
+from bce_jax.cli import configs, console
 from bce_jax.runs import files, run_log
 from bce_jax.runs.lock import locked
 
@@ -139,6 +139,7 @@ def _run(
   import jax
 
   from bce_jax import config as config_lib
+  from bce_jax.cli import orbax_errors
   from bce_jax.runs import run_config
   from bce_jax.training import distributed
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bce_jax import extensions, models, objectives, optim
-from bce_jax.config import metrics, writers
+from bce_jax.config.names import listed
 from bce_jax.data import preprocess, sources
 from bce_jax.extensions import Plugin
 from bce_jax.objectives import families
@@ -100,5 +100,8 @@ def from_outside(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, plugin in plugins(config).items()
     if plugin.outside
   }
-  out |= {f"metrics {name}": extensions.describe(name) for name in metrics.names(config)}
-  return out | {f"writers {name}": extensions.describe(name) for name in writers.names(config)}
+  return out | {
+    f"{key} {name}": extensions.describe(name)
+    for key in ("metrics", "writers")
+    for name in listed(config, key)
+  }

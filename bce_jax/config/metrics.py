@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bce_jax import extensions, results
+from bce_jax.config.names import listed, refuse_repeated
 from bce_jax.names import nearest
 from bce_jax.results import Result
 
@@ -44,38 +45,24 @@ class OwnMetric(NamedTuple):
     return f"config.metrics {self.name!r}"
 
 
-def names(config: ConfigDict | Mapping[str, Any]) -> list[str]:
-  """Returns the names that a config has; of one that is older than the key none."""
-  said = config.get("metrics") if isinstance(config, dict) else getattr(config, "metrics", None)
-  return [name.strip() for name in (said or "").split(",") if name.strip()]
-
-
 def find(config: ConfigDict) -> list[OwnMetric]:
   """Returns the metrics that a config names.
 
   Raises:
     ValueError: one line: a missing module or function; rows or needs that are none.
   """
-  return [_find(name) for name in names(config)]
+  return [_find(name) for name in listed(config, "metrics")]
 
 
 def check(config: ConfigDict) -> None:
   """Refuses metrics that are not there; a rule of the group of keys."""
-  found = find(config)
-  for k, metric in enumerate(found):
-    if metric.name in [other.name for other in found[:k]]:
-      raise ValueError(f"{metric.said} is named twice")
+  find(config)
+  refuse_repeated(config, "metrics")
 
 
 def _find(name: str) -> OwnMetric:
   said = f"config.metrics {name!r}"
-  module, target = extensions.load(said, name)
-  if target is module:
-    target = getattr(module, "compute", None)
-    if target is None:
-      raise ValueError(f"{said}: the module {module.__name__} has no function 'compute'")
-  if not callable(target):
-    raise ValueError(f"{said} is {target!r}: expected a function or a module")
+  module, target = extensions.load_function(said, name, "compute")
   rows, needs = getattr(module, "RESULTS", ()), getattr(module, "NEEDS", ())
   needs = (needs,) if isinstance(needs, str) else tuple(needs)
   for row in rows:

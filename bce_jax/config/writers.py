@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from bce_jax import extensions
+from bce_jax.config.names import listed, refuse_repeated
 
 
 class Writer(Protocol):
@@ -24,19 +25,11 @@ class Writer(Protocol):
     ...
 
 
-def names(config: ConfigDict | Mapping[str, Any]) -> list[str]:
-  """Returns the names that a config has; of one that is older than the key none."""
-  said = config.get("writers") if isinstance(config, dict) else getattr(config, "writers", None)
-  return [name.strip() for name in (said or "").split(",") if name.strip()]
-
-
 def check(config: ConfigDict) -> None:
   """Refuses writers that are not there; a rule of the group of keys."""
-  found = names(config)
-  for k, name in enumerate(found):
+  for name in listed(config, "writers"):
     _find(name)
-    if name in found[:k]:
-      raise ValueError(f"config.writers {name!r} is named twice")
+  refuse_repeated(config, "writers")
 
 
 def create(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, Writer]]:
@@ -46,7 +39,7 @@ def create(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, Writer]
     ValueError: one line: a missing module or function, or what it raises.
   """
   made = []
-  for name in names(config):
+  for name in listed(config, "writers"):
     said = f"config.writers {name!r}"
     writer = extensions.calling(said, _find(name), workdir, config)
     if not callable(getattr(writer, "write", None)):
@@ -56,12 +49,4 @@ def create(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, Writer]
 
 
 def _find(name: str) -> Callable[..., Any]:
-  said = f"config.writers {name!r}"
-  module, target = extensions.load(said, name)
-  if target is module:
-    target = getattr(module, "create", None)
-    if target is None:
-      raise ValueError(f"{said}: the module {module.__name__} has no function 'create'")
-  if not callable(target):
-    raise ValueError(f"{said} is {target!r}: expected a function, a class or a module")
-  return target
+  return extensions.load_function(f"config.writers {name!r}", name, "create")[1]

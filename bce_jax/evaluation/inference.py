@@ -60,20 +60,20 @@ class Network(NamedTuple):
     assert isinstance(outputs, Outputs)
     return outputs
 
-  def jit(self, function: Callable[[Variables, Any], Any], *, gather: bool = True) -> Callable:
+  def jit(self, function: Callable[[Variables, Any], Any]) -> Callable:
     """Compiles a function of (variables, batch) for the devices.
+
+    What it returns stays split along 'data' on a single host; on several each gets all of it.
 
     Args:
       function: sees the variables without padding.
-      gather: on several hosts, give all of what it returns to each of them; on a single host what
-        it returns stays split along 'data'.
     """
     mesh = self.state_sharding.mesh
     split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
     return jax.jit(
       lambda variables, batch: function(self.state_sharding.unpad(variables), batch),
       in_shardings=(self.state_sharding.shardings(), split),
-      out_shardings=whole if gather and jax.process_count() > 1 else split,
+      out_shardings=whole if jax.process_count() > 1 else split,
     )
 
 

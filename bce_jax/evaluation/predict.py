@@ -41,8 +41,8 @@ class TrainedNetwork(NamedTuple):
     loss: it was trained with.
     batch_size: the most images at once.
     mesh: the devices.
-    outputs: uint8 [B, H, W, C] → (scale · c [B, N], features [B, D]); B a multiple of the devices
-      along 'data'.
+    outputs: uint8 [B, H, W, C] → (scale · c [B, N], features [B, D]), on the devices; B a multiple
+      of the devices along 'data'.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
     notes: what of it was other code when it was trained, a line each.
   """
@@ -54,7 +54,7 @@ class TrainedNetwork(NamedTuple):
   loss: str
   batch_size: int
   mesh: Mesh
-  outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+  outputs: Callable[[np.ndarray], tuple[jax.Array, jax.Array]]
   full_scale: float | None = None
   notes: tuple[str, ...] = ()
 
@@ -108,7 +108,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
     found = network.outputs(variables, network.pixels(batch))
     return found.scores.scaled, found.features
 
-  step = network.jit(outputs, gather=False)
+  step = network.jit(outputs)
   return TrainedNetwork(
     class_names=tuple(data["class_names"]),
     image_shape=(height, width, channels),
@@ -117,7 +117,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
     loss=config.loss,
     batch_size=config.eval_batch_size,
     mesh=mesh,
-    outputs=lambda batch: sharding.to_host(step(variables, sharding.put_batch(batch, mesh))),
+    outputs=lambda batch: step(variables, sharding.put_batch(batch, mesh)),
     full_scale=config.data.full_scale,
     notes=tuple(notes),
   )
@@ -165,10 +165,42 @@ def files_of(path: str) -> tuple[list[str], str]:
   return [path], ""
 
 
+def batch_size_for(network: TrainedNetwork, count: int) -> int:
+  """Returns how many of `count` images go through a network at once.
+
+  A few need not wait for a large batch; powers of two, so that few sizes are compiled.
+  """
+  size = min(network.batch_size, 1 << max(count - 1, 0).bit_length())
+  return size + -size % network.mesh.shape["data"]
+
+
+def run_batch(
+  network: TrainedNetwork,
+  images: Sequence[UInt8[np.ndarray, "h w c"]] | UInt8[np.ndarray, "n h w c"],
+  size: int,
+  *,
+  features: bool = False,
+) -> Float[np.ndarray, "n _"]:
+  """Returns scores scale · c of images, or their features: a row per image.
+
+  Args:
+    network: as `load` returns it.
+    images: n ≤ size of them, of the network's shape.
+    size: of the batch, which is filled up.
+    features: in place of the scores.
+  """
+  batch = np.zeros((size, *network.image_shape), np.uint8)
+  for row, image in enumerate(images):
+    batch[row] = image
+  rows: np.ndarray = sharding.to_host(network.outputs(batch)[features])
+  return rows[: len(images)]
+
+
 def scored(
   network: TrainedNetwork,
   paths: Sequence[str],
   *,
+  features: bool = False,
   threads: int | None = None,
   progress: sources.Progress | None = None,
   dark: list[str] | None = None,
@@ -180,43 +212,31 @@ def scored(
   Args:
     network: as `load` returns it.
     paths: image files.
+    features: yield the features, [D], in place of the scores.
     threads: how many decode; None for one a core.
     progress: wraps the reading; called like tqdm.
     dark: gets the paths of images of more than 8 bits that 8 bits leave next to nothing of.
   """
-  # A few images need not wait for a large batch; powers of two, so that few sizes are compiled.
-  size = min(network.batch_size, 1 << max(len(paths) - 1, 0).bit_length())
-  size += -size % network.mesh.shape["data"]
+  size = batch_size_for(network, len(paths))
   read = _in_order(lambda path: _read(network, path, dark), paths, ahead=size, threads=threads)
   shown: Iterable[Any] = read
   if progress is not None:
     shown = progress(read, total=len(paths), desc="predicting")
   pairs = zip(paths, shown, strict=True)
+  blank = np.zeros(network.image_shape, np.uint8)
   try:
     while part := list(itertools.islice(pairs, size)):
-      batch = np.zeros((size, *network.image_shape), np.uint8)
-      for row, (_, image) in enumerate(part):
-        if not isinstance(image, ValueError):
-          batch[row] = image
-      scores, _ = network.outputs(batch)
-      for (path, image), row in zip(part, scores[: len(part)], strict=True):
+      pixels = [blank if isinstance(image, ValueError) else image for _, image in part]
+      rows = run_batch(network, pixels, size, features=features)
+      for (path, image), row in zip(part, rows, strict=True):
         if isinstance(image, ValueError):
           yield path, image
         elif np.isnan(row).any():
-          yield path, ValueError(f"{path} has a score that is nan")
+          yield path, ValueError(f"{path} has a {'feature' if features else 'score'} that is nan")
         else:
           yield path, row
   finally:
     read.close()
-
-
-def read_all(
-  network: TrainedNetwork, paths: Sequence[str], *, threads: int | None = None
-) -> list[UInt8[np.ndarray, "h w c"] | ValueError]:
-  """Decodes images as training did; in place of one that can't be used stands what is wrong."""
-  return list(
-    _in_order(lambda path: _read(network, path, None), paths, ahead=len(paths), threads=threads)
-  )
 
 
 def _read(

@@ -98,13 +98,11 @@ class TrainedRun:
     if reject in self.class_names:
       raise ValueError(f"reject is {reject!r}, which is a class: expected a name that no class has")
     thresholds = self._thresholds(threshold)
-    outputs, named, errors = self._run(images)
-    scores = outputs[0]
-    z = scores.astype(np.float64) - thresholds
-    best = np.argmax(z, axis=-1)
-    rejected = ~(z > 0).any(axis=-1)
-    names = [reject if no else self.class_names[k] for k, no in zip(best, rejected, strict=True)]
-    order = np.argsort(-z, axis=-1, kind="stable")[:, :top_k]
+    scores, named, errors = self._run(images)
+    decisions = [predict.decide(row, thresholds) for row in scores]
+    names = [self.class_names[one.best] if one.above else reject for one in decisions]
+    rejected = np.array([not one.above for one in decisions], bool)
+    order = np.argsort(thresholds - scores.astype(np.float64), axis=-1, kind="stable")[:, :top_k]
     top = tuple(
       tuple((self.class_names[k], float(row[k])) for k in ranked)
       for row, ranked in zip(scores, order, strict=True)
@@ -122,10 +120,10 @@ class TrainedRun:
     Raises:
       ValueError: as `predict`, and for a file that can't be used.
     """
-    outputs, _, errors = self._run(images)
+    features, _, errors = self._run(images, features=True)
     if errors:
       raise ValueError(next(iter(errors.values())))
-    return outputs[1]
+    return features
 
   def _thresholds(self, given: float | np.ndarray | None) -> np.ndarray:
     if given is None:
@@ -136,6 +134,8 @@ class TrainedRun:
         f"threshold has shape {thresholds.shape}: expected a number or"
         f" ({len(self.class_names)},), one per class"
       )
+    if not np.isfinite(thresholds).all():
+      raise ValueError(f"threshold is {given}: expected finite numbers")
     return thresholds
 
   def _probability(self, scores: np.ndarray) -> np.ndarray:
@@ -143,11 +143,12 @@ class TrainedRun:
     return np.asarray(families.of(self.config).probabilities(z))
 
   def _run(
-    self, images: Images
-  ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...], dict[str, str]]:
-    """Returns ((scores, features), the files, what is wrong with others)."""
+    self, images: Images, *, features: bool = False
+  ) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
+    """Returns (scores or features, the files, what is wrong with others)."""
     if isinstance(images, np.ndarray | jax.Array):
-      return self._outputs(_checked(np.asarray(images), self.image_shape)), (), {}
+      checked = _checked(np.asarray(images), self.image_shape)
+      return self._run_array(checked, features=features), (), {}
     paths = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not all(isinstance(path, str | os.PathLike) for path in paths):
       raise ValueError(
@@ -158,37 +159,30 @@ class TrainedRun:
     found = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
     if not found:
       raise ValueError(f"no images in {', '.join(map(str, paths)) or 'an empty list'}")
-    parts, named = [], []
-    errors: dict[str, str] = {}
-    for start in range(0, len(found), self._network.batch_size):
-      chunk = found[start : start + self._network.batch_size]
-      read = dict(zip(chunk, predict.read_all(self._network, chunk), strict=True))
-      errors |= {path: str(x) for path, x in read.items() if isinstance(x, ValueError)}
-      pixels = [x for x in read.values() if not isinstance(x, ValueError)]
-      named += [path for path in chunk if path not in errors]
-      if pixels:
-        parts.append(self._outputs(np.stack(pixels)))
-    if not parts:
+    rows, errors = {}, {}
+    for path, row in predict.scored(self._network, found, features=features):
+      if isinstance(row, ValueError):
+        errors[path] = str(row)
+      else:
+        rows[path] = row
+    if not rows:
       raise ValueError(next(iter(errors.values())))
-    scores, features = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return (scores, features), tuple(named), errors
+    return np.stack(list(rows.values())), tuple(rows), errors
 
-  def _outputs(self, images: UInt8[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
-    """Runs the network in batches of one size, the last of which is filled up."""
-    network, count = self._network, len(images)
-    size = min(network.batch_size, 1 << max(count - 1, 0).bit_length())
-    size += -size % network.mesh.shape["data"]
-    parts = []
-    for start in range(0, max(count, 1), size):
-      part = images[start : start + size]
-      batch = np.zeros((size, *network.image_shape), np.uint8)
-      batch[: len(part)] = part
-      parts.append([np.asarray(x)[: len(part)] for x in network.outputs(batch)])
-    scores, features = (np.concatenate(x) for x in zip(*parts, strict=True))
-    if np.isnan(scores).any():
-      bad = int(np.isnan(scores).any(axis=-1).sum())
-      raise ValueError(f"{bad} of {count} images have a score that is nan")
-    return scores, features
+  def _run_array(self, images: UInt8[np.ndarray, "n h w c"], *, features: bool) -> np.ndarray:
+    """Runs the network in batches of one size."""
+    size = predict.batch_size_for(self._network, len(images))
+    rows = np.concatenate(
+      [
+        predict.run_batch(self._network, images[start : start + size], size, features=features)
+        for start in range(0, max(len(images), 1), size)
+      ]
+    )
+    bad = int(np.isnan(rows).any(axis=-1).sum())
+    if bad:
+      what = "feature" if features else "score"
+      raise ValueError(f"{bad} of {len(images)} images have a {what} that is nan")
+    return rows
 
 
 def _checked(images: np.ndarray, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n h w c"]:

@@ -74,14 +74,21 @@ def with_statistics_of(
   Raises:
     ValueError: when the classes or the size of the images are not the run's.
   """
-  before = records.read_json(workdir / files.DATASET, "mean", "std")
+  before, preprocess = _with_normalization_of(workdir, preprocess)
   for key in ("class_names", "image_shape"):
     if before.get(key) != now[key]:
       was, now_is = str(before.get(key)), str(now[key])
       raise ValueError(f"{workdir} was trained with {key} {was[:80]}, got {now_is[:80]}")
+  return preprocess, np.asarray(before.get("train_counts", now["train_counts"]))
+
+
+def _with_normalization_of(
+  workdir: pathlib.Path, preprocess: Preprocess, *keys: str
+) -> tuple[dict[str, Any], Preprocess]:
+  """Returns a run's dataset.json, with `keys`, and the preprocessing with its mean and std."""
+  before = records.read_json(workdir / files.DATASET, "mean", "std", *keys)
   mean, std = (np.asarray(before[key], np.float32) for key in ("mean", "std"))
-  counts = np.asarray(before.get("train_counts", now["train_counts"]))
-  return preprocess._replace(mean=mean, std=std), counts
+  return before, preprocess._replace(mean=mean, std=std)
 
 
 def normalization_of(
@@ -97,9 +104,8 @@ def normalization_of(
   Raises:
     ValueError: when the run's images have other channels.
   """
-  before = records.read_json(workdir / files.DATASET, "mean", "std", "image_shape")
+  before, preprocess = _with_normalization_of(workdir, preprocess, "image_shape")
   was, is_now = before["image_shape"][-1], now["image_shape"][-1]
   if was != is_now:
     raise ValueError(f"{workdir} was trained on images of {was} channel(s), these have {is_now}")
-  mean, std = (np.asarray(before[key], np.float32) for key in ("mean", "std"))
-  return preprocess._replace(mean=mean, std=std)
+  return preprocess

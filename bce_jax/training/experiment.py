@@ -25,6 +25,7 @@ from bce_jax.objectives import Objective, Problem
 from bce_jax.runs.outside import FROM_PYTHON
 from bce_jax.training import microbatch, pmap, tracing
 from bce_jax.training.state import TrainState, create_state
+from bce_jax.training.step import make_train_step
 
 
 class Experiment(NamedTuple):
@@ -86,6 +87,17 @@ class Experiment(NamedTuple):
     """What evaluates the network; its steps are compiled once for each evaluator."""
     return Evaluator(
       self.config, self.dataset, self.mesh, self.model, self.preprocess, self.train_counts
+    )
+
+  def train_step(self, make: Callable[..., Callable] | None = None) -> Callable:
+    """Returns the pure train step; or of the same parts the form that another function makes."""
+    return (make or make_train_step)(
+      self.model,
+      self.objective,
+      self.optimizer,
+      self.preprocess,
+      self.key,
+      micro_batches=self.config.micro_batches,
     )
 
   def steps(self, epochs: float) -> int:

@@ -10,7 +10,7 @@ from bce_jax import sharding
 from bce_jax.training import pmap
 from bce_jax.training.experiment import Experiment
 from bce_jax.training.state import TrainState
-from bce_jax.training.step import jit_train_step, make_train_step
+from bce_jax.training.step import jit_train_step
 
 Logs = dict[str, jax.Array]
 
@@ -48,7 +48,7 @@ class JitExecution:
 
   def __init__(self, experiment: Experiment):
     self._mesh, self._batch_size = experiment.mesh, experiment.config.batch_size
-    self.step = jit_train_step(_train_step(experiment), experiment.state_sharding)
+    self.step = jit_train_step(experiment.train_step(), experiment.state_sharding)
 
   def rows(self) -> np.ndarray:
     """Returns which rows of a batch this process reads."""
@@ -77,14 +77,7 @@ class PmapExecution:
   def __init__(self, experiment: Experiment):
     self._batch_size = experiment.config.batch_size
     self._sharding = experiment.state_sharding
-    self.step = pmap.make_pmap_train_step(
-      experiment.model,
-      experiment.objective,
-      experiment.optimizer,
-      experiment.preprocess,
-      experiment.key,
-      micro_batches=experiment.config.micro_batches,
-    )
+    self.step = experiment.train_step(pmap.make_pmap_train_step)
 
   def rows(self) -> np.ndarray:
     """Returns which rows of a batch this process reads: successive ones."""
@@ -114,14 +107,3 @@ FORMS: dict[str, Callable[[Experiment], Execution]] = {"jit": JitExecution, "pma
 def create(experiment: Experiment) -> Execution:
   """Returns the form that the config names, `config.parallel`."""
   return FORMS[experiment.config.parallel](experiment)
-
-
-def _train_step(experiment: Experiment) -> Callable:
-  return make_train_step(
-    experiment.model,
-    experiment.objective,
-    experiment.optimizer,
-    experiment.preprocess,
-    experiment.key,
-    micro_batches=experiment.config.micro_batches,
-  )

@@ -47,27 +47,29 @@ def with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
   if checkpoint.any_in(workdir):
     return with_statistics_of(workdir, experiment)
   source = pathlib.Path(config.start_from)
-  _refuse_other_backbone(source, config)
-  differs = other_head(experiment)
+  there = run_config.config_of(source)
+  _refuse_other_backbone(there, config)
+  differs = _other_head(experiment, there)
   if differs:
     _refuse_fresh_head(experiment, differs)
     preprocess = dataset_record.normalization_of(
       source, describe_dataset(experiment), experiment.preprocess
     )
   else:
-    _refuse_leaking_split(source, config)
+    _refuse_leaking_split(there, config)
     preprocess = with_statistics_of(source, experiment).preprocess
-  with source_checkpoint(config):  # there is one, before anything is written
+  with _source_checkpoint(config, there):  # there is one, before anything is written
     pass
   # The counts are this run's own: its training images may be others.
   return experiment._replace(preprocess=preprocess)
 
 
-def source_checkpoint(config: ConfigDict) -> AbstractContextManager[tuple[Checkpoints, int]]:
+def _source_checkpoint(
+  config: ConfigDict, there: ConfigDict
+) -> AbstractContextManager[tuple[Checkpoints, int]]:
   """Opens the checkpoint that training starts from; the best by that run's own metric."""
   source = pathlib.Path(config.start_from)
-  best_metric = run_config.config_of(source).best_metric
-  return checkpoint.existing(source, config.start_from_checkpoint, best_metric)
+  return checkpoint.existing(source, config.start_from_checkpoint, there.best_metric)
 
 
 def state_of(
@@ -105,8 +107,9 @@ def _init(experiment: Experiment) -> Any:
 def _from_network(experiment: Experiment) -> tuple[TrainState, list[str]]:
   """Returns the state with the network of `config.start_from`, and what was taken, in words."""
   config, source = experiment.config, pathlib.Path(experiment.config.start_from)
-  differs = other_head(experiment)
-  with source_checkpoint(config) as (others, step):
+  there = run_config.config_of(source)
+  differs = _other_head(experiment, there)
+  with _source_checkpoint(config, there) as (others, step):
     params, batch_stats = others.network(step, experiment.state_sharding.abstract)
   if differs:
     params = {"backbone": params["backbone"]}
@@ -121,16 +124,11 @@ def _from_network(experiment: Experiment) -> tuple[TrainState, list[str]]:
   return state, [said]
 
 
-def other_head(experiment: Experiment) -> list[str]:
-  """Says why the head of `config.start_from` is not this run's; empty where it can be taken.
-
-  Raises:
-    ValueError: when there is no run.
-  """
+def _other_head(experiment: Experiment, there: ConfigDict) -> list[str]:
+  """Says why the head of `config.start_from` is not this run's; empty where it can be taken."""
   config, source = experiment.config, pathlib.Path(experiment.config.start_from)
   if config.start_from_parts == "backbone":
     return ["config.start_from_parts is 'backbone'"]
-  there = run_config.config_of(source)
   before, now = _head(there), _head(config)
   differs = [
     f"{key} is {before[key]!r} there and {now[key]!r} here"
@@ -155,15 +153,23 @@ def _head(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def _refuse_other_backbone(source: pathlib.Path, config: ConfigDict) -> None:
-  there = run_config.config_of(source)
+def _refuse_other_backbone(there: ConfigDict, config: ConfigDict) -> None:
+  before, now = _backbone(there), _backbone(config)
   changed = [
-    f"{key} is {there[key]!r} there and {config[key]!r} here"
-    for key in BACKBONE_KEYS
-    if there[key] != config[key]
+    f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key)
   ]
   if changed:
-    raise ValueError(f"config.start_from {source} has another network: {'; '.join(changed)}")
+    raise ValueError(
+      f"config.start_from {config.start_from} has another network: {'; '.join(changed)}"
+    )
+
+
+def _backbone(config: ConfigDict) -> dict[str, Any]:
+  """What the backbone of a run is made of, its own options too."""
+  options = {f"model_options.{key}": value for key, value in config.model_options.items()}
+  return {key: config[key] for key in BACKBONE_KEYS} | options
 
 
 def _refuse_fresh_head(experiment: Experiment, differs: list[str]) -> None:
@@ -180,14 +186,14 @@ def _refuse_fresh_head(experiment: Experiment, differs: list[str]) -> None:
   )
 
 
-def _refuse_leaking_split(source: pathlib.Path, config: ConfigDict) -> None:
+def _refuse_leaking_split(there: ConfigDict, config: ConfigDict) -> None:
   """Refuses to hold out images that the source was trained on."""
   here = config.data.validation_fraction
-  there = run_config.config_of(source).data.validation_fraction
-  if here and here != there:
+  before = there.data.validation_fraction
+  if here and here != before:
     raise ValueError(
-      f"config.data.validation_fraction is {here}, but config.start_from {source} was trained with"
-      f" {there}, so on images that would be held out here: expected {there} or 0"
+      f"config.data.validation_fraction is {here}, but config.start_from {config.start_from} was"
+      f" trained with {before}, so on images that would be held out here: expected {before} or 0"
     )
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from bce_jax import extensions
-from bce_jax.training import step
 
 # `experiment` imports this module, so that an `Experiment` is an `Any` here.
 Experiment = Any
@@ -27,14 +26,7 @@ def check(experiment: Experiment, *, trains: bool) -> None:
   if not trains:
     return
   said = ", ".join(f"config.{key} {x['name']!r}" for key, x in experiment.outside.items())
-  train_step = step.make_train_step(
-    experiment.model,
-    experiment.objective,
-    experiment.optimizer,
-    experiment.preprocess,
-    experiment.key,
-    micro_batches=experiment.config.micro_batches,
-  )
+  train_step = experiment.train_step()
 
   def traced() -> Any:
     state = jax.eval_shape(experiment.init_state)

@@ -110,7 +110,8 @@ class Trainer:
       NonFiniteError: when the loss, a parameter or a score is not finite.
     """
     if self._unevaluated:
-      self._save(self._evaluate())
+      state = self.state
+      self._save(state, self._evaluate(state))
       self._unevaluated = False
     for batch in self._batches():
       self._train_on(batch)
@@ -165,20 +166,21 @@ class Trainer:
     """Records, evaluates and saves what is due after a step."""
     services, rate = self._services, math.nan
     if due.record or due.save:
+      state = self.state  # once: under pmap it is brought to the mesh
       self._fetch()
       rate = services.progress.images_per_second() if due.record else math.nan
       services.skipping.exchange(self._step)
     if due.save:
       with services.progress.doing("checking the parameters"):
-        finite = self._all_finite(self.state)
+        finite = self._all_finite(state)
       if not finite:
         self._stop(f"the parameters after step {self._step} are not finite")
     if due.record:
-      self._write_record(rate)
-    validation = self._evaluate() if due.evaluate else None
+      self._write_record(state, rate)
+    validation = self._evaluate(state) if due.evaluate else None
     if due.save:
       with services.progress.doing("saving a checkpoint"):
-        self._save(validation)
+        self._save(state, validation)
     if due.preempted and self._step != self._experiment.total_steps:
       services.checkpoints.wait()
       raise services.preemption.ended(self._step)
@@ -209,10 +211,10 @@ class Trainer:
     epoch = self._step / self._experiment.steps_per_epoch
     return {"step": self._step, "epoch": epoch, "split": split}
 
-  def _write_record(self, rate: float) -> None:
+  def _write_record(self, state: TrainState, rate: float) -> None:
     """Writes the means over the steps since the last record."""
     means = {name: math.fsum(values) / len(values) for name, values in self._pending.items()}
-    bias = self._services.evaluator.head(self.state.variables, "bias")
+    bias = self._services.evaluator.head(state.variables, "bias")
     record: dict[str, Any] = {
       **self._place("train"),
       **means,
@@ -225,12 +227,12 @@ class Trainer:
     self._services.progress.show(self._step, record["epoch"], shown)
     self._pending.clear()
 
-  def _evaluate(self) -> Results | None:
+  def _evaluate(self, state: TrainState) -> Results | None:
     """Evaluates the network of this step; returns its results where the split is held out."""
     services = self._services
     try:
       with services.progress.doing(EVALUATING, compiling="compiling the evaluation"):
-        results = services.evaluator.monitor(self.state.variables)
+        results = services.evaluator.monitor(state.variables)
     except NonFiniteError as error:
       self._stop(f"after step {self._step} {error}")
     except DamagedError:
@@ -241,14 +243,14 @@ class Trainer:
     services.progress.say(_evaluation_line(self._step, split, results))
     return None if split == "test" else results
 
-  def _save(self, validation: Results | None, *, evaluated: bool = True) -> None:
+  def _save(self, state: TrainState, validation: Results | None, *, evaluated: bool = True) -> None:
     # A copy: the save goes on in the background while the next record empties what is pending.
     pending = {name: list(values) for name, values in self._pending.items()}
     seconds = self._seconds_before + time.monotonic() - self._start
     lines = list(self._services.writer.lines)
     self._record = {"pending": pending, "seconds": seconds, "records": lines}
     kept = self._record if evaluated else self._record | {"unevaluated": True}
-    state = self._experiment.state_sharding.to_save(self.state)
+    state = self._experiment.state_sharding.to_save(state)
     self._services.checkpoints.save(state, kept, validation, replace=self._unevaluated)
 
   def _keep(self, *, evaluated: bool = True) -> None:
@@ -256,8 +258,9 @@ class Trainer:
     if self._step == self._first or jax.process_count() > 1:
       return
     self._fetch()
-    if self._all_finite(self.state):
-      self._save(None, evaluated=evaluated)
+    state = self.state
+    if self._all_finite(state):
+      self._save(state, None, evaluated=evaluated)
       self._services.checkpoints.wait()
 
 

@@ -133,7 +133,10 @@ def test_on_a_terminal_in_columns(run, folder, capsys, monkeypatch, columns):
 def test_one_threshold_for_all_classes(run, folder, test_split, tmp_path, capsys):
   network = predict.load(run)
   scores = np.concatenate(
-    [network.outputs(part)[0] for part in np.split(test_split.images(np.arange(360)), 9)]
+    [
+      predict.run_batch(network, part, len(part))
+      for part in np.split(test_split.images(np.arange(360)), 9)
+    ]
   )
   threshold = round(float(np.quantile(np.sort(scores)[:, -2:], 0.5)), 3)
   file = tmp_path / "labels.csv"
@@ -172,7 +175,9 @@ def test_training_data_and_devices_may_be_others(run, test_split, tmp_path, caps
   rows = rows_of(capsys.readouterr().out)
   padded = np.concatenate([images[..., None], np.zeros((5, 8, 8, 1), np.uint8)])
   network = predict.load(run)
-  decided = [predict.decide(row, network.bias) for row in network.outputs(padded)[0][:3]]
+  decided = [
+    predict.decide(row, network.bias) for row in predict.run_batch(network, padded, len(padded))[:3]
+  ]
   assert [row["best"] for row in rows] == [str(found.best) for found in decided]
   scores = [float(row["score"]) for row in rows]
   np.testing.assert_allclose(scores, [found.score for found in decided], rtol=1e-4, atol=1e-4)

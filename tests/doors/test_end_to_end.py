@@ -49,17 +49,6 @@ ARGS = [f"--config.{key}={value}" for key, value in reversed(PARTS.items())]
 DOORS = ("objective.name", "model", "data.name", "data.augmentation", "optimizer.name")
 
 
-class StopsAfter(preemption.Preemption):
-  """Ends a run after a step, as a signal would."""
-
-  def __init__(self, folder, step):
-    super().__init__(folder, owns_process=False)
-    self._step = step
-
-  def reached(self, step):
-    return step == self._step
-
-
 def chosen(**changes):
   config = configs.load_config("digits")
   configs.apply_overrides(config, list((PARTS | changes).items()))
@@ -73,11 +62,11 @@ def whole(place):
 
 
 @pytest.fixture(scope="module")
-def parted(place, whole):
+def parted(place, whole, stops_after):
   """Killed after a step; not yet gone on with."""
   folder = place / "parted"
   with pytest.raises(preemption.PreemptedError):
-    loop.train(experiment.build(chosen()), folder, StopsAfter(folder, 1))
+    loop.train(experiment.build(chosen()), folder, stops_after(folder, 1))
   return folder
 
 

@@ -114,6 +114,7 @@ def test_what_is_no_such_image_is_refused(trained, run, change, message):
   [
     ({"top_k": 11}, r"top_k is 11: expected 1 … 10"),
     ({"reject": "3"}, "which is a class"),
+    ({"threshold": float("nan")}, "threshold is nan: expected finite numbers"),
     ({"threshold": np.zeros(3)}, r"threshold has shape \(3,\): expected a number or \(10,\)"),
   ],
 )

@@ -9,17 +9,6 @@ from bce_jax.runs import run_config
 from bce_jax.training import experiment, loop, preemption
 
 
-class StopsAfter(preemption.Preemption):
-  """Ends a run after a step, as a signal would."""
-
-  def __init__(self, folder, step):
-    super().__init__(folder, owns_process=False)
-    self._step = step
-
-  def reached(self, step):
-    return step == self._step
-
-
 def training_records(folder):
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   return {
@@ -29,7 +18,7 @@ def training_records(folder):
   }
 
 
-def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_path):
+def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_path, stops_after):
   def changed(config):
     config.log_every_steps, config.eval_every_epochs, config.checkpoint_every_steps = 1, 0.05, 2
     config.eval_flip, config.eval_geometry, config.eval_logit_adjustment = True, False, 1.0
@@ -39,7 +28,7 @@ def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_pat
   loop.train(experiment.build(changed(make_tiny())), whole)
   first = make_tiny()
   with pytest.raises(preemption.PreemptedError):
-    loop.train(experiment.build(first), parted, StopsAfter(parted, 3))
+    loop.train(experiment.build(first), parted, stops_after(parted, 3))
   after = changed(make_tiny())
   run_config.refuse_other_config(parted, after, except_keys=run_config.may_change(parted))
   results = loop.train(experiment.build(after), parted)

@@ -7,7 +7,7 @@ import pytest
 from bce_jax.runs import checkpoint, records, run_config
 from bce_jax.sharding import StateSharding, make_mesh
 from bce_jax.training import experiment, loop
-from bce_jax.training.preemption import PreemptedError, Preemption
+from bce_jax.training.preemption import PreemptedError
 
 pytestmark = pytest.mark.slow
 
@@ -36,23 +36,12 @@ def assert_close(a, b):
       assert x[name] == pytest.approx(y[name], rel=2e-3, abs=1e-4)
 
 
-class Stop(Preemption):
-  """Tells the run to end after a step, as a signal does."""
-
-  def __init__(self, workdir, step):
-    super().__init__(workdir, owns_process=False)
-    self._stop = step
-
-  def reached(self, step):
-    return step == self._stop
-
-
 def params(workdir):
   with checkpoint.existing(workdir, "latest", "uniform_accuracy") as (checkpoints, step):
     return step, checkpoints.network(step, StateSharding(make_mesh(), None).abstract)[0]
 
 
-def test_whole_runs_agree_and_go_on_from_one_to_the_other(config, tmp_path):
+def test_whole_runs_agree_and_go_on_from_one_to_the_other(config, tmp_path, stops_after):
   assert jax.device_count() == 8
   config.batch_size = 32
   expected = run(config, tmp_path / "jit", "jit")
@@ -63,7 +52,7 @@ def test_whole_runs_agree_and_go_on_from_one_to_the_other(config, tmp_path):
     workdir = tmp_path / f"{first} then {then}"
     config.parallel = first
     with pytest.raises(PreemptedError):
-      loop.train(experiment.build(config), workdir, Stop(workdir, 2))
+      loop.train(experiment.build(config), workdir, stops_after(workdir, 2))
     config.parallel = then
     run_config.refuse_other_config(workdir, config, except_keys=run_config.may_change(workdir))
     loop.train(experiment.build(config), workdir)

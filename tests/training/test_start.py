@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from bce_jax.data.sources import ArraySource
 from bce_jax.runs import checkpoint, run_config
 from bce_jax.sharding import StateSharding, make_mesh
 from bce_jax.training import experiment, loop
+from bce_jax.training import start as start_lib
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +107,14 @@ def test_a_method_that_goes_on_from_a_head_needs_it(make_tiny, source, tmp_path)
   message = r"has another head: .* but the objective 'balanced' goes on from a trained head"
   with pytest.raises(ValueError, match=message):
     loop.train(experiment.build(config), tmp_path / "new")
+
+
+def test_other_options_of_a_backbone_make_another_network(make_tiny):
+  there, here = make_tiny(), make_tiny()
+  there.model_options, here.model_options = ConfigDict({"width": 4}), ConfigDict({"width": 6})
+  with pytest.raises(ValueError, match=r"another network: model_options\.width is 4 there and 6"):
+    start_lib._refuse_other_backbone(there, here)
+  start_lib._refuse_other_backbone(here, here)
 
 
 def test_more_epochs_of_a_finished_run_say_how(tiny, source):

@@ -8,7 +8,7 @@ from bce_jax import sharding
 from bce_jax.data import loader
 from bce_jax.evaluation import summary
 from bce_jax.runs import checkpoint
-from bce_jax.training import experiment, loop, parallel, step
+from bce_jax.training import experiment, loop, step
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_validation_threshold_is_chosen_on_the_validation_split():
 
 def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, monkeypatch):
   tiny.checkpoint_every_steps = 1
-  make_train_step = parallel.make_train_step
+  make_train_step = experiment.make_train_step
 
   def overflowing(*args, **options):
     train_step = make_train_step(*args, **options)
@@ -165,7 +165,7 @@ def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, mon
 
     return wrapped
 
-  monkeypatch.setattr(parallel, "make_train_step", overflowing)
+  monkeypatch.setattr(experiment, "make_train_step", overflowing)
   message = "the parameters after step 3 are not finite; training stops. Checkpoint 2 is kept"
   with pytest.raises(summary.NonFiniteError, match=message):
     loop.train(experiment.build(tiny), tmp_path)
