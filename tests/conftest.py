@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 # Before JAX starts: eight devices on any machine, so that what is split over devices is tested.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,6 +19,11 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+# The network of most runs here, found as anybody's own is; by the processes they start too.
+MODULES = str(pathlib.Path(__file__).parent / "modules")
+sys.path.append(MODULES)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (MODULES, os.environ.get("PYTHONPATH"))))
 
 import numpy as np
 import pytest
@@ -178,9 +184,9 @@ def two_settings():
 
 
 def smallest():
-  """A config of the smallest network, a few steps long."""
+  """A config of a small network, a few steps long."""
   config = config_lib.default()
-  config.model = "resnet8"
+  config.model = "small_network"
   config.scale = 16.0
   config.batch_size = 32
   config.eval_batch_size = 128

@@ -31,7 +31,7 @@ def test_split():
 def run(tmp_path_factory):
   """A run folder with a diverse bias, trained on one device for a second or two."""
   config = config_lib.default()
-  config.model = "resnet8"
+  config.model = "small_network"
   config.loss = "bce-nd"
   config.scale = 16.0
   config.batch_size = 128

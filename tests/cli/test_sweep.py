@@ -16,6 +16,7 @@ from bce_jax.cli import configs, sweep
 from bce_jax.runs import files, lock, records
 
 FAST = (
+  "--config.model=small_network",
   *("--config.steps=3", "--config.epochs=1", "--config.log_every_steps=3"),
   "--config.report=false",
 )

@@ -26,6 +26,7 @@ from bce_jax.training import experiment
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = (
   "--config=digits",
+  "--config.model=small_network",
   "--config.batch_size=64",
   "--config.steps=24",
   "--config.log_every_steps=5",
@@ -467,7 +468,7 @@ def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_
   shutil.copytree(image_folder, other)
   for path in (other / "train").rglob("*.png"):  # the training images are not what is judged
     Image.new("L", (8, 8), 200).save(path)
-  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
+  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=small_network"]
   argv += [
     "--config.batch_size=8",
     "--config.eval_batch_size=8",
@@ -503,7 +504,7 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   bad = folder / "test" / "digit1" / "13.png"
   bad.write_bytes(bad.read_bytes()[:6000])
   short = [
-    "--config.model=resnet8",
+    "--config.model=small_network",
     "--config.steps=1",
     "--config.report=false",
     "--config.eval_batch_size=8",
@@ -522,7 +523,7 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
 @pytest.mark.slow
 def test_a_folder_of_images_trains(tmp_path, capsys, image_folder):
   workdir = tmp_path / "run"
-  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=resnet8"]
+  argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=small_network"]
   argv += [
     "--config.batch_size=8",
     "--config.eval_batch_size=8",
@@ -552,11 +553,12 @@ def test_works_from_a_wheel_in_any_folder(tmp_path):
   assert f"-{bce_jax.__version__}-" in wheel.name
   elsewhere = tmp_path / "elsewhere"
   elsewhere.mkdir()
-  argv = ["--config=digits:soft-nu", "--config.steps=1"]
+  argv = ["--config=digits:soft-nu", "--config.steps=1", "--config.model=small_network"]
+  path = os.pathsep.join((str(tmp_path / "site"), os.environ["PYTHONPATH"]))
   process = subprocess.run(
     [sys.executable, "-m", "bce_jax.cli.train", *argv, "--workdir=run"],
     cwd=elsewhere,
-    env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    env=os.environ | {"PYTHONPATH": path},
     capture_output=True,
     text=True,
     check=False,
@@ -567,7 +569,7 @@ def test_works_from_a_wheel_in_any_folder(tmp_path):
   out = subprocess.run(
     [sys.executable, "-c", where],
     cwd=elsewhere,
-    env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    env=os.environ | {"PYTHONPATH": path},
     capture_output=True,
     text=True,
     check=True,

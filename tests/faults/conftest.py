@@ -32,6 +32,7 @@ LIMIT = 120  # seconds that no run of these tests takes, on a machine however bu
 # Checkpoints of steps 7, 10, 14, 20, 21 and 24; the best on the validation split is that of 10.
 SMALL = (
   "--config=digits",
+  "--config.model=small_network",
   "--config.batch_size=16",
   "--config.steps=24",
   "--config.log_every_steps=5",
@@ -46,7 +47,7 @@ SMALL = (
 def environment(devices):
   return os.environ | {
     "OPENBLAS_NUM_THREADS": "1",  # so that scikit-learn starts no threads, which a fork would lose
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"])),
     "XLA_FLAGS": re.sub(r"(?<=device_count=)\d+", str(devices), os.environ["XLA_FLAGS"]),
   }
 

@@ -16,7 +16,7 @@ def options(folder, *more):
   return (
     "--config=folder",
     f"--config.data.folder={folder}",
-    "--config.model=resnet8",
+    "--config.model=small_network",
     "--config.batch_size=8",
     "--config.eval_batch_size=8",
     "--config.steps=16",

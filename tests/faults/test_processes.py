@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 FOLDER = (
   "--config=folder",
-  "--config.model=resnet8",
+  "--config.model=small_network",
   "--config.batch_size=8",
   "--config.eval_batch_size=8",
   "--config.steps=16",

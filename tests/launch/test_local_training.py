@@ -13,9 +13,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+PATH = os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))
 
 CONFIG = (
-  *("--config", "digits", "--config.model=resnet8", "--config.steps=12", "--config.report=false"),
+  *("--config", "digits", "--config.model=small_network", "--config.steps=12", "--config.report=false"),
   *("--config.batch_size=32", "--config.eval_every_epochs=0.2", "--config.log_every_steps=5"),
 )
 
@@ -25,7 +26,7 @@ def flags(devices):
 
 
 def test_two_processes_train_what_one_trains(tmp_path, command):
-  env = os.environ | {"PYTHONPATH": str(ROOT)}
+  env = os.environ | {"PYTHONPATH": PATH}
   both, alone = tmp_path / "both", tmp_path / "alone"
   launched = command("local.py", "--num-processes", "2", "--cpu-devices-per-process", "1", "--")
   one = [sys.executable, "-m", "bce_jax.cli.train"]
@@ -69,7 +70,7 @@ def test_what_is_wrong_for_all_is_told_by_all(tmp_path):
         *("--config.batch_size=12", "--workdir", str(tmp_path / "run")),
         *("--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id", str(index)),
       ],
-      env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags(4)},
+      env=os.environ | {"PYTHONPATH": PATH, "XLA_FLAGS": flags(4)},
       stderr=subprocess.PIPE,
       text=True,
     )
