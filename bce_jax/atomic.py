@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever ends the writing."""
+"""Atomic writing of files: they appear complete or not at all, whatever ends the writing."""
 
 import contextlib
 import os

@@ -128,7 +128,7 @@ def float_targets(targets: Any, logits: jax.Array) -> jax.Array:
   if np.shape(targets) != logits.shape:
     raise ValueError(
       f"float targets must have the logits' shape {logits.shape}, got {np.shape(targets)};"
-      " only integer labels name one class an example"
+      " only integer labels name one class per example"
     )
   value = known(targets)
   array = jnp.asarray(targets)

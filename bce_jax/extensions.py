@@ -237,9 +237,9 @@ def _import(said: str, place: str) -> ModuleType:
           f"{said}: there is no module {lacking!r}, neither in {os.getcwd()} nor installed"
           f"{_neighbor(lacking)}"
         ) from None
-      raise ValueError(f"{said}: importing {place} failed: {_told(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever it raises is told in one line
-      raise ValueError(f"{said}: importing {place} failed: {_told(error)}") from error
+      raise ValueError(f"{said}: importing {place} failed: {_in_one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever it raises is reported in one line
+      raise ValueError(f"{said}: importing {place} failed: {_in_one_line(error)}") from error
 
 
 def _neighbor(lacking: str) -> str:
@@ -283,10 +283,10 @@ def calling(said: str, function: Callable[..., Any], *args: Any, **options: Any)
   except ValueError:
     raise
   except Exception as error:
-    raise ValueError(f"{said}: {_told(error)}") from error
+    raise ValueError(f"{said}: {_in_one_line(error)}") from error
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
   """An error in one line: its type, what it says, and where it is from."""
   words = " ".join(str(error).split())
   if isinstance(error, SyntaxError):

@@ -192,7 +192,7 @@ _ACCURACY = (
   ),
   *_SHOTS,
   *_in_another_way(
-    "flip_", "with mirror images", "flip", "of scores averaged over image and flipped image",
+    "flip_", "with horizontal flip", "flip", "of scores averaged over image and flipped image",
     (_SAMPLE_WISE, _UNIFORM, *_SHOTS)),
   *_in_another_way(
     "adjusted_", "after logit adjustment", "adjusted", "of z − τ log π",

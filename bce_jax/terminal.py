@@ -20,11 +20,11 @@ def columns(stream: Any) -> int | None:
   try:
     if not stream.isatty():
       return None
-    told = os.get_terminal_size(stream.fileno()).columns
+    columns = os.get_terminal_size(stream.fileno()).columns
   except (AttributeError, OSError, ValueError):
     return None
   # Some terminals have no width (a pty that nobody set up).
-  return told if told > 0 else None
+  return columns if columns > 0 else None
 
 
 def width(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Images a second of AutoAugment's policy, on the device against Pillow on the host.
+"""Images per second of AutoAugment's policy, on the device against Pillow on the host.
 
   python benchmarks/autoaugment.py [--batch 128] [--size 32] [--batches 10] [--rounds 10]
 
@@ -94,7 +94,7 @@ def main() -> None:
   )
   for name, value in seconds.items():
     batch = value / args.batches
-    print(f"{name:<24}{1e3 * batch:9.3f} ms a batch{args.batch / batch:12,.0f} images/s")
+    print(f"{name:<24}{1e3 * batch:9.3f} ms per batch{args.batch / batch:12,.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -35,24 +35,24 @@ MARKS = (1, 5, 20, 100)
 class Way(NamedTuple):
   """One way to run the same training: on so many devices, at a learning rate."""
 
-  parts: experiment.Experiment
+  built: experiment.Experiment
   jitted: Callable[..., Any]
 
 
 def build(config: ConfigDict, devices: int) -> Way:
   """Compiles the train step of a config for the first `devices` devices."""
-  parts = experiment.build(config)
+  built = experiment.build(config)
   mesh = jax.make_mesh(
     (devices, 1),
     ("data", "class"),
     axis_types=(AxisType.Auto,) * 2,
     devices=jax.devices()[:devices],
   )
-  parts = parts._replace(mesh=mesh)
+  built = built._replace(mesh=mesh)
   train_step = step.make_train_step(
-    parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+    built.model, built.objective, built.optimizer, built.preprocess, built.key
   )
-  return Way(parts, step.jit_train_step(train_step, parts.state_sharding))
+  return Way(built, step.jit_train_step(train_step, built.state_sharding))
 
 
 def train(
@@ -63,24 +63,24 @@ def train(
   The seed decides on the initial weights and the order of the images; what is drawn to augment
   them follows from the config's, so that a way is compiled once.
   """
-  parts = way.parts
-  source = parts.dataset.train
+  built = way.built
+  source = built.dataset.train
   if kind == "noise":
     shape = (len(source), *source.image_shape)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     source = sources.ArraySource(pixels, source.labels)
-  made = jax.device_get(jax.jit(parts._replace(key=jax.random.key(seed)).init_state)())
-  state = jax.device_put(made, parts.state_sharding.shardings())
+  made = jax.device_get(jax.jit(built._replace(key=jax.random.key(seed)).init_state)())
+  state = jax.device_put(made, built.state_sharding.shardings())
   found = {}
   batches = loader.train_batches(
     source,
     seed=seed,
-    batch_size=parts.config.batch_size,
+    batch_size=built.config.batch_size,
     first_step=0,
     last_step=max(marks),
   )
   for number, batch in enumerate(batches, start=1):
-    state, logs = way.jitted(state, sharding.put_batch(batch, parts.mesh))
+    state, logs = way.jitted(state, sharding.put_batch(batch, built.mesh))
     if number in marks:
       leaves = [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(state.params)]
       found[number] = (np.concatenate(leaves), float(logs["loss"]))

@@ -1,4 +1,4 @@
-"""scikit-learn's digits made long-tailed: 142 to 1 image a class.
+"""scikit-learn's digits made long-tailed: 142 to 1 image per class.
 
   bce-sweep --config digits_lt:ce --config digits_lt:bce --config digits_lt:bce3s --workdir DIR
 

@@ -2,7 +2,7 @@
 # Starts bce-train on this TPU VM as a service of systemd; launch/tpu_pod.py runs it on every worker.
 #   bash tpu_start.sh MAX_RESTARTS GRACE_SECONDS PROGRAM ARGUMENT…
 # A service outlives the ssh session, and gets SIGTERM when the machine is shut down. It is started
-# again when it fails, except when something given is wrong (2) or it was told to end (143).
+# again when it fails, except when something given is wrong (2) or it was asked to end (143).
 set -euo pipefail
 max_restarts=$1 grace=$2
 shift 2

@@ -75,7 +75,7 @@ NAMES = ("plain", "<b>bold</b>", 'with "quotes" & more', "ünïcödé", "a very 
 def made_up(
   *, seed=0, num_classes=5, diverse=False, counts=None, pairs=False, size=(9, 6, 1), points=300
 ):
-  """TestOutputs whose figures are those of the scores it was made from, and the scores."""
+  """TestOutputs whose results are those of the scores it was made from, and the scores."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, num_classes, points).astype(np.int32)
   labels[:num_classes] = np.arange(num_classes)
@@ -126,7 +126,7 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     *z, outputs.labels, num_classes=len(outputs.class_names)
   )
   mean = float(outputs.bias.mean())
-  figures = {
+  results = {
     "images": len(outputs.labels),
     "sample_wise_accuracy": best.sample_wise,
     "class_wise_accuracy": best.class_wise,
@@ -140,7 +140,7 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     "few_accuracy": 0.4,
   }
   if outputs.pairs is not None:
-    figures |= {
+    results |= {
       "verification_genuine_pairs": 50,
       "verification_impostor_pairs": 500,
       "verification_equal_error_rate": 0.1,
@@ -157,10 +157,10 @@ def made_up_run(*, seed=0, name="run", config=None, **options):
     records.append({"step": 10 * epoch, "epoch": float(epoch), "split": "train", **train})
     spread = {f"{n}_std": 2.0 for n in ("compactness", "separability", "classifier_separability")}
     values = dict.fromkeys(("compactness", "separability", "classifier_separability"), 60.0 + epoch)
-    judged = {"step": 10 * epoch, "epoch": float(epoch), "split": "test"}
-    records.append(judged | figures | values | spread)
+    evaluated = {"step": 10 * epoch, "epoch": float(epoch), "split": "test"}
+    records.append(evaluated | results | values | spread)
   whole = {"seed": seed, "loss": "bce-d", "model": "resnet8", "objective.name": "joint"}
-  return Run({}, figures, name, whole | (config or {}), records, outputs)
+  return Run({}, results, name, whole | (config or {}), records, outputs)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_what_ends_the_writing_leaves_the_old(tmp_path, ending):
   assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_and_a_missing_folder_are_told_of_the_file_itself(tmp_path):
+def test_a_full_disk_and_a_missing_folder_are_reported_of_the_file_itself(tmp_path):
   path = tmp_path / "a"
   (tmp_path / "a.tmp").symlink_to("/dev/full")
   with pytest.raises(OSError, match="No space left") as full, atomic.opened(path) as file:

@@ -74,7 +74,7 @@ def test_equal_to_one_device(name):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_without_jit(known):
-  """Values are looked at there: a label out of range raises, and figures are Python numbers."""
+  """Values are looked at there: a label out of range raises, and results are Python numbers."""
   mesh = jax.make_mesh((8,), ("data",))
   logits, labels = (jax.device_put(a, NamedSharding(mesh, P("data"))) for a in (SCORES, Y))
   with jax.set_mesh(mesh) if known else contextlib.nullcontext():

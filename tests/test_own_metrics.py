@@ -96,7 +96,7 @@ def test_it_is_in_results_records_table_and_page(package, capsys):
 
 
 def again_it_is_shown(capsys, results, shown):
-  """A run that has ended, judged again."""
+  """A run that has ended, evaluated again."""
   capsys.readouterr()
   assert train.main([*SMALL, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
   assert shown in capsys.readouterr().out

@@ -11,8 +11,8 @@ from bce_jax import terminal
 from bce_jax.evaluation import summary, verification
 from bce_jax.report import comparison
 
-# All that a table of figures can hold, with the longest numbers there are.
-FIGURES = {
+# All that a table of results can hold, with the longest numbers there are.
+RESULTS = {
   "images": 1234567,
   "bias": -1234.567,
   "bias_min": -2345.678,
@@ -41,12 +41,12 @@ FIGURES = {
 def test_a_table_of_figures_fits(monkeypatch, columns):
   title = "/a/very/long/path/of/some/run/folder, latest checkpoint, step 123456, test"
   monkeypatch.setattr(terminal, "columns", lambda stream: 300)
-  whole = summary.table(title, FIGURES)
+  whole = summary.table(title, RESULTS)
   monkeypatch.setattr(terminal, "columns", lambda stream: columns)
-  text = summary.table(title, FIGURES)
+  text = summary.table(title, RESULTS)
   assert max(map(terminal.width, text.splitlines())) <= columns
   assert sorted(text.replace("─", "").split()) == sorted(whole.replace("─", "").split())
-  value = f"{FIGURES['bias']:.6g}  ("
+  value = f"{RESULTS['bias']:.6g}  ("
   [line] = [line for line in text.splitlines() if line.startswith("b  ")]
   assert value in line  # beside its name's first line
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def wanted(found: Mapping[str, "StoredArray"]) -> bool:
-  """Whether there is one score a sample, and not one a class.
+  """Whether there is one score per sample, and not one per class.
 
   A column whose labels are all 0 is that of the only class of a classifier.
   """
@@ -39,7 +39,7 @@ def evaluate(
     args: of bce-eval: `bias` and `threshold` are used, `pairs` and `train_counts` refused.
 
   Returns:
-    (figures by name, scores [n], which are positive [n]).
+    (results by name, scores [n], which are positive [n]).
 
   Raises:
     ValueError: naming what does not fit together.
@@ -49,7 +49,9 @@ def evaluate(
   for name in ("pairs", "train_counts"):
     if getattr(args, name) is not None:
       option = f"--{name.replace('_', '-')}"
-      raise ValueError(f"{option}: {path} holds one score a sample, with neither pairs nor classes")
+      raise ValueError(
+        f"{option}: {path} holds one score per sample, with neither pairs nor classes"
+      )
   if "labels" not in found:
     assert isinstance(found, keys.Named)
     raise ValueError(keys.lacking(found, "labels"))
@@ -60,9 +62,9 @@ def evaluate(
   scores, extremes = from_files.column(logits)
   positive = labels.two_kinds(found["labels"], len(scores), class_names=given.names_for(found))
   bias = given.bias(args.bias, found.get("bias"), 1)
-  figures = binary.summarize(
+  results = binary.summarize(
     scores, positive, bias=None if bias is None else float(bias), threshold=args.threshold
   )
   for line in extremes.lines(logits):
     print(f"bce-eval: {line}", file=sys.stderr)
-  return figures | extremes.results(), scores, positive
+  return results | extremes.results(), scores, positive

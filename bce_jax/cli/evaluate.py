@@ -11,7 +11,7 @@ rows, or text that is found among the class names. Logits are scores before a bi
 z = logits - bias; a model that adds its bias, and decides at 0, has --bias 0.
 
 Logits [n] with labels of two kinds (0 and 1, -1 and 1, true and false, same and different) are one
-score a sample: AUC, equal error rate, the best threshold, and the confusion matrix at --threshold
+score per sample: AUC, equal error rate, the best threshold, and the confusion matrix at --threshold
 and at the bias.
 
 Without logits, features and labels are verified: is a pair of samples of one identity, by the
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
   Attributes:
     title: what was evaluated.
     unit: in the plural.
-    figures: named as in results.json.
+    results: named as in results.json.
     outputs: of each example; None where only results are known.
     distributions: of scale · c; None where nobody wants them.
     bias: as of `Given`.
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
   title: str
   unit: str
-  figures: "Results"
+  results: "Results"
   outputs: "EvalOutputs | None"
   distributions: "metrics.ScoreDistributions | None"
   bias: "np.ndarray | None"
@@ -109,15 +109,15 @@ def _run(args: argparse.Namespace) -> int:
   if args.plot is not None:
     _plot(outcome, args.plot, args.threshold)
   if args.json:
-    _print_json(outcome.figures)
+    _print_json(outcome.results)
     return 0
   from bce_jax.evaluation.summary import table
 
-  print(table(outcome.title, outcome.figures, unit=outcome.unit, rows=outcome.rows))
-  if "verification_auc" in outcome.figures:
+  print(table(outcome.title, outcome.results, unit=outcome.unit, rows=outcome.rows))
+  if "verification_auc" in outcome.results:
     from bce_jax.evaluation import verification
 
-    print(verification.table(outcome.figures))
+    print(verification.table(outcome.results))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -130,15 +130,15 @@ def _verified(
   from bce_jax.evaluation import verification
 
   console.cache_compilations()
-  figures, points = verify.evaluate(path, held, args)
+  results, points = verify.evaluate(path, held, args)
   if args.plot is not None:
     from bce_jax.report.verification import picture
 
-    picture(points, figures, title=str(path)).savefig(args.plot, dpi=150)
+    picture(points, results, title=str(path)).savefig(args.plot, dpi=150)
   if args.json:
-    _print_json(figures)
+    _print_json(results)
     return 0
-  print(verification.table(figures))
+  print(verification.table(results))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
@@ -150,24 +150,24 @@ def _two_kinds(
   """Evaluates one score per example and prints the results."""
   from bce_jax.evaluation import binary as binary_lib
 
-  figures, scores, positive = binary.evaluate(path, found, args)
+  results, scores, positive = binary.evaluate(path, found, args)
   if args.plot is not None:
     from bce_jax.report import binary as picture
 
-    title = f"{path}: AUC {100 * figures['auc']:.2f} %, best accuracy"
-    title += f" {100 * figures['best_accuracy']:.2f} %"
-    picture.picture(scores, positive, figures, title=title).savefig(args.plot, dpi=150)
+    title = f"{path}: AUC {100 * results['auc']:.2f} %, best accuracy"
+    title += f" {100 * results['best_accuracy']:.2f} %"
+    picture.picture(scores, positive, results, title=title).savefig(args.plot, dpi=150)
   if args.json:
-    _print_json(figures)
+    _print_json(results)
     return 0
-  print(binary_lib.table(str(path), figures))
+  print(binary_lib.table(str(path), results))
   if args.plot is not None:
     print(f"picture in {args.plot}")
   return 0
 
 
-def _print_json(figures: "Results") -> None:
-  print(json.dumps({key: _finite(x) for key, x in figures.items()}, allow_nan=False))
+def _print_json(results: "Results") -> None:
+  print(json.dumps({key: _finite(x) for key, x in results.items()}, allow_nan=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,7 +180,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "files", metavar="FILE", nargs="+", help="an .npz, two .npy (logits, labels) or a run folder"
   )
-  parser.add_argument("--bias", metavar="B|FILE.npy", help="one number, or one a class in a file")
+  parser.add_argument("--bias", metavar="B|FILE.npy", help="one number, or one per class in a file")
   parser.add_argument(
     "--threshold", metavar="T", type=_number, help="evaluate this one too, on the logits' scale"
   )
@@ -247,7 +247,7 @@ def _evaluate(model: given.Given, args: argparse.Namespace) -> Outcome:
       moments = from_files.moments(
         features, model.labels, num_classes=logits.shape[1], progress=bar.update
       )
-  figures = summarize(
+  results = summarize(
     outputs,
     model.labels,
     bias,
@@ -258,9 +258,9 @@ def _evaluate(model: given.Given, args: argparse.Namespace) -> Outcome:
     weights=model.weights,
   )
   if unified is not None:
-    figures |= from_files.at_unified_bias(outputs, unified)
-  figures |= extremes.results()
-  return Outcome(model.name, "samples", figures, outputs, distributions, model.bias)
+    results |= from_files.at_unified_bias(outputs, unified)
+  results |= extremes.results()
+  return Outcome(model.name, "samples", results, outputs, distributions, model.bias)
 
 
 def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
@@ -281,19 +281,19 @@ def _run_folder(path: pathlib.Path, args: argparse.Namespace) -> Outcome:
   outputs = EvalOutputs(
     kept.positive, kept.hardest_negative, kept.scaled_positive, kept.scaled_hardest_negative
   )
-  figures = summarize(
+  results = summarize(
     outputs, kept.labels, kept.bias, train_counts=kept.train_counts, threshold=args.threshold
   )
   rows: Sequence["Result"] = ()
-  results = path / "results.json"
-  if results.is_file():  # and what was not kept for each image
+  file = path / files.RESULTS
+  if file.is_file():  # and what was not kept for each image
     try:
-      stored = json.loads(results.read_text())
+      stored = json.loads(file.read_text())
       rows = result_rows.kept(stored)
-      figures = {**{k: v for k, v in stored.items() if k != "provenance"}, **figures}
+      results = {**{k: v for k, v in stored.items() if k != "provenance"}, **results}
     except (ValueError, TypeError, AttributeError) as error:
-      raise ValueError(f"{results} is damaged: {error}") from None
-  return Outcome(f"{path}, test", "images", figures, outputs, kept.scores, kept.bias, rows)
+      raise ValueError(f"{file} is damaged: {error}") from None
+  return Outcome(f"{path}, test", "images", results, outputs, kept.scores, kept.bias, rows)
 
 
 def _latest_checkpoint(path: pathlib.Path) -> Outcome:
@@ -307,13 +307,13 @@ def _latest_checkpoint(path: pathlib.Path) -> Outcome:
   orbax_errors.one_error_for_all()
   if line := run_config.edited(path):
     print(f"bce-eval: {path}: {line}", file=sys.stderr)
-  parts = experiment.build(run_config.config_of(path), judging=True)
-  for line in outside.changes(path, parts.outside):
+  built = experiment.build(run_config.config_of(path), evaluate_only=True)
+  for line in outside.changes(path, built.outside):
     print(f"bce-eval: {line}", file=sys.stderr)
-  figures = loop.evaluate_only(parts, path)
-  rows = metrics.rows(parts.config, figures)
-  title = f"{path}, latest checkpoint, step {figures['step']}, test"
-  return Outcome(title, "images", figures, None, None, None, rows)
+  results = loop.evaluate_only(built, path)
+  rows = metrics.rows(built.config, results)
+  title = f"{path}, latest checkpoint, step {results['step']}, test"
+  return Outcome(title, "images", results, None, None, None, rows)
 
 
 def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
@@ -322,12 +322,12 @@ def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
     raise ValueError(f"--plot {path}: of {outcome.title} no distributions of scores were kept")
   from bce_jax.report import distributions
 
-  figures = outcome.figures
-  raw = "raw_" if "raw_uniform_accuracy" in figures else ""
+  results = outcome.results
+  raw = "raw_" if "raw_uniform_accuracy" in results else ""
   title = (
     f"{outcome.title}{' without its bias' if raw else ''}:"
-    f" A_SW {100 * figures[f'{raw}sample_wise_accuracy']:.2f} %,"
-    f" A_Uni {100 * figures[f'{raw}uniform_accuracy']:.2f} %"
+    f" A_SW {100 * results[f'{raw}sample_wise_accuracy']:.2f} %,"
+    f" A_Uni {100 * results[f'{raw}uniform_accuracy']:.2f} %"
   )
   figure = distributions.picture(
     outcome.distributions,
@@ -335,8 +335,8 @@ def _plot(outcome: Outcome, path: pathlib.Path, given: float | None) -> None:
     outcome.outputs.scaled_hardest_negative,
     title=title,
     bias=outcome.bias,
-    threshold=figures["threshold"],
-    interval=(figures["threshold_low"], figures["threshold_high"]),
+    threshold=results["threshold"],
+    interval=(results["threshold_low"], results["threshold_high"]),
     given=given,
   )
   figure.savefig(path, dpi=150)

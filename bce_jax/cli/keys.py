@@ -126,7 +126,7 @@ def lacking(found: Named, name: str) -> str:
   hints = []
   if name == "logits":
     hints += [
-      f"; {key!r} holds one whole number a sample, predicted classes perhaps: expected scores of"
+      f"; {key!r} holds one whole number per sample, predicted classes perhaps: expected scores of"
       " shape [samples, classes]"
       for key in _meant(name, spare)
       if (array := _opened(held, key)) is not None and array.dtype.kind in "iu" and _is_flat(array)

@@ -67,7 +67,7 @@ def class_ids(
     if labels.min() == 1 and labels.max() == num_classes:
       hint = "; they seem to begin at 1"
     elif num_classes == 2 and set(np.unique(labels).tolist()) <= {-1, 1}:
-      hint = "; save (labels + 1) // 2, or one score a sample"
+      hint = "; save (labels + 1) // 2, or one score per sample"
     elif labels.min() < 0 and _most(stored.dtype) < num_classes - 1:
       hint = f"; {stored.dtype} can't hold more than {_most(stored.dtype)}"
     raise ValueError(
@@ -80,7 +80,7 @@ def class_ids(
 def two_kinds(
   stored: "StoredArray", size: int, *, class_names: "StoredArray | None" = None
 ) -> "np.ndarray":
-  """Labels of one score a sample as bool [n]: 0 and 1, −1 and 1, bool, or text that says so.
+  """Labels of one score per sample as bool [n]: 0 and 1, −1 and 1, bool, or text that says so.
 
   Args:
     stored: the labels.
@@ -107,7 +107,7 @@ def two_kinds(
       if bad or {"0", "-1"} <= set(words):
         raise ValueError(
           f"{stored.name}: expected 0 and 1, -1 and 1, true and false or two class_names (the"
-          f" second one positive) for one score a sample, got {bad[0] if bad else '0 and -1'!r}"
+          f" second one positive) for one score per sample, got {bad[0] if bad else '0 and -1'!r}"
         )
       positive = np.array([x in _TRUE for x in words], bool)
   elif values.dtype.kind == "b":
@@ -118,7 +118,7 @@ def two_kinds(
     if not set(kinds.tolist()) <= {0, 1} and not set(kinds.tolist()) <= {-1, 1}:
       got = ", ".join(map(str, kinds[:5])) + (", …" if len(kinds) > 5 else "")
       raise ValueError(
-        f"{stored.name}: expected 0 and 1 (or -1 and 1) for one score a sample, got {got}; scores"
+        f"{stored.name}: expected 0 and 1 (or -1 and 1) for one score per sample, got {got}; scores"
         " of several classes have the shape [samples, classes]"
       )
     positive = numbers == 1

@@ -1,4 +1,4 @@
-"""bce-predict: labels for images that nobody labelled, with a reject class, as CSV.
+"""bce-predict: labels for images that nobody labeled, with a reject class, as CSV.
 
   bce-predict runs/digits photos
   bce-predict runs/digits photos more/photos one.png --output labels.csv

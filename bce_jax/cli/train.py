@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
   parser.add_argument(
     "--distributed",
     action="store_true",
-    help="one of several processes; the others are found as Cloud TPU, GKE or SLURM tell",
+    help="one of several processes; the others are found through Cloud TPU, GKE or SLURM",
   )
   parser.add_argument("--coordinator", metavar="HOST:PORT", help="the same, given: of process 0")
   parser.add_argument("--num-processes", metavar="N", type=int, help="… how many there are")
@@ -192,8 +192,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> str:
     return f"{said}\n{_tables(results, config)}"
   stop = preemption.Preemption(workdir)
   with stop.listening():
-    parts = experiment.build(config, progress=console.progress_bar)
-    results = loop.train(parts, workdir, stop)
+    built = experiment.build(config, progress=console.progress_bar)
+    results = loop.train(built, workdir, stop)
   seconds, rate = results["seconds"], results["images_per_second"]
   said = (
     f"{seconds:.1f} s with compiling and evaluating, {rate:,.0f} images/s over all of it;"
@@ -227,25 +227,25 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, which: str) -> str:
   from bce_jax.runs import outside
   from bce_jax.training import experiment, loop
 
-  parts = experiment.build(config, progress=console.progress_bar, judging=True)
+  built = experiment.build(config, progress=console.progress_bar, evaluate_only=True)
   if not jax.process_index():
-    changed = outside.changes(workdir, parts.outside)
-    for line in (*changed, *parts.dataset.notes, *(one.reason for one in parts.dataset.skipped)):
+    changed = outside.changes(workdir, built.outside)
+    for line in (*changed, *built.dataset.notes, *(one.reason for one in built.dataset.skipped)):
       print(line, file=sys.stderr)
-  figures = loop.evaluate_only(parts, workdir, which=which)
-  said = f"{workdir}, {which} checkpoint, step {figures['step']}"
-  return f"{said}\n{_tables(figures, config)}"
+  results = loop.evaluate_only(built, workdir, which=which)
+  said = f"{workdir}, {which} checkpoint, step {results['step']}"
+  return f"{said}\n{_tables(results, config)}"
 
 
-def _tables(figures: dict[str, Any], config: ConfigDict) -> str:
-  """The figures of the test split, and those of a verification if there was one."""
+def _tables(results: dict[str, Any], config: ConfigDict) -> str:
+  """The results of the test split, and those of a verification if there was one."""
   from bce_jax.config import metrics
   from bce_jax.evaluation import verification
   from bce_jax.evaluation.summary import table
 
-  tables = [table("test", figures, rows=metrics.rows(config, figures))]
-  if "verification_auc" in figures:
-    tables.append(verification.table(figures))
+  tables = [table("test", results, rows=metrics.rows(config, results))]
+  if "verification_auc" in results:
+    tables.append(verification.table(results))
   return "\n".join(tables)
 
 

@@ -33,7 +33,7 @@ def evaluate(
     args: of bce-eval: `threshold` and `pairs` are used, `bias` and `train_counts` refused.
 
   Returns:
-    (figures named as in results.json, points of the curve).
+    (results named as in results.json, points of the curve).
 
   Raises:
     ValueError: naming what does not fit together.

@@ -14,7 +14,7 @@ def load_dataset(
   config: ConfigDict,
   progress: Any = None,
   *,
-  judging: bool = False,
+  evaluate_only: bool = False,
   given: Dataset | None = None,
 ) -> Dataset:
   """Reads the data that a config names.
@@ -22,7 +22,7 @@ def load_dataset(
   Args:
     config: checked.
     progress: wraps the reading of a folder, called like tqdm.
-    judging: nothing will be trained: the training split is left as it is.
+    evaluate_only: nothing will be trained: the training split is left as it is.
     given: in place of the data that it names; all else is done with them.
 
   Raises:
@@ -35,7 +35,7 @@ def load_dataset(
     what = "the dataset" if given is not None else f"config.data.name {found.name!r}"
     _check_dataset(dataset, what)
     dataset = _with_validation(dataset, data.validation_fraction)
-  if data.imbalance is not None and not judging:
+  if data.imbalance is not None and not evaluate_only:
     dataset = _long_tailed(dataset, data)
   if config.verification.folder:
     dataset = _with_listed_pairs(dataset, config, progress)

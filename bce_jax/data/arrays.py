@@ -77,7 +77,7 @@ class StoredArray:
     with self._source.reading(self._layout.offset) as file:
       for start in range(0, self.shape[0], rows):
         count = min(rows, self.shape[0] - start)
-        with _told(self.name):
+        with _naming(self.name):
           data = file.read(count * row_bytes)
           if len(data) != count * row_bytes:
             raise ValueError("it is truncated")
@@ -90,13 +90,13 @@ class StoredArray:
       ValueError: when the file is damaged.
     """
     if self._layout.fortran and len(self.shape) > 1 and isinstance(self._source, _Packed):
-      with self._source.reading(self._layout.offset) as file, _told(self.name):
+      with self._source.reading(self._layout.offset) as file, _naming(self.name):
         columns = self._values(file.read(self._layout.nbytes), self.shape[::-1])
         return np.ascontiguousarray(columns.T)
     if self.shape:
       chunks = list(self.chunks(max(self.shape[0], 1)))
       return chunks[0] if chunks else np.zeros(self.shape, self.dtype)
-    with self._source.reading(self._layout.offset) as file, _told(self.name):
+    with self._source.reading(self._layout.offset) as file, _naming(self.name):
       return self._values(file.read(self._layout.nbytes), ())
 
   def _values(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
@@ -112,7 +112,7 @@ class StoredArray:
     if 0 in self.shape:
       mapped: np.ndarray = np.zeros(self.shape, self._layout.dtype)
     else:
-      with _told(self.name):
+      with _naming(self.name):
         self._source.check()
         place = self._source.offset + self._layout.offset
         mapped = np.memmap(self._source.path, self._layout.dtype, "r", place, self.shape, order="F")
@@ -170,7 +170,7 @@ class _Packed(NamedTuple):
   @contextlib.contextmanager
   def reading(self, skip: int) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
-      with _told(str(self.path)):
+      with _naming(str(self.path)):
         archive = stack.enter_context(zipfile.ZipFile(self.path))
         file = stack.enter_context(archive.open(self.member))
         file.read(skip)
@@ -245,7 +245,7 @@ def open_arrays(path: pathlib.Path) -> ArrayFile:
   """
   if is_npy(path):
     raise ValueError(f"{path} is an .npy file, with one array: expected an .npz file")
-  with _told(str(path)), zipfile.ZipFile(path) as archive:
+  with _naming(str(path)), zipfile.ZipFile(path) as archive:
     members = {
       info.filename.removesuffix(".npy"): info
       for info in archive.infolist()
@@ -262,7 +262,7 @@ def _source(path: pathlib.Path, member: zipfile.ZipInfo) -> _InPlace | _Packed:
   if member.compress_type != zipfile.ZIP_STORED:
     return _Packed(path, member, member.file_size)
   # The name and the extra field may be longer here than in the directory at the file's end.
-  with _told(str(path)), open(path, "rb") as file:
+  with _naming(str(path)), open(path, "rb") as file:
     file.seek(member.header_offset)
     header = file.read(_LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or not header.startswith(_ZIP):
@@ -275,7 +275,7 @@ def _source(path: pathlib.Path, member: zipfile.ZipInfo) -> _InPlace | _Packed:
 
 
 def _open(name: str, source: _InPlace | _Packed) -> StoredArray:
-  with source.reading(0) as file, _told(name):
+  with source.reading(0) as file, _naming(name):
     layout = _layout(file)
   if layout.dtype.hasobject:
     raise ValueError(
@@ -319,7 +319,7 @@ def _layout(file: IO[bytes]) -> _Layout:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _naming(name: str) -> Iterator[None]:
   """Errors of reading as a ValueError that begins with the name."""
   try:
     yield

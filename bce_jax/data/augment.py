@@ -75,7 +75,7 @@ def random_crop(
 def random_flip(
   key: KeyLike, images: Shaped[AnyArray, "b h w c"], *, rows: Rows = None
 ) -> Shaped[AnyArray, "b h w c"]:
-  """Mirrors each image left to right, with probability 1/2.
+  """Flips each image left to right, with probability 1/2.
 
   Args:
     key: of the step.

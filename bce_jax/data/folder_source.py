@@ -21,7 +21,7 @@ class FolderSource:
     labels: integers ≥ 0, [n].
     image_size: side in pixels of the square every image becomes (see `decode`); None leaves them
       as they are, and they must all have the size of the first.
-    channels: 3 for colour, 1 for gray.
+    channels: 3 for color, 1 for gray.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
     skip_damaged: whether another image of its class stands in for a damaged one; see
       `reading.others_of_class`.
@@ -42,7 +42,7 @@ class FolderSource:
     if not paths:
       raise ValueError("there are no image files; expected 1 or more")
     if channels not in (1, 3):
-      raise ValueError(f"data.channels is {channels}; expected 3 (colour) or 1 (gray)")
+      raise ValueError(f"data.channels is {channels}; expected 3 (color) or 1 (gray)")
     if image_size is not None and image_size < 1:
       raise ValueError(f"data.image_size is {image_size}; expected 1 or more pixels, or None")
     self.labels = checked_labels(labels, len(paths))

@@ -13,7 +13,7 @@ _SPLITS = {"train", "training", "test", "testing", *VALIDATION}
 _FLAT = "config.data.layout=flat"
 
 
-class StateSharding(NamedTuple):
+class FolderLayout(NamedTuple):
   """Which folders hold which split; all None in a flat layout, a folder for each class.
 
   Attributes:
@@ -29,7 +29,7 @@ class StateSharding(NamedTuple):
   others: tuple[str, ...] = ()
 
 
-def layout_of(path: pathlib.Path, layout: str = "auto") -> StateSharding:
+def layout_of(path: pathlib.Path, layout: str = "auto") -> FolderLayout:
   """Finds out how a folder is laid out.
 
   Args:
@@ -46,9 +46,9 @@ def layout_of(path: pathlib.Path, layout: str = "auto") -> StateSharding:
     raise ValueError(f"data.folder {path} is not a folder; expected a folder of images{hint}")
   names = search.subfolders(path)[0]
   if layout == "auto":
-    layout = _told_by_content(path, names)
+    layout = _by_content(path, names)
   if layout == "flat":
-    return StateSharding()
+    return FolderLayout()
   if "train" not in names:
     raise ValueError(f"{path} has no folder 'train'; expected 'train' and 'test', or {_FLAT}")
   validation = [name for name in VALIDATION if name in names]
@@ -66,10 +66,10 @@ def layout_of(path: pathlib.Path, layout: str = "auto") -> StateSharding:
     test = validation.pop()
   used = {"train", test, *validation}
   others = tuple(name for name in names if name not in used)
-  return StateSharding("train", test, validation[0] if validation else None, others)
+  return FolderLayout("train", test, validation[0] if validation else None, others)
 
 
-def _told_by_content(path: pathlib.Path, names: Sequence[str]) -> str:
+def _by_content(path: pathlib.Path, names: Sequence[str]) -> str:
   """Whether a folder is flat, or has splits."""
   splits = [name for name in names if name.lower() in _SPLITS]
   classes = [name for name in names if name.lower() not in _SPLITS]

@@ -61,7 +61,7 @@ def batch_indices(step: int, *, seed: int, n: int, batch_size: int) -> Int64[np.
     step: ≥ 0, counted from the start of the run.
     seed: of the run, ≥ 0.
     n: number of training images.
-    batch_size: images a step, 1 ≤ batch_size ≤ n.
+    batch_size: images per step, 1 ≤ batch_size ≤ n.
 
   Returns:
     Indices, [batch_size].
@@ -97,7 +97,7 @@ def train_batches(
   Args:
     source: the training images.
     seed: of the run, ≥ 0.
-    batch_size: images a step, at most len(source).
+    batch_size: images per step, at most len(source).
     first_step: the first step to yield: 0, or the one at which a run is resumed.
     last_step: the step to stop before.
     sampling_exponent: q of class-weighted sampling, 0 visits every image once an epoch; else
@@ -143,7 +143,7 @@ def evaluation_batches(
 
   Args:
     source: the images, 1 or more.
-    batch_size: images a batch, ≥ 1; it may exceed len(source).
+    batch_size: images per batch, ≥ 1; it may exceed len(source).
     rows: as in `train_batches`.
     workers: as in `train_batches`.
     prefetch: as in `train_batches`.

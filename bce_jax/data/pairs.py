@@ -91,7 +91,7 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
   r"""Reads a list of pairs in either form; the first line tells which.
 
   The form of LFW, fields separated by tabs (or by spaces, in a line without a tab). The first line
-  gives the number of folds and of pairs n in one (or n alone: a single fold); 2n lines a fold
+  gives the number of folds and of pairs n in one (or n alone: a single fold); 2n lines per fold
   follow, n of one identity, "name i j", and n of two, "name1 i name2 j". Image i of a name is
   name/name_000i.jpg, or with another ending where `folder` has that: .png, .jpeg, .bmp, .webp.
 

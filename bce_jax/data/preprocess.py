@@ -19,7 +19,7 @@ class Preprocess(NamedTuple):
     mean: of each channel, on 0 … 1.
     std: of each channel, on 0 … 1.
     crop_padding: random shifts by up to so many pixels, in training.
-    flip: mirror half of the images, in training.
+    flip: flip half of the images left to right, in training.
     auto_augment: apply AutoAugment's CIFAR-10 policy, in training.
     cutout: side of the square that is blacked out, in training; 0 for none.
     augmentation: (key, images, rows) → images, in training in place of these four; none: they do.

@@ -81,7 +81,7 @@ def read_all(
     decoded: rows that are decoded even so where damaged images are to be skipped, since they must
       be known before anything is evaluated on them.
     most_damaged: how many images may be damaged; 0 lets the first error end it.
-    threads: how many read; None for one a core.
+    threads: how many read; None for one per core.
     progress: wraps the reading; called like tqdm.
     what: is read, for the title.
 

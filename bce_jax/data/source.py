@@ -11,7 +11,7 @@ from bce_jax.data.reading import Skipped
 
 @runtime_checkable
 class Source(Protocol):
-  """Labelled images of one shape, by index."""
+  """Labeled images of one shape, by index."""
 
   labels: Int32[np.ndarray, " n"]
   image_shape: tuple[int, int, int]  # height, width, channels

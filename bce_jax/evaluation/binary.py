@@ -1,4 +1,4 @@
-"""The figures of one score a sample, positive or not, and the table people read."""
+"""Results of binary scores, one per example, positive or not, and their table for people."""
 
 import math
 
@@ -27,7 +27,7 @@ def summarize(
     threshold: one that was chosen elsewhere; None for none.
 
   Returns:
-    Named figures; shares in [0, 1].
+    Results by name; shares in [0, 1].
 
   Raises:
     ValueError: for a nan, or where all samples are of one kind.
@@ -79,7 +79,7 @@ def _at(name: str, scores: np.ndarray, positive: np.ndarray, threshold: float) -
 
 
 def table(title: str, values: Results) -> str:
-  """Lays the figures of one score a sample out for reading.
+  """Returns the results of binary scores as a table for people.
 
   Args:
     title: what was evaluated, for the first line.

@@ -17,18 +17,18 @@ from bce_jax.evaluation.inference import Network, Variables
 def make_embed_step(network: Network, *, flip: bool) -> Callable[[Variables, Any], jax.Array]:
   """Returns the pure function (variables, batch) → embeddings of length 1, [batch, D].
 
-    f(x) / ‖f(x)‖,   or with `flip` (f(x) + f(x mirrored)) / ‖…‖
+    f(x) / ‖f(x)‖,   or with `flip` (f(x) + f(x flipped)) / ‖…‖
 
   Args:
     network: whose features they are.
-    flip: add image and mirrored image up, as the papers on faces do.
+    flip: add up the features of image and flipped image, as the papers on faces do.
   """
 
   def embed(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
     pixels = network.pixels(batch["images"])
     features = network.outputs(variables, pixels).features
     if flip:
-      features = features + network.outputs(variables, inference.mirrored(pixels)).features
+      features = features + network.outputs(variables, inference.flipped(pixels)).features
     return losses.l2_normalize(features)
 
   return embed

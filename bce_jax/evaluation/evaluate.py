@@ -44,7 +44,7 @@ def make_eval_step(
     z = outputs.scores.decision
     flipped = None
     if flip:
-      flipped = network.outputs(variables, inference.mirrored(pixels)).scores.decision
+      flipped = network.outputs(variables, inference.flipped(pixels)).scores.decision
     return EvalOutputs(
       *pairs(z),
       *pairs(outputs.scores.scaled),

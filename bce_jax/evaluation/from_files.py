@@ -199,8 +199,8 @@ def moments(
   """
   if features.shape[1] > _MOST_FEATURES:
     raise ValueError(
-      f"{features.name} has {features.shape[1]:,} numbers a sample: expected {_MOST_FEATURES:,} or"
-      " fewer, since their covariance is taken"
+      f"{features.name} has {features.shape[1]:,} numbers per sample: expected {_MOST_FEATURES:,}"
+      " or fewer, since their covariance is taken"
     )
   total: metrics.ClassMoments | None = None
   for start, chunk, rows in _chunks(features, features.shape[1], progress):

@@ -77,7 +77,7 @@ class Network(NamedTuple):
     )
 
 
-def mirrored(pixels: jax.Array) -> jax.Array:
+def flipped(pixels: jax.Array) -> jax.Array:
   """Returns images flipped from left to right, [batch, height, width, channels]."""
   return pixels[:, :, ::-1]
 

@@ -213,7 +213,7 @@ def scored(
     network: as `load` returns it.
     paths: image files.
     features: yield the features, [D], in place of the scores.
-    threads: how many decode; None for one a core.
+    threads: how many decode; None for one per core.
     progress: wraps the reading; called like tqdm.
     dark: gets the paths of images of more than 8 bits that 8 bits leave next to nothing of.
   """

@@ -36,7 +36,7 @@ def verify_all_pairs(
     progress: see `metrics.pair_counts`.
 
   Returns:
-    (figures, points of the curve).
+    (results, points of the curve).
 
   Raises:
     ValueError: where there is no pair of one identity, or none of two.
@@ -44,7 +44,7 @@ def verify_all_pairs(
   thresholds = () if threshold is None else (threshold,)
   counts = metrics.pair_counts(embeddings, labels, thresholds=thresholds, progress=progress)
   identities = len(np.unique(labels))
-  out = _figures(counts, threshold) | {
+  out = _results(counts, threshold) | {
     "verification_images": len(labels),
     "verification_identities": identities,
   }
@@ -69,12 +69,12 @@ def verify_listed_pairs(
     threshold: a fixed one to evaluate at, too, on cosines.
 
   Returns:
-    (figures, points of the curve).
+    (results, points of the curve).
   """
   scores = metrics.pair_scores(embeddings, listed.pairs)
   thresholds = () if threshold is None else (threshold,)
   counts = metrics.pair_counts_from_scores(scores, listed.same, thresholds=thresholds)
-  out = _figures(counts, threshold) | {"verification_images": len(embeddings)}
+  out = _results(counts, threshold) | {"verification_images": len(embeddings)}
   if len(np.unique(listed.folds)) > 1:
     folds = metrics.ten_fold_accuracy(scores, listed.same, listed.folds)
     out |= {
@@ -85,7 +85,7 @@ def verify_listed_pairs(
   return out, _points(counts)
 
 
-def _figures(counts: metrics.PairCounts, threshold: float | None) -> Results:
+def _results(counts: metrics.PairCounts, threshold: float | None) -> Results:
   far = [x for x in results.FAR if x * counts.num_impostor >= 1]
   measured = metrics.verification(counts, far=far)
   out: Results = {

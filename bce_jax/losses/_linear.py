@@ -4,7 +4,7 @@ BCE has no normalizer over the classes, so that a chunk of classes needs nothing
 scores of a chunk are formed, used and dropped, and devices that hold different classes add up their
 losses and no more.
 
-Source: the loss is `bce`'s (see there). Rematerialised scores: Wijmans et al., "Cut Your Losses in
+Source: the loss is `bce`'s (see there). Rematerialized scores: Wijmans et al., "Cut Your Losses in
 Large-Vocabulary Language Models", ICLR 2025. Gradients formed in the forward pass: Hsu et al.,
 "Liger Kernel", 2024. Classes split over devices: An et al., "Partial FC", CVPR 2022.
 """

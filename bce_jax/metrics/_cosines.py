@@ -150,7 +150,7 @@ def threshold(value: Any, dtype: np.dtype) -> np.floating:
 
 
 def just_below(values: np.ndarray) -> np.ndarray:
-  """The next numbers towards −∞ of the same dtype."""
+  """The next numbers toward −∞ of the same dtype."""
   with np.errstate(over="ignore"):  # below the least number lies −infinity
     below: np.ndarray = np.nextafter(values, np.array(-np.inf, values.dtype))
   return below

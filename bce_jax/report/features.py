@@ -14,7 +14,7 @@ _MARKERS = "ov"  # ten classes in as many colors as the eye can tell apart need 
 def feature_map(
   features: Float[np.ndarray, "m D"], *, method: str = "tsne"
 ) -> tuple[Float[np.ndarray, "m 2"], str]:
-  """Lays unit features out in the plane.
+  """Maps features to the plane, by their directions.
 
   Of at most two dimensions, or ten different features, there is nothing that t-SNE could add.
 
@@ -30,18 +30,18 @@ def feature_map(
   from sklearn.manifold import TSNE
   from threadpoolctl import threadpool_limits
 
-  unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-  several = len(unit) > 10 and unit.shape[1] > 2
-  if method == "tsne" and several and len(np.unique(unit, axis=0)) > 10:
-    perplexity = min(30.0, (len(unit) - 1) / 3)
+  directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+  several = len(directions) > 10 and directions.shape[1] > 2
+  if method == "tsne" and several and len(np.unique(directions, axis=0)) > 10:
+    perplexity = min(30.0, (len(directions) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500)
     # So few points are laid out sooner by one thread than by several, which mostly wait for one
     # another: beside other work those took ten times the CPU time.
     with threadpool_limits(1):
-      return tsne.fit_transform(unit), "t-SNE"
-  dimensions = min(2, *unit.shape)
-  pca = PCA(dimensions, svd_solver="full").fit(unit)
-  flat = pca.transform(unit)
+      return tsne.fit_transform(directions), "t-SNE"
+  dimensions = min(2, *directions.shape)
+  pca = PCA(dimensions, svd_solver="full").fit(directions)
+  flat = pca.transform(directions)
   shares = 100 * np.nan_to_num(pca.explained_variance_ratio_)
   shown = " and ".join(f"{share:.0f} %" for share in shares)
   return np.pad(flat, ((0, 0), (0, 2 - dimensions))), f"PCA, {shown} of the variance"

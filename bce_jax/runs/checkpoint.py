@@ -19,7 +19,7 @@ _FINGERPRINT, _DIGEST = "fingerprint", "digest"
 
 
 class SaveError(RuntimeError):
-  """A checkpoint could not be written; those before it are whole."""
+  """A checkpoint could not be written; those before it are intact."""
 
 
 def any_in(workdir: pathlib.Path) -> bool:
@@ -120,7 +120,7 @@ class Checkpoints:
       no checkpoint.
 
     Raises:
-      ValueError: where none of them is whole; they stay where they are.
+      ValueError: where none of them is intact; they stay where they are.
     """
     refused: dict[int, ValueError] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):

@@ -69,7 +69,7 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataFiles:
 
 
 def write(workdir: pathlib.Path, data: DataFiles) -> None:
-  """Writes the list of a run folder, whole or not at all."""
+  """Writes the list of a run folder, atomically."""
   with (
     atomic.opened(workdir / files.DATASET_FILES, "wb") as file,
     gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file whole or not at all."""
+  """Writes a JSON file atomically."""
   with atomic.opened(path) as file:
     file.write(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 

@@ -1,6 +1,6 @@
 """What a run keeps of its test split for the report: test_outputs.npz in its folder.
 
-Its size does not grow with the number of scores: a few numbers an image, histograms and class sums
+Its size does not grow with the number of scores: a few numbers per image, histograms and class sums
 of all scores, features of at most 1,000 images, and a few dozen wrongly classified images.
 """
 
@@ -93,7 +93,7 @@ def path_in(folder: pathlib.Path) -> pathlib.Path:
 
 
 def write(folder: pathlib.Path, outputs: TestOutputs) -> None:
-  """Writes test_outputs.npz whole or not at all.
+  """Writes test_outputs.npz atomically.
 
   Raises:
     OSError: with the file's name.
@@ -113,7 +113,7 @@ def write(folder: pathlib.Path, outputs: TestOutputs) -> None:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-  """Writes an .npz file whole or not at all.
+  """Writes an .npz file atomically.
 
   Raises:
     OSError: with the file's name.

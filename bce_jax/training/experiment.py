@@ -39,7 +39,7 @@ class Experiment(NamedTuple):
     objective: the method.
     optimizer: an optax chain.
     schedule: step → learning rate.
-    preprocess: augmentation and normalisation.
+    preprocess: augmentation and normalization.
     train_counts: training images of each class, [N].
     key: the run's.
     steps_per_epoch: whole batches of the training split.
@@ -111,7 +111,7 @@ def build(
   model: nn.Module | None = None,
   *,
   progress: Any = None,
-  judging: bool = False,
+  evaluate_only: bool = False,
 ) -> Experiment:
   """Builds the parts of a run, reading the data but writing nothing.
 
@@ -121,7 +121,7 @@ def build(
     model: in place of the backbone that it names, with the interface of ours (see
       `bce_jax.models.create`), or a whole `bce_jax.models.Classifier`; likewise.
     progress: wraps the reading of a folder, called like tqdm.
-    judging: nothing will be trained, so any number of training images will do.
+    evaluate_only: nothing will be trained, so any number of training images will do.
 
   Raises:
     ValueError: one line, for anything that can't work.
@@ -137,24 +137,24 @@ def build(
   10
   """
   config_lib.check(config)
-  mesh = _make_mesh(config, judging=judging)
+  mesh = _make_mesh(config, evaluate_only=evaluate_only)
   config_lib.build_backbone(config, model)  # what it refuses, it refuses before the data are read
   outside = _outside(config, dataset, model)
-  dataset = config_lib.load_dataset(config, progress, judging=judging, given=dataset)
-  steps_per_epoch = _steps_per_epoch(dataset, config, judging=judging)
+  dataset = config_lib.load_dataset(config, progress, evaluate_only=evaluate_only, given=dataset)
+  steps_per_epoch = _steps_per_epoch(dataset, config, evaluate_only=evaluate_only)
   train_counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
   network = config_lib.build_model(config, len(dataset.class_names), model)
   # Under pmap each device is a mesh of its own.
   inner = mesh if config.parallel == "jit" else None
   objective = objectives.create(config, Problem(train_counts, steps_per_epoch, network.head, inner))
-  if not judging:
+  if not evaluate_only:
     _check_training(config, objective)
   total_steps = _total_steps(config, steps_per_epoch)
   if config.data.augmentation == "standard":
     _check_augmentation(config.data, dataset.train.image_shape)
   schedule, optimizer = _create_optimizer(config, steps_per_epoch, total_steps)
   fixed = objective.channel_statistics if dataset.train.image_shape[2] == 3 else None
-  dataset, mean, std = _statistics(dataset, fixed, config, judging=judging)
+  dataset, mean, std = _statistics(dataset, fixed, config, evaluate_only=evaluate_only)
   experiment = Experiment(
     config=config,
     dataset=dataset,
@@ -171,8 +171,8 @@ def build(
     outside=outside,
   )
   if outside:
-    tracing.check(experiment, trains=not judging)
-    if not judging:
+    tracing.check(experiment, trains=not evaluate_only)
+    if not evaluate_only:
       experiment = experiment._replace(dataset=_with_notes(dataset, config))
   jax.eval_shape(experiment.init_state)  # what the model refuses, it refuses here
   return experiment
@@ -203,23 +203,23 @@ def _with_notes(dataset: Dataset, config: ConfigDict) -> Dataset:
   return dataset._replace(notes=(*dataset.notes, *notes))
 
 
-def _make_mesh(config: ConfigDict, *, judging: bool) -> Mesh:
+def _make_mesh(config: ConfigDict, *, evaluate_only: bool) -> Mesh:
   """The devices, which must be able to share the batches."""
   class_devices = config.class_devices
-  if judging:  # on other devices, perhaps; the figures are the same to rounding on any
+  if evaluate_only:  # on other devices, perhaps; the results are the same to rounding on any
     class_devices = math.gcd(class_devices, jax.device_count())
   mesh = sharding.make_mesh(class_devices)
   sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-  if not judging:
+  if not evaluate_only:
     sharding.check_batch_size("batch_size", config.batch_size, mesh)
     microbatch.check_micro_batches(config.micro_batches, config.batch_size, mesh.shape["data"])
   return mesh
 
 
-def _steps_per_epoch(dataset: Dataset, config: ConfigDict, *, judging: bool) -> int:
+def _steps_per_epoch(dataset: Dataset, config: ConfigDict, *, evaluate_only: bool) -> int:
   """Whole batches of the training split; there must be one to train."""
   steps = len(dataset.train) // config.batch_size
-  if judging:
+  if evaluate_only:
     return max(steps, 1)
   if not steps:
     raise ValueError(
@@ -262,7 +262,7 @@ def _check_augmentation(data: ConfigDict, image_shape: tuple[int, int, int]) -> 
       )
   if data.auto_augment and channels != 3:
     raise ValueError(
-      f"config.data.auto_augment is made for colour images, got {channels} channel(s): expected"
+      f"config.data.auto_augment is made for color images, got {channels} channel(s): expected"
       " false"
     )
 
@@ -287,12 +287,12 @@ def _create_optimizer(
 
 
 def _statistics(
-  dataset: Dataset, fixed: Any, config: ConfigDict, *, judging: bool
+  dataset: Dataset, fixed: Any, config: ConfigDict, *, evaluate_only: bool
 ) -> tuple[Dataset, np.ndarray, np.ndarray]:
-  """Mean and deviation of the channels; and the dataset with what was found on the way."""
+  """Mean and standard deviation of the channels; and the dataset with what was found on the way."""
   # Where they are fixed, some images tell whether there is anything to see.
   found = statistics.channel_statistics(dataset.train, limit=256 if fixed else 10_000)
-  notes = () if judging else statistics.notes(found, len(dataset.train))
+  notes = () if evaluate_only else statistics.notes(found, len(dataset.train))
   dataset = dataset._replace(notes=(*dataset.notes, *notes))
   if isinstance(dataset.train, sources.FolderSource):
     known = {one.file for one in dataset.skipped}

@@ -54,7 +54,7 @@ def train(
 
   Raises:
     NonFiniteError: when the loss, a parameter or a score is not finite.
-    PreemptedError: when told to end by a signal.
+    PreemptedError: when asked to end by a signal.
     ValueError: for an image that can't be read, by name; for a checkpoint that can't be restored.
   """
   made_here = not workdir.exists()

@@ -27,7 +27,7 @@ _STUCK_SECONDS = 2.0
 
 
 class PreemptedError(KeyboardInterrupt):
-  """The run was told to end, and has; the same command goes on.
+  """The run was asked to end, and has; the same command goes on.
 
   No Exception, so that nobody takes it for an error of what it came between.
 
@@ -70,7 +70,7 @@ def how_to_go_on(workdir: pathlib.Path) -> str:
 
 
 class Preemption:
-  """Whether the run has been told to end.
+  """Whether the run has been asked to end.
 
   Once a step is trained, a first signal is kept for `reached`, so that the step is finished and
   saved; a second Ctrl-C ends at once. Before that, and after the last step, the first ends at once.
@@ -153,7 +153,7 @@ class Preemption:
     return multihost_utils.reached_preemption_sync_point(step)
 
   def ended(self, saved: int | None = None) -> PreemptedError:
-    """What to raise where the run ends as it was told; another host has got a SIGTERM."""
+    """What to raise where the run ends as it was asked; another host has got a SIGTERM."""
     return PreemptedError(self.number or signal.SIGTERM, saved)
 
   @property

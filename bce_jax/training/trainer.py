@@ -49,7 +49,7 @@ class Due(NamedTuple):
   """What follows a step.
 
   Attributes:
-    preempted: the run was told to end.
+    preempted: the run was asked to end.
     evaluate: the network is evaluated.
     save: a checkpoint is saved.
     record: a record is written.
@@ -105,7 +105,7 @@ class Trainer:
     """Trains to the end.
 
     Raises:
-      PreemptedError: when told to end; a checkpoint of the last step is saved.
+      PreemptedError: when asked to end; a checkpoint of the last step is saved.
       DamagedError: for an image that can't be read; a checkpoint of the last step is saved.
       NonFiniteError: when the loss, a parameter or a score is not finite.
     """

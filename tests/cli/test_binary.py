@@ -1,4 +1,4 @@
-"""bce-eval of one score a sample: one threshold, against scikit-learn."""
+"""bce-eval of one score per sample: one threshold, against scikit-learn."""
 
 import json
 
@@ -21,14 +21,14 @@ SCORES, POSITIVE = drawn(0, digits=1)
 
 
 @pytest.fixture
-def judge(tmp_path, capsys):
-  def judge(*argv, **arrays):
+def bce_eval(tmp_path, capsys):
+  def bce_eval(*argv, **arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     code = evaluate.main([str(tmp_path / "a.npz"), *argv, "--json"])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else None, err
 
-  return judge
+  return bce_eval
 
 
 def by_brute_force(scores, positive):
@@ -45,9 +45,9 @@ def by_brute_force(scores, positive):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("digits", [None, 1, 0])
-def test_against_scikit_learn(judge, digits, dtype):
+def test_against_scikit_learn(bce_eval, digits, dtype):
   scores, positive = drawn(1, digits=digits, dtype=dtype)
-  code, found, err = judge("--threshold=0.5", logits=scores, labels=positive.astype(int))
+  code, found, err = bce_eval("--threshold=0.5", logits=scores, labels=positive.astype(int))
   assert (code, err) == (0, "")
   assert found["auc"] == pytest.approx(roc_auc_score(positive, scores), rel=1e-13)
   fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
@@ -105,17 +105,17 @@ def test_binary_accuracy_by_brute_force():
     ({"issame": POSITIVE}, {}),
   ],
 )
-def test_labels_of_two_kinds(judge, arrays, names):
-  expected = judge(logits=SCORES, labels=POSITIVE.astype(int))[1]
+def test_labels_of_two_kinds(bce_eval, arrays, names):
+  expected = bce_eval(logits=SCORES, labels=POSITIVE.astype(int))[1]
   for scores in (SCORES, SCORES[:, None]):
-    code, found, _ = judge(logits=scores, **arrays)
+    code, found, _ = bce_eval(logits=scores, **arrays)
     assert (code, found) == (0, expected)
 
 
-def test_infinite_scores_and_a_bias(judge):
+def test_infinite_scores_and_a_bias(bce_eval):
   scores = np.where(SCORES < -1, -np.inf, np.where(SCORES > 2, np.inf, SCORES))
   ranks = np.unique(scores, return_inverse=True)[1]
-  code, found, err = judge("--bias=0", logits=scores, labels=POSITIVE)
+  code, found, err = bce_eval("--bias=0", logits=scores, labels=POSITIVE)
   assert code == 0
   assert found["auc"] == pytest.approx(roc_auc_score(POSITIVE, ranks), rel=1e-13)
   assert found["accuracy_at_bias"] == ((scores > 0) == POSITIVE).mean()
@@ -125,11 +125,11 @@ def test_infinite_scores_and_a_bias(judge):
   assert f"{infinite} of its scores, in {infinite} of 300 samples, are +infinity" in err
 
 
-def test_scores_that_hardly_differ(judge):
+def test_scores_that_hardly_differ(bce_eval):
   scores, positive = drawn(5, dtype=np.float64)
-  expected = judge(logits=scores, labels=positive)[1]
+  expected = bce_eval(logits=scores, labels=positive)[1]
   for small in (1 + 1e-9 * scores, 1e-12 * scores):
-    found = judge(logits=small, labels=positive)[1]
+    found = bce_eval(logits=small, labels=positive)[1]
     for name in ("auc", "equal_error_rate", "best_accuracy"):
       assert found[name] == pytest.approx(expected[name], abs=1e-12)
 
@@ -153,9 +153,13 @@ def test_the_table_is_what_a_threshold_gives_back(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("arrays", "argv", "message"),
   [
-    ({"labels": np.arange(300) % 3}, [], "expected 0 and 1 (or -1 and 1) for one score a sample,"),
+    (
+      {"labels": np.arange(300) % 3},
+      [],
+      "expected 0 and 1 (or -1 and 1) for one score per sample,",
+    ),
     ({"labels": POSITIVE + 1}, [], "got 1, 2; scores of several classes have the shape [samples,"),
-    ({"labels": POSITIVE - 1}, [], "for one score a sample, got -1, 0"),
+    ({"labels": POSITIVE - 1}, [], "for one score per sample, got -1, 0"),
     ({"labels": POSITIVE * 0 + 1}, [], "all 300 labels are positive: expected some of both kinds"),
     ({"labels": POSITIVE * 0.9 + 0.05}, [], "expected whole numbers, got 0.05"),
     ({"labels": np.where(POSITIVE, "cat", "dog")}, [], "two class_names (the second one positive)"),
@@ -172,7 +176,7 @@ def test_the_table_is_what_a_threshold_gives_back(tmp_path, capsys):
     ({}, [], "has no 'labels': it holds logits (float32 [300])"),
   ],
 )
-def test_what_is_wrong(judge, arrays, argv, message):
-  code, _, err = judge(*argv, **({"logits": SCORES} | arrays))
+def test_what_is_wrong(bce_eval, arrays, argv, message):
+  code, _, err = bce_eval(*argv, **({"logits": SCORES} | arrays))
   assert (code, err.count("\n")) == (2, 1)
   assert message in err

@@ -142,7 +142,7 @@ def test_help_version_and_mistyped_options_wait_for_nothing():
     ("zebra", "unrecognized arguments: zebra"),
   ],
 )
-def test_a_mistyped_option_is_told_the_nearest(capsys, word, hint):
+def test_a_mistyped_option_gets_the_nearest_name(capsys, word, hint):
   assert train.main(["--workdir", "x", word]) == 2
   line = capsys.readouterr().err
   assert hint in line

@@ -42,8 +42,8 @@ def small_chunks(monkeypatch):
   monkeypatch.setattr(from_files, "_BLOCK", 2048)
 
 
-def judge(capsys, *argv):
-  """(exit code, figures, what went to stderr)."""
+def bce_eval(capsys, *argv):
+  """(exit code, results, what went to stderr)."""
   code = evaluate.main([*map(str, argv), "--json"])
   out, err = capsys.readouterr()
   assert out.count("\n") <= 1  # one object and nothing else
@@ -71,38 +71,38 @@ def test_an_npz_by_definition(tmp_path, capsys, model, diverse, compressed):
   bias = np.linspace(-1, 1.5, 10) if diverse else np.array(0.75)
   save = np.savez_compressed if compressed else np.savez
   save(tmp_path / "a.npz", logits=model["logits"], labels=model["labels"], bias=bias)
-  code, figures, err = judge(capsys, tmp_path / "a.npz", "--threshold", "1.25")
+  code, results, err = bce_eval(capsys, tmp_path / "a.npz", "--threshold", "1.25")
   assert (code, err) == (0, "")
-  assert figures["images"] == 600
+  assert results["images"] == 600
   expected = by_definition(model["logits"], model["labels"], bias)
-  assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+  assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-12)
   # The threshold is on the logits' own scale, whatever the bias.
   at = metrics.accuracy_at(model["logits"], model["labels"], 1.25)
-  assert figures["uniform_accuracy_at_threshold"] == at.accepted_right
-  assert figures["several_or_wrong_above_threshold"] == at.several_or_wrong
+  assert results["uniform_accuracy_at_threshold"] == at.accepted_right
+  assert results["several_or_wrong_above_threshold"] == at.several_or_wrong
   raw = metrics.uniform_accuracy(model["logits"], model["labels"])
-  assert figures["threshold"] == pytest.approx(raw.threshold, rel=1e-5)
-  assert figures["bias"] == pytest.approx(bias.mean())
+  assert results["threshold"] == pytest.approx(raw.threshold, rel=1e-5)
+  assert results["bias"] == pytest.approx(bias.mean())
   if diverse:
-    assert figures["raw_uniform_accuracy"] == raw.uniform
-    assert (figures["bias_min"], figures["bias_max"]) == (-1.0, 1.5)
+    assert results["raw_uniform_accuracy"] == raw.uniform
+    assert (results["bias_min"], results["bias_max"]) == (-1.0, 1.5)
   else:
-    assert figures["uniform_accuracy"] == raw.uniform
+    assert results["uniform_accuracy"] == raw.uniform
 
 
-def test_two_npy_and_what_is_not_there_is_not_told(tmp_path, capsys, model):
+def test_two_npy_and_what_is_not_there_is_not_reported(tmp_path, capsys, model):
   np.save(tmp_path / "z.npy", np.asfortranarray(model["logits"].astype(np.float64)))
   np.save(tmp_path / "y.npy", model["labels"].astype(np.float32)[:, None])  # whole all the same
-  code, figures, _ = judge(capsys, tmp_path / "z.npy", tmp_path / "y.npy")
+  code, results, _ = bce_eval(capsys, tmp_path / "z.npy", tmp_path / "y.npy")
   assert code == 0
   whole = metrics.uniform_accuracy(model["logits"].astype(np.float64), model["labels"])
-  assert set(figures) == {
+  assert set(results) == {
     "images",
     *(f"{kind}_accuracy" for kind in ("sample_wise", "class_wise", "uniform")),
     *("threshold", "threshold_low", "threshold_high"),
   }
-  assert figures["class_wise_accuracy"] == whole.class_wise
-  assert figures["threshold"] == whole.threshold
+  assert results["class_wise_accuracy"] == whole.class_wise
+  assert results["threshold"] == whole.threshold
   assert evaluate.main([str(tmp_path / "z.npy"), str(tmp_path / "y.npy")]) == 0
   table = capsys.readouterr().out
   assert "600 samples" in " ".join(table.split())  # the path before it may fill the line
@@ -112,14 +112,14 @@ def test_two_npy_and_what_is_not_there_is_not_told(tmp_path, capsys, model):
 
 def test_features_and_training_counts(tmp_path, capsys, model):
   np.savez(tmp_path / "a.npz", **model)
-  _, figures, _ = judge(capsys, tmp_path / "a.npz")
+  _, results, _ = bce_eval(capsys, tmp_path / "a.npz")
   moments = metrics.class_moments(model["features"], model["labels"], num_classes=10)
   measured = metrics.geometry(moments, model["weights"])
-  assert figures["compactness"] == pytest.approx(measured.compactness.mean(), rel=1e-10)
-  assert figures["nc3"] == pytest.approx(measured.nc3, rel=1e-10)
+  assert results["compactness"] == pytest.approx(measured.compactness.mean(), rel=1e-10)
+  assert results["nc3"] == pytest.approx(measured.nc3, rel=1e-10)
   right = model["logits"].argmax(1) == model["labels"]
-  assert "many_accuracy" not in figures
-  assert figures["medium_accuracy"] == pytest.approx(right.mean())
+  assert "many_accuracy" not in results
+  assert results["medium_accuracy"] == pytest.approx(right.mean())
 
   kept = ("logits", "labels", "features")
   np.savez(tmp_path / "b.npz", **{name: model[name] for name in kept})
@@ -134,34 +134,34 @@ def test_features_and_training_counts(tmp_path, capsys, model):
   expected = metrics.shot_accuracy(right, model["labels"], counts)
   given = (run, *(tmp_path / f"list.{kind}" for kind in ("json", "txt", "npy")))
   for option in (*given, ",".join(map(str, counts))):
-    _, figures, _ = judge(capsys, tmp_path / "b.npz", "--train-counts", option)
-    assert figures["many_accuracy"] == expected.many
-    assert figures["few_accuracy"] == expected.few
-  assert figures["compactness"] == pytest.approx(measured.compactness.mean(), rel=1e-10)
-  assert not {"nc3", "classifier_separability"} & set(figures)
+    _, results, _ = bce_eval(capsys, tmp_path / "b.npz", "--train-counts", option)
+    assert results["many_accuracy"] == expected.many
+    assert results["few_accuracy"] == expected.few
+  assert results["compactness"] == pytest.approx(measured.compactness.mean(), rel=1e-10)
+  assert not {"nc3", "classifier_separability"} & set(results)
 
 
 def test_dtypes(tmp_path, capsys, model):
   labels = model["labels"]
 
-  def figures(logits, *options):
+  def results(logits, *options):
     np.savez(tmp_path / "a.npz", logits=logits, labels=labels.astype(np.uint8))
-    return judge(capsys, tmp_path / "a.npz", *options)[1]
+    return bce_eval(capsys, tmp_path / "a.npz", *options)[1]
 
   whole = np.rint(model["logits"] * 8)
   for dtype in (np.int8, np.int64, np.float16, ">f4"):
-    assert figures(whole.astype(dtype)) == figures(whole.astype(np.float64))
+    assert results(whole.astype(dtype)) == results(whole.astype(np.float64))
   # What float32 can't tell apart is told apart in float64.
   close = np.full((600, 10), 1.0)
   close[np.arange(600), labels] += 1e-12
-  assert figures(close)["uniform_accuracy"] == 1.0
-  assert figures(close.astype(np.float32))["uniform_accuracy"] == 0.0
+  assert results(close)["uniform_accuracy"] == 1.0
+  assert results(close.astype(np.float32))["uniform_accuracy"] == 0.0
   # A class that was masked.
   masked = np.where(np.arange(10) == 3, -np.inf, model["logits"])
-  assert figures(masked)["sample_wise_accuracy"] < figures(model["logits"])["sample_wise_accuracy"]
+  assert results(masked)["sample_wise_accuracy"] < results(model["logits"])["sample_wise_accuracy"]
   # There is no JSON for infinity: a single class has no upper negative.
   labels = labels * 0
-  assert figures(model["logits"][:, :1])["threshold_low"] is None
+  assert results(model["logits"][:, :1])["threshold_low"] is None
 
 
 def test_options_go_before_what_the_file_holds(tmp_path, capsys, model):
@@ -169,25 +169,25 @@ def test_options_go_before_what_the_file_holds(tmp_path, capsys, model):
   np.savez(tmp_path / "a.npz", logits=model["logits"], labels=model["labels"], bias=0.5)
   np.save(tmp_path / "bias.npy", bias)
   for option, value in (("-0.25", -0.25), (tmp_path / "bias.npy", bias)):
-    _, figures, _ = judge(capsys, tmp_path / "a.npz", "--bias", option)
+    _, results, _ = bce_eval(capsys, tmp_path / "a.npz", "--bias", option)
     expected = by_definition(model["logits"], model["labels"], value)
-    assert figures["uniform_accuracy_at_bias"] == pytest.approx(
+    assert results["uniform_accuracy_at_bias"] == pytest.approx(
       expected["uniform_accuracy_at_bias"], abs=1e-12
     )
 
 
 @pytest.mark.parametrize("bias", ["1e6", "-1e6", "1e39", "-1e-3", "0.123456789012345"])
-def test_one_bias_changes_nothing_but_what_is_told_of_it(tmp_path, capsys, model, bias):
+def test_one_bias_changes_nothing_but_its_own_results(tmp_path, capsys, model, bias):
   scores = model["logits"].copy()
   scores[0, :2] = -np.inf, np.inf
   np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"])
-  without = judge(capsys, tmp_path / "a.npz")[1]
-  code, figures, err = judge(capsys, tmp_path / "a.npz", "--bias", bias, "--threshold", bias)
+  without = bce_eval(capsys, tmp_path / "a.npz")[1]
+  code, results, err = bce_eval(capsys, tmp_path / "a.npz", "--bias", bias, "--threshold", bias)
   assert (code, err.count("+infinity"), err.count("\n")) == (0, 1, 1)
-  assert {name: figures[name] for name in without} == without
-  assert figures["bias"] == float(bias)
+  assert {name: results[name] for name in without} == without
+  assert results["bias"] == float(bias)
   for kind in ("uniform_accuracy_at", "none_above", "several_or_wrong_above"):
-    assert figures[f"{kind}_bias"] == figures[f"{kind}_threshold"]
+    assert results[f"{kind}_bias"] == results[f"{kind}_threshold"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -196,27 +196,27 @@ def test_a_diverse_bias_that_float32_cannot_hold(tmp_path, capsys, model):
   scores[0, :2] = -np.inf, np.inf
   bias = np.where(np.arange(10) == 1, 1e39, 0.0)
   np.savez(tmp_path / "a.npz", logits=scores, labels=model["labels"], bias=bias)
-  code, figures, err = judge(capsys, tmp_path / "a.npz")
+  code, results, err = bce_eval(capsys, tmp_path / "a.npz")
   assert (code, err.count("+infinity"), err.count("\n")) == (0, 1, 1)
   expected = by_definition(scores, model["labels"], bias)["sample_wise_accuracy"]
-  assert figures["sample_wise_accuracy"] == pytest.approx(expected)
+  assert results["sample_wise_accuracy"] == pytest.approx(expected)
 
 
 def test_pictures(tmp_path, capsys, model):
   bias = np.linspace(-1, 2, 10)
   np.savez(tmp_path / "a.npz", logits=model["logits"], labels=model["labels"], bias=bias)
-  code, figures, _ = judge(
+  code, results, _ = bce_eval(
     capsys, tmp_path / "a.npz", "--plot", tmp_path / "a.svg", "--threshold=-0.75"
   )
   assert code == 0
   text = (tmp_path / "a.svg").read_text()
-  best = f"t* = {figures['threshold']:.4g}"
+  best = f"t* = {results['threshold']:.4g}"
   for words in ("hardest negative", "positive", best, "mean b = 0.5", "given, t = -0.75"):
     assert words in text
   assert evaluate.main([str(tmp_path / "a.npz")]) == 0  # which t* is of which accuracy
   told = capsys.readouterr().out
-  assert re.search(rf"on scale · c − b +{figures['threshold_on_decision']:.6g}\n", told)
-  assert re.search(rf"on scale · c, without .* {figures['threshold']:.6g} ", told)
+  assert re.search(rf"on scale · c − b +{results['threshold_on_decision']:.6g}\n", told)
+  assert re.search(rf"on scale · c, without .* {results['threshold']:.6g} ", told)
   np.savez(tmp_path / "b.npz", logits=model["logits"] * 0, labels=model["labels"])
   assert evaluate.main([str(tmp_path / "b.npz"), "--plot", str(tmp_path / "b.png")]) == 0
   assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
@@ -224,7 +224,7 @@ def test_pictures(tmp_path, capsys, model):
 
 
 @pytest.mark.parametrize("diverse", [True, False])
-def test_a_run_folder_that_holds_what_was_judged(tmp_path, capsys, model, diverse):
+def test_a_run_folder_that_holds_its_test_outputs(tmp_path, capsys, model, diverse):
   logits, labels = model["logits"], model["labels"]
   bias = np.linspace(-1, 2, 10, dtype=np.float32) if diverse else np.float32(0.5)
   raw, on_z = metrics.score_pairs(logits, labels), metrics.score_pairs(logits - bias, labels)
@@ -248,14 +248,14 @@ def test_a_run_folder_that_holds_what_was_judged(tmp_path, capsys, model, divers
   (tmp_path / "config.json").write_text("{}")
   (tmp_path / "results.json").write_text(json.dumps({"seconds": 3.5, "nc1": 0.25}))
   options = ("--threshold", "1.25", "--plot", tmp_path / "a.svg")
-  code, figures, err = judge(capsys, tmp_path, *options)
+  code, results, err = bce_eval(capsys, tmp_path, *options)
   assert (code, err) == (0, "")
-  assert (figures["seconds"], figures["nc1"]) == (3.5, 0.25)
+  assert (results["seconds"], results["nc1"]) == (3.5, 0.25)
   assert "positive" in (tmp_path / "a.svg").read_text()
   np.savez(tmp_path / "a.npz", logits=logits, labels=labels, bias=bias)
-  expected = judge(capsys, tmp_path / "a.npz", *options[:2])[1]
-  found = {name: figures[name] for name in expected}
-  # The run has subtracted its bias in float32; a file is judged without that.
+  expected = bce_eval(capsys, tmp_path / "a.npz", *options[:2])[1]
+  found = {name: results[name] for name in expected}
+  # The run has subtracted its bias in float32; a file is evaluated without that.
   assert found == (expected if diverse else pytest.approx(expected, rel=1e-6))
 
 
@@ -269,7 +269,7 @@ def test_a_run_folder_tells_of_its_verification(tmp_path, capsys, monkeypatch):
     "verification_equal_error_threshold": 0.5,
   }
   accuracies = dict.fromkeys(("sample_wise", "class_wise", "uniform"), 0.5)
-  figures = {
+  results = {
     "images": 6,
     **{f"{name}_accuracy": x for name, x in accuracies.items()},
     **dict.fromkeys(("threshold", "threshold_low", "threshold_high"), 0.0),
@@ -277,7 +277,7 @@ def test_a_run_folder_tells_of_its_verification(tmp_path, capsys, monkeypatch):
   (tmp_path / "config.json").write_text("{}")
 
   def latest(path):
-    return evaluate.Outcome("run", "images", figures | verified, None, None, None)
+    return evaluate.Outcome("run", "images", results | verified, None, None, None)
 
   monkeypatch.setattr(evaluate, "_latest_checkpoint", latest)
   assert evaluate.main([str(tmp_path)]) == 0
@@ -342,7 +342,7 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
     ({"logits": ROWS, "labels": LABELS, "train_counts": [1, 0.5, 1]}, "whole numbers, got 0.5"),
     ({"logits": ROWS, "labels": LABELS, "features": ROWS[1:]}, "has shape (5, 3): expected (6, D)"),
     ({"logits": ROWS, "labels": LABELS, "features": NAN}, "'features', rows 0 … 6: features must"),
-    ({"logits": ROWS, "labels": LABELS, "features": np.zeros((6, 20_000))}, "20,000 numbers a sam"),
+    ({"logits": ROWS, "labels": LABELS, "features": np.zeros((6, 20_000))}, "20,000 numbers per sam"),
     (
       {"logits": ROWS, "labels": LABELS, "features": ROWS, "weights": ROWS},
       "'weights' has shape (6, 3): expected (3, 3)",
@@ -351,8 +351,8 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
 )
 def test_bad_contents(tmp_path, capsys, held, message):
   np.savez(tmp_path / "a.npz", **held)
-  code, figures, err = judge(capsys, tmp_path / "a.npz")
-  assert (code, figures) == (2, None)
+  code, results, err = bce_eval(capsys, tmp_path / "a.npz")
+  assert (code, results) == (2, None)
   assert re.fullmatch(rf"bce-eval: {re.escape(str(tmp_path))}[^\n]*\n", err), err
   assert message in err
 
@@ -401,8 +401,8 @@ def test_bad_arguments(tmp_path, capsys, monkeypatch, argv, message):
   pathlib.Path("empty.npz").touch()
   pathlib.Path("text.npz").write_text("no numbers at all")
   pathlib.Path("cut.npz").write_bytes(pathlib.Path("good.npz").read_bytes()[:200])
-  code, figures, err = judge(capsys, *argv)
-  assert (code, figures) == (2, None)
+  code, results, err = bce_eval(capsys, *argv)
+  assert (code, results) == (2, None)
   assert re.fullmatch(r"bce-eval: [^\n]*\n", err), err
   assert message in err
   assert not list(pathlib.Path().glob("*.png"))

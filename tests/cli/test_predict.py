@@ -83,7 +83,7 @@ def with_config(run, tmp_path, **changes):
 
 
 @pytest.mark.slow
-def test_labels_are_those_that_the_run_was_judged_by(run, folder, capsys):
+def test_labels_are_those_of_the_run_s_evaluation(run, folder, capsys):
   assert cli.main([str(run), str(folder)]) == 0
   out, err = capsys.readouterr()
   rows = rows_of(out)
@@ -104,7 +104,7 @@ def test_labels_are_those_that_the_run_was_judged_by(run, folder, capsys):
   assert rejected == pytest.approx(results["none_above_bias"], abs=1e-9)
   best = share(row["best"] == name for row, name in zip(rows, classes, strict=True))
   assert best == pytest.approx(results["sample_wise_accuracy"], abs=1e-9)
-  assert len({row["threshold"] for row in rows}) > 1  # one a class
+  assert len({row["threshold"] for row in rows}) > 1  # one per class
   ambiguous = sum(int(row["above"]) > 1 for row in rows)
   assert f"360 images, {round(360 * rejected)} rejected, {ambiguous} ambiguous; " in err
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_used_costs_only_itself(run, tmp_path, monkeypatch, capsy
 
 
 def test_images_of_cameras_that_people_have(run, tmp_path, capsys):
-  """Turned, of 16 bits, in a linked folder, without an ending: as the plain image is labelled."""
+  """Turned, of 16 bits, in a linked folder, without an ending: as the plain image is labeled."""
   pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
   (tmp_path / "real").mkdir()
   (tmp_path / "in").mkdir()

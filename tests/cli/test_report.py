@@ -70,7 +70,7 @@ def test_the_page_of_one_run_goes_into_its_folder(make_folder, tmp_path, capsys)
   assert not list(folder.glob("*.tmp"))
 
 
-def test_several_runs_go_where_they_are_told(make_folder, tmp_path, capsys, build):
+def test_several_runs_go_to_the_given_output(make_folder, tmp_path, capsys, build):
   folders = [make_folder(tmp_path / loss / "run", seed=k, loss=loss) for k, loss in enumerate("ab")]
   path = tmp_path / "both.html"
   # The first one twice, once with a slash at its end.
@@ -146,7 +146,7 @@ def test_a_record_cut_off_by_a_kill_is_left_out(make_folder, tmp_path, build):
   assert [json.dumps(r) for r in build[0][0][0].records] == whole[:-1]
 
 
-def test_what_is_no_finished_run_is_told_in_a_line(make_folder, tmp_path, capsys, build):
+def test_what_is_no_finished_run_is_reported_in_a_line(make_folder, tmp_path, capsys, build):
   good = make_folder(tmp_path / "good")
   (tmp_path / "empty").mkdir()
   (tmp_path / "file").write_text("")
@@ -176,7 +176,9 @@ def test_what_is_no_finished_run_is_told_in_a_line(make_folder, tmp_path, capsys
     pytest.param(("config.json", lambda data: b"3"), id="config-number"),
   ],
 )
-def test_a_damaged_file_is_told_and_the_page_stays(make_folder, tmp_path, capsys, build, damage):
+def test_a_damaged_file_is_reported_and_the_page_stays(
+  make_folder, tmp_path, capsys, build, damage
+):
   name, change = damage
   folder = make_folder(tmp_path / "run")
   (folder / "report.html").write_text("old")

@@ -78,8 +78,8 @@ def test_a_finished_run_whose_page_was_not_made_gets_it(tmp_path, monkeypatch, l
   folder.mkdir()
   (tmp_path / "logs").mkdir()
   records.write_json(folder / files.CONFIG, plan.config.to_dict())
-  figures = ("images", "uniform_accuracy", "threshold", "seconds")
-  records.write_json(folder / files.RESULTS, dict.fromkeys(figures, 1.0))
+  results = ("images", "uniform_accuracy", "threshold", "seconds")
+  records.write_json(folder / files.RESULTS, dict.fromkeys(results, 1.0))
   if not lacking:
     (folder / "report.html").write_text("a page")
 
@@ -246,7 +246,7 @@ def test_several_configs_are_told_apart():
     (["--config=digits", "--job=2"], "unrecognized arguments"),
   ],
 )
-def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
+def test_mistakes_are_reported_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
   folder = tmp_path / "runs"
   assert sweep.main([*argv, "--workdir", str(folder)]) == 2
   err = capsys.readouterr().err

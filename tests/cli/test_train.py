@@ -62,9 +62,9 @@ def results(workdir):
 
 def final_state(workdir):
   config = config_lib.from_dict(json.loads((workdir / "config.json").read_text()))
-  parts = experiment.build(config)
+  built = experiment.build(config)
   store = checkpoint.Checkpoints(workdir, best_metric=config.best_metric, read_only=True)
-  return store.restore(store.latest_step(), parts.state_sharding.to_restore())[0]
+  return store.restore(store.latest_step(), built.state_sharding.to_restore())[0]
 
 
 def start(*argv):
@@ -214,18 +214,18 @@ def test_other_labels_are_refused_by_the_first_image_that_differs(copy, capsys, 
   assert line.endswith("(2 files differ)")
 
 
-def test_mirror_images_and_logit_adjustment_are_judged_besides(uninterrupted, capsys):
+def test_horizontal_flip_and_logit_adjustment_are_evaluated_too(uninterrupted, capsys):
   workdir, _ = uninterrupted
   argv = ["--evaluate-only", "--workdir", str(workdir)]
   assert cli.main(argv) == 0
   plain = capsys.readouterr().out
   assert cli.main([*argv, "--config.eval_flip=true", "--config.eval_logit_adjustment=1"]) == 0
   more = capsys.readouterr().out
-  # The plain figures are there as they were.
+  # The plain results are there as they were.
   words = {" ".join(line.split()) for line in plain.splitlines() if "%" in line}
   assert words
   assert words <= {" ".join(line.split()) for line in more.splitlines()}
-  assert "with mirror images" in more
+  assert "with horizontal flip" in more
   assert "after logit adjustment" in more
 
 
@@ -330,7 +330,7 @@ def fails(capsys, argv, started=False):
     (["--evaluate-only"], "does not exist: expected a run folder"),
   ],
 )
-def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
+def test_mistakes_are_reported_in_one_line_and_leave_nothing(tmp_path, capsys, argv, message):
   workdir = tmp_path / "run"
   assert message in fails(capsys, [*argv, "--workdir", str(workdir)])
   assert not workdir.exists()
@@ -405,25 +405,25 @@ def outcome(capsys, argv):
   return capsys.readouterr().out
 
 
-def test_a_run_is_not_judged_as_what_it_is_not(copy, capsys):
-  judge = ["--evaluate-only", "--workdir", str(copy)]
-  assert "scale was 16.0 and is 3.0" in fails(capsys, [*judge, "--config.scale=3"])
-  table = outcome(capsys, judge)
+def test_a_run_is_not_evaluated_as_what_it_is_not(copy, capsys):
+  evaluate = ["--evaluate-only", "--workdir", str(copy)]
+  assert "scale was 16.0 and is 3.0" in fails(capsys, [*evaluate, "--config.scale=3"])
+  table = outcome(capsys, evaluate)
   config = (copy / "config.json").read_text()
   (copy / "config.json").write_text(config.replace('"scale": 16.0', '"scale": 3.0'))
-  assert cli.main(judge) == 0
+  assert cli.main(evaluate) == 0
   printed = capsys.readouterr()
   assert "config.json was changed after the run: scale was 16.0 and is 3.0 there" in printed.err
   assert printed.out == table
   (copy / "config.json").write_text(config)
-  line = fails(capsys, [*judge, "--config=digits:bce-nd"])
+  line = fails(capsys, [*evaluate, "--config=digits:bce-nd"])
   assert "loss was 'bce-nu' and is 'bce-nd'" in line
-  assert cli.main([*judge, "--config.eval_batch_size=64"]) == 0
+  assert cli.main([*evaluate, "--config.eval_batch_size=64"]) == 0
 
 
-def test_damaged_run_folders_are_told_in_one_line(copy, capsys):
+def test_damaged_run_folders_are_reported_in_one_line(copy, capsys):
   again = [*SMALL, "--workdir", str(copy)]
-  judge = ["--evaluate-only", "--workdir", str(copy)]
+  evaluate = ["--evaluate-only", "--workdir", str(copy)]
   config = (copy / "config.json").read_text()
   for text, message in (
     ("[1]", "config.json is damaged: it lacks an object"),
@@ -432,7 +432,7 @@ def test_damaged_run_folders_are_told_in_one_line(copy, capsys):
     ('{"batch_size": "many"}', "config key 'batch_size' can't be 'many'"),
   ):
     (copy / "config.json").write_text(text)
-    assert message in fails(capsys, judge)
+    assert message in fails(capsys, evaluate)
   (copy / "config.json").write_text(config)
   (copy / "results.json").write_text("{}")
   assert "results.json is damaged" in fails(capsys, again)
@@ -441,12 +441,12 @@ def test_damaged_run_folders_are_told_in_one_line(copy, capsys):
   (copy / "dataset.json").write_text(json.dumps(dataset | {"train_images": 5}))
   assert "holds a run on other data: train_images differ" in fails(capsys, again)
   (copy / "dataset.json").write_text(json.dumps(dataset | {"class_names": ["a", "b"]}))
-  assert "was trained with class_names ['a', 'b']" in fails(capsys, judge)
+  assert "was trained with class_names ['a', 'b']" in fails(capsys, evaluate)
   (copy / "dataset.json").write_text(json.dumps(dataset))
   for damage in (lambda p: p.write_bytes(b""), lambda p: p.unlink()):
     for folder in (copy / "checkpoints").iterdir():
       damage(folder / "state" / "_METADATA")
-    for argv in (again, judge):
+    for argv in (again, evaluate):
       code = cli.main(argv)
       error = capsys.readouterr().err
       assert code == 2
@@ -463,10 +463,10 @@ def test_records_after_a_cut_in_the_middle_of_a_character(copy):
 
 
 @pytest.mark.slow
-def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):
+def test_other_images_are_evaluated_with_the_statistics_of_the_run(tmp_path, image_folder, capsys):
   workdir, other = tmp_path / "run", tmp_path / "other"
   shutil.copytree(image_folder, other)
-  for path in (other / "train").rglob("*.png"):  # the training images are not what is judged
+  for path in (other / "train").rglob("*.png"):  # the training images are not evaluated
     Image.new("L", (8, 8), 200).save(path)
   argv = ["--config=folder", f"--config.data.folder={image_folder}", "--config.model=small_network"]
   argv += [
@@ -479,8 +479,8 @@ def test_other_images_are_judged_with_the_statistics_of_the_run(tmp_path, image_
   argv += ["--config.data.validation_fraction=0", "--workdir", str(workdir)]
   assert cli.main(argv) == 0
   table = capsys.readouterr().out.rsplit("\n", 2)[0]  # without what took how long
-  judge = ["--evaluate-only", "--workdir", str(workdir), f"--config.data.folder={other}"]
-  assert cli.main(judge) == 0
+  evaluate = ["--evaluate-only", "--workdir", str(workdir), f"--config.data.folder={other}"]
+  assert cli.main(evaluate) == 0
   assert table in capsys.readouterr().out
 
 
@@ -497,7 +497,7 @@ def test_bad_folders_of_images(tmp_path, capsys, image_folder):
   line = fails(capsys, argv)
   assert "03.png" in line
   assert "cannot be read as an image" in line
-  # A test image whose header is whole: only judging it finds the damage.
+  # A test image whose header is whole: only evaluating it finds the damage.
   rows = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
   for path in folder.rglob("*.png"):
     Image.fromarray(rows).save(path)

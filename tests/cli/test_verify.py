@@ -25,7 +25,7 @@ def file(tmp_path):
   return write
 
 
-def figures(capsys, *argv):
+def results(capsys, *argv):
   assert evaluate.main([*argv, "--json"]) == 0
   return json.loads(capsys.readouterr().out)
 
@@ -40,7 +40,7 @@ def all_pairs(features=FEATURES):
   "labels", [LABELS, PATHS.astype("U2"), LABELS + 0.0, LABELS[:, None], PATHS.astype("S2")]
 )
 def test_all_pairs_by_labels_of_any_kind(file, capsys, labels):
-  found = figures(capsys, file(features=FEATURES, labels=labels), "--threshold=0.3")
+  found = results(capsys, file(features=FEATURES, labels=labels), "--threshold=0.3")
   scores, same = all_pairs()
   assert found["verification_genuine_pairs"] == same.sum()
   assert found["verification_auc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-6)
@@ -56,11 +56,11 @@ def test_all_pairs_by_labels_of_any_kind(file, capsys, labels):
 
 def test_bias_and_scale_of_the_file_are_a_threshold(file, capsys):
   path = file(features=FEATURES, labels=LABELS, bias=np.float32(4.8), scale=np.array([16]))
-  assert figures(capsys, path)["verification_threshold"] == pytest.approx(0.3)
-  assert figures(capsys, path, "--threshold=-0.1")["verification_threshold"] == -0.1
+  assert results(capsys, path)["verification_threshold"] == pytest.approx(0.3)
+  assert results(capsys, path, "--threshold=-0.1")["verification_threshold"] == -0.1
 
 
-def test_what_is_no_threshold_and_what_has_no_direction_is_told(file, capsys):
+def test_what_is_no_threshold_and_what_has_no_direction_is_reported(file, capsys):
   features = FEATURES.copy()
   features[3] *= 0
   assert evaluate.main([file(features=features, labels=LABELS, bias=np.float32(4.8))]) == 0
@@ -80,7 +80,7 @@ def test_a_list_of_pairs_finds_its_images_by_path(file, capsys, tmp_path):
     a, b = PATHS[i].replace(".jpg", ".png"), PATHS[j]
     lines.append(f"{a},{b},{int(LABELS[i] == LABELS[j])},{n % 4}")
   (tmp_path / "pairs.csv").write_text("\n".join(lines))
-  found = figures(capsys, path, f"--pairs={tmp_path / 'pairs.csv'}")
+  found = results(capsys, path, f"--pairs={tmp_path / 'pairs.csv'}")
   unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
   scores = np.array([unit[i] @ unit[j] for i, j in pairs])
   same = np.array([LABELS[i] == LABELS[j] for i, j in pairs])
@@ -100,14 +100,14 @@ def test_names_with_dots_are_no_endings(file, capsys, tmp_path):
   option = listed(
     tmp_path, ("one.happy", "two.happy.png", 1), ("one.sad", "two.sad", 1), (*paths[:2], 0)
   )
-  assert figures(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
+  assert results(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
 
 
 def test_a_path_that_is_there_exactly_goes_first(file, capsys, tmp_path):
   paths = np.array(["a.JPG", "a.png", "b.png", "c"])
   features = np.eye(4)[[1, 0, 0, 1]]
   option = listed(tmp_path, ("a.png", "b.jpg", 1), ("c.png", "a.png", 0))
-  assert figures(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
+  assert results(capsys, file(features=features, paths=paths), option)["verification_auc"] == 1
 
 
 @pytest.mark.parametrize("twice", [["a.jpg", "a.png"], ["a.gif", "a.gif"], ["a.bmp", "a.bmp"]])
@@ -186,7 +186,7 @@ def test_a_folder_of_another_identity_is_no_other_place(file, capsys, tmp_path):
 def test_pairs_go_before_scores(file, capsys, tmp_path):
   arrays = {"features": np.eye(4)[[0, 0, 1, 2]], "paths": np.array(list("abcd"))}
   option = listed(tmp_path, ("a", "b", 1), ("a", "c", 0))
-  expected = figures(capsys, file(**arrays), option)
+  expected = results(capsys, file(**arrays), option)
   path = file(**arrays, logits=np.eye(4), weights=np.eye(4))
   assert evaluate.main([path, option, "--json"]) == 0
   out, err = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_pairs_go_before_scores(file, capsys, tmp_path):
 def test_a_list_of_rows(file, capsys, tmp_path):
   path = file(features=np.eye(4)[[0, 1, 0, 1]])
   (tmp_path / "rows.csv").write_text("row1,row2,same\n0,2,1\n0,1,0\n3,1,1\n")
-  assert figures(capsys, path, f"--pairs={tmp_path / 'rows.csv'}")["verification_auc"] == 1
+  assert results(capsys, path, f"--pairs={tmp_path / 'rows.csv'}")["verification_auc"] == 1
   (tmp_path / "rows.csv").write_text("row1,row2,same\n0,4,1\n0,1,0\n")
   assert evaluate.main([path, f"--pairs={tmp_path / 'rows.csv'}"]) == 2
   assert "names row 4, but" in capsys.readouterr().err
@@ -216,10 +216,10 @@ def test_what_is_printed_can_be_given_back(file, capsys):
     assert evaluate.main([path]) == 0
     printed = capsys.readouterr().out
     learned = re.search(r"t = (\S+): TAR", printed)[1]
-    first = figures(capsys, path)
-    assert figures(capsys, path, f"--threshold={learned}") == first
+    first = results(capsys, path)
+    assert results(capsys, path, f"--threshold={learned}") == first
     equal = re.search(r"equal error rate +(0\S+)\n", printed)[1]
-    at = figures(capsys, path, f"--threshold={equal}")
+    at = results(capsys, path, f"--threshold={equal}")
     gap = (
       abs(at["verification_false_accept_at_threshold"] - 1)
       - (at["verification_true_accept_at_threshold"])
@@ -262,7 +262,7 @@ def test_table_and_picture(file, capsys, tmp_path):
     ),
   ],
 )
-def test_bad_files_are_told_in_one_line(file, capsys, arrays, argv, message):
+def test_bad_files_are_reported_in_one_line(file, capsys, arrays, argv, message):
   assert evaluate.main([file(**arrays), *argv]) == 2
   err = capsys.readouterr().err
   assert message in err

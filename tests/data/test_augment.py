@@ -111,12 +111,12 @@ def box(start, sides, shape):
 
 
 def boxes(sides, shape):
-  """The box about each pixel: those before its centre are as many as those after, or one more."""
-  centres = np.ndindex(shape)
-  return [box((y - sides[0] // 2, x - sides[1] // 2), sides, shape) for y, x in centres]
+  """The box about each pixel: those before its center are as many as those after, or one more."""
+  centers = np.ndindex(shape)
+  return [box((y - sides[0] // 2, x - sides[1] // 2), sides, shape) for y, x in centers]
 
 
-def centre(inside, sides):
+def center(inside, sides):
   """About which pixels the box may be that was found."""
   shape = inside.shape
   found = [(inside == candidate).all() for candidate in boxes(sides, shape)]
@@ -132,7 +132,7 @@ def test_cutout_covers_a_clipped_square(images, dtype, size):
   covered = (cut == 0).all(axis=3)
   np.testing.assert_array_equal(cut, np.where(covered[..., None], 0, images))
   for inside in covered:
-    assert centre(inside, (size, size))
+    assert center(inside, (size, size))
 
 
 def test_cutout_takes_every_pixel_for_its_centre_as_often(images):
@@ -185,7 +185,7 @@ def test_cutmix_pastes_a_clipped_box(images, dtype, share):
   np.testing.assert_array_equal(mixed, np.where(pasted[..., None], partners, images))
   sides = [int(length * np.sqrt(1 - share)) for length in SHAPE[1:3]]
   for inside, left in zip(pasted, np.asarray(kept), strict=True):
-    assert centre(inside, sides)
+    assert center(inside, sides)
     assert left == pytest.approx((~inside).sum() / inside.size, rel=2e-7, abs=0)
   if share == 0:  # as large as the image, but about any pixel: clipped
     assert pasted.mean() < 0.9

@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from bce_jax.data import autoaugment
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 SIGNED = ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 SIGNED += ["color", "contrast", "brightness", "sharpness"]
 UNSIGNED = ["posterize", "solarize", "autocontrast", "equalize", "invert"]
@@ -23,7 +23,7 @@ def by_pillow(pixels, operation, magnitude):
   image = Image.fromarray(pixels)
 
   def affine(*coefficients):
-    return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=GREY)
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=GRAY)
 
   match operation:
     case "shear_x":
@@ -35,7 +35,7 @@ def by_pillow(pixels, operation, magnitude):
     case "translate_y":
       image = affine(1, 0, 0, 0, 1, magnitude * image.height)
     case "rotate":
-      image = image.rotate(magnitude, fillcolor=GREY)
+      image = image.rotate(magnitude, fillcolor=GRAY)
     case "color" | "contrast" | "brightness" | "sharpness":
       image = getattr(ImageEnhance, operation.capitalize())(image).enhance(1 + magnitude)
     case "posterize":
@@ -55,7 +55,7 @@ def magnitudes(operation):
 
 @pytest.fixture(scope="module")
 def pictures():
-  """Of each size photographs, noise, one grey, two greys apart and two together."""
+  """Of each size photographs, noise, one gray, two grays apart and two together."""
   rng = np.random.default_rng(0)
   photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
   found = []
@@ -156,7 +156,7 @@ def test_histogram_of_a_large_image():
 
 
 def test_policy_is_the_published_one():
-  """By the sums of the published figures: a slip in one of them shows."""
+  """By the sums of the published numbers: a slip in one of them shows."""
   assert len(autoaugment.POLICY) == 25
   operations = [op for sub_policy in autoaugment.POLICY for op in sub_policy]
   counts = collections.Counter(name for name, _, _ in operations)
@@ -241,11 +241,11 @@ def test_eight_devices_give_what_one_gives(vary, photographs):
 
 
 def test_refusals():
-  key, grey = jax.random.key(0), np.zeros((2, 4, 4, 1), np.uint8)
+  key, gray = jax.random.key(0), np.zeros((2, 4, 4, 1), np.uint8)
   with pytest.raises(ValueError, match="need color images, got 1 channels"):
-    autoaugment.auto_augment(key, grey)
+    autoaugment.auto_augment(key, gray)
   with pytest.raises(ValueError, match="need color images, got 1 channels"):
-    autoaugment.apply(grey[0], "invert")
+    autoaugment.apply(gray[0], "invert")
   with pytest.raises(ValueError, match="need uint8 images, got dtype float32"):
     autoaugment.auto_augment(key, np.zeros((2, 4, 4, 3), np.float32))
   image = np.zeros((4, 4, 3), np.uint8)

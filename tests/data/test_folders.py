@@ -66,7 +66,7 @@ def test_without_a_test_folder_the_other_one_is_the_test_split(tmp_path, name):
   assert listing.notes == (f"{tmp_path} has no folder 'test': {name!r} is the test split",)
 
 
-def test_other_folders_and_classes_that_lack_images_are_told(tmp_path):
+def test_other_folders_and_classes_that_lack_images_are_reported(tmp_path):
   images(tmp_path, train__a=1, train__b=1, train__c=1, test__a=1, valid__b=1, extra__a=1, more=2)
   notes = listed(tmp_path).notes
   assert f"{tmp_path}/test has no images of 2 classes (b, c)" in notes
@@ -95,7 +95,7 @@ def test_classes_called_train_and_test(tmp_path):
   refused(tmp_path, "train has none", layout="splits")
 
 
-def test_images_beside_the_classes_of_a_split_are_told(tmp_path):
+def test_images_beside_the_classes_of_a_split_are_reported(tmp_path):
   images(tmp_path, train__a=2, train__b=2, test__a=1, test__b=1, train=3)
   (tmp_path / "readme.txt").write_text("")
   listing = listed(tmp_path)
@@ -122,7 +122,7 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, content, parts):
   refused(tmp_path, *parts)
 
 
-def test_layout_is_told(tmp_path):
+def test_a_layout_can_be_given(tmp_path):
   images(tmp_path, train__x=5, train__y=5, car=5)
   listing = listed(tmp_path, layout="flat")
   assert listing.class_names == ("car", "train")
@@ -149,7 +149,7 @@ def test_what_systems_leave_behind_is_no_class(tmp_path):
   assert listing.notes == (f"{tmp_path}: passed over {2 * 9 + 3} hidden or of the system",)
 
 
-def test_what_is_passed_over_is_told_in_one_line(tmp_path):
+def test_what_is_passed_over_is_reported_in_one_line(tmp_path):
   images(tmp_path, train__a=2, train__b=2, test__a=1, test__b=1)
   for name in ("x.HEIC", "y.heic", "z.heif", "notes.txt", ".hidden", "table.CSV", "README"):
     (tmp_path / "train" / "a" / name).write_text("BM is no image")

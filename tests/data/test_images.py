@@ -61,7 +61,7 @@ def test_decode_bilevel(tmp_path):
 
 
 def test_decode_lays_transparency_on_white(tmp_path):
-  # Black ink on a clear ground, whose hidden colour is black too: dropping alpha leaves all black.
+  # Black ink on a clear ground, whose hidden color is black too: dropping alpha leaves all black.
   pixels = np.zeros((1, 3, 4), np.uint8)
   pixels[0, :, 3] = [255, 0, 128]
   path = save(tmp_path / "rgba.png", pixels)

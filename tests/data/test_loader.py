@@ -128,7 +128,7 @@ def test_train_batches_follow_the_order(prefetch):
 
 @pytest.mark.parametrize("first_step", [1, 4, 5, 6, 19, 20])
 def test_a_resumed_run_sees_the_rest_of_the_batches(first_step):
-  options = {"seed": 1, "batch_size": 4, "last_step": 20}  # five steps an epoch
+  options = {"seed": 1, "batch_size": 4, "last_step": 20}  # five steps per epoch
   whole = list(loader.train_batches(array_source(), first_step=0, **options))
   rest = list(loader.train_batches(array_source(), first_step=first_step, **options))
   assert_equal(rest, whole[first_step:])
@@ -148,7 +148,7 @@ def test_worker_processes_change_nothing(folder_source):
 
 
 def test_worker_processes_leave_jax_alone():
-  assert jax.devices()  # initialised here, as in training
+  assert jax.devices()  # initialized here, as in training
 
   class Probe:  # a local class: Grain sends its code along, so that no test module is imported
     labels = np.zeros(4, np.int32)

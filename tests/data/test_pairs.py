@@ -131,15 +131,15 @@ def test_paths_of_another_machine_are_found_in_a_folder(write, tmp_path):
 
 
 def test_the_list_goes_through_the_metrics(write):
-  """From the file to the accuracy over folds: a perfect embedding judges every pair right."""
+  """From the file to the accuracy over folds: a perfect embedding gets every pair right."""
   result = pairs.read(write(LFW))
   identities = sorted({path.split("/")[0] for path in result.paths})
   embeddings = np.eye(4)[[identities.index(path.split("/")[0]) for path in result.paths]]
   scores = metrics.pair_scores(embeddings, result.pairs)
   folds = metrics.ten_fold_accuracy(scores, result.same, result.folds)
   assert (folds.mean, folds.std, folds.thresholds.tolist()) == (1.0, 0.0, [0.5, 0.5])
-  figures = metrics.verification(metrics.pair_counts_from_scores(scores, result.same))
-  assert (figures.auc, figures.equal_error_rate) == (1.0, 0.0)
+  found = metrics.verification(metrics.pair_counts_from_scores(scores, result.same))
+  assert (found.auc, found.equal_error_rate) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

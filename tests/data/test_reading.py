@@ -195,7 +195,7 @@ def test_eight_bits_in_sixteen_are_refused(tmp_path, in_memory, tops, parts):
     ([60000, 1000, 65535, 300, 9999, 256], None),
   ],
 )
-def test_dark_sets_are_told(tmp_path, in_memory, tops, part):
+def test_dark_sets_are_reported(tmp_path, in_memory, tops, part):
   deep(tmp_path, tops)
   notes = sources.folder(tmp_path, in_memory=in_memory).notes
   assert len(notes) == (part is not None)

@@ -240,7 +240,7 @@ BOTH = {"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2}
     ({"a": 2, "b": 2}, [], {"test_fraction": 0.0}, ["data.test_fraction is 0"]),
     ({"a": 2, "b": 2}, [], {"test_fraction": 20.0}, ["data.test_fraction is 20.0"]),
     ({"a": 1, "b": 1}, [], {"test_fraction": 0.2}, ["data.test_fraction is 0.2", "takes no image"]),
-    (BOTH, [], {"channels": 4}, ["data.channels is 4", "3 (colour) or 1 (gray)"]),
+    (BOTH, [], {"channels": 4}, ["data.channels is 4", "3 (color) or 1 (gray)"]),
     (BOTH, [], {"image_size": 0}, ["data.image_size is 0"]),
   ],
 )

@@ -77,9 +77,9 @@ def copy(parted, tmp_path):
 
 
 def state_of(folder):
-  parts = experiment.build(chosen())
+  built = experiment.build(chosen())
   store = checkpoint.Checkpoints(folder, best_metric="uniform_accuracy", read_only=True)
-  return store.restore(store.latest_step(), parts.state_sharding.to_restore())[0]
+  return store.restore(store.latest_step(), built.state_sharding.to_restore())[0]
 
 
 def records(folder):
@@ -239,8 +239,8 @@ def test_an_installed_one_is_recorded_by_its_version(copy, moved, monkeypatch, t
     )
     (info / "top_level.txt").write_text("house\n")
     monkeypatch.syspath_prepend(str(site))
-    parts = experiment.build(chosen(), judging=True)
-    assert parts.outside["model"]["version"] == version
-    assert parts.outside["model"]["distribution"] == "house-of-labs"
-  before = parts.outside["model"] | {"version": "1.2"}
-  assert extensions.changed(before, parts.outside["model"]) == "house.net was 1.2 and is 1.3"
+    built = experiment.build(chosen(), evaluate_only=True)
+    assert built.outside["model"]["version"] == version
+    assert built.outside["model"]["distribution"] == "house-of-labs"
+  before = built.outside["model"] | {"version": "1.2"}
+  assert extensions.changed(before, built.outside["model"]) == "house.net was 1.2 and is 1.3"

@@ -42,7 +42,9 @@ def test_a_run_on_given_parts_says_so_and_wants_them_again(tmp_path, capsys):
   assert session["outside"] == {
     key: {"name": "given from Python"} for key in ("data.name", "model")
   }
-  again = loop.evaluate_only(experiment.build(config_of(), mine(), Mean(), judging=True), folder)
+  again = loop.evaluate_only(
+    experiment.build(config_of(), mine(), Mean(), evaluate_only=True), folder
+  )
   assert again["uniform_accuracy"] == results["uniform_accuracy"]
   assert cli.main(["--evaluate-only", "--workdir", str(folder)]) == 2
   err = capsys.readouterr().err
@@ -53,19 +55,19 @@ def test_a_run_on_given_parts_says_so_and_wants_them_again(tmp_path, capsys):
 
 def test_a_given_classifier_is_the_whole_network():
   network = models.Classifier(Mean(), models.Head(num_classes=2, bias="diverse"))
-  parts = experiment.build(config_of(), mine(), network)
-  assert parts.model is network
+  built = experiment.build(config_of(), mine(), network)
+  assert built.model is network
 
 
 def test_given_data_are_held_out_and_made_long_tailed_as_any():
   config = config_of()
   config.data.validation_fraction = 0.25
-  parts = experiment.build(config, mine(), Mean())
-  assert (len(parts.dataset.train), len(parts.dataset.validation)) == (12, 4)
+  built = experiment.build(config, mine(), Mean())
+  assert (len(built.dataset.train), len(built.dataset.validation)) == (12, 4)
   config = config_of()
   config.data.imbalance = 4.0
-  parts = experiment.build(config, mine(), Mean())
-  assert parts.train_counts.tolist() == [8, 2]
+  built = experiment.build(config, mine(), Mean())
+  assert built.train_counts.tolist() == [8, 2]
 
 
 def test_what_is_given_is_checked():

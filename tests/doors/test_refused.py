@@ -122,8 +122,8 @@ def test_help_shows_options_from_outside(place, capsys):
 
 
 def test_an_optimizer_without_decay_and_options_as_none_are_said(place):
-  parts = experiment.build(chosen(SMALL | {"optimizer.name": "house.update:plain"}))
-  assert any("'house.update:plain' takes no decay" in note for note in parts.dataset.notes)
+  built = experiment.build(chosen(SMALL | {"optimizer.name": "house.update:plain"}))
+  assert any("'house.update:plain' takes no decay" in note for note in built.dataset.notes)
   own = experiment.build(chosen(SMALL))
   assert not any("decay" in note for note in own.dataset.notes)
 

@@ -17,9 +17,9 @@ def trained(make_tiny, tmp_path_factory):
   """A run of a few steps, and the images of its test split."""
   config = make_tiny()
   workdir = tmp_path_factory.mktemp("load") / "run"
-  parts = experiment.build(config)
-  loop.train(parts, workdir)
-  test = parts.dataset.test
+  built = experiment.build(config)
+  loop.train(built, workdir)
+  test = built.dataset.test
   return workdir, test.images(np.arange(len(test))), test.labels
 
 

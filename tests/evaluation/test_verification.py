@@ -52,29 +52,29 @@ def cosines(embeddings):
 def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   faces.verification.identities = 0.5
   faces.verification.flip = True
-  parts = experiment.build(faces)
-  seen, unseen = set(parts.dataset.class_names), set(parts.dataset.unseen_names)
+  built = experiment.build(faces)
+  seen, unseen = set(built.dataset.class_names), set(built.dataset.unseen_names)
   assert len(seen) == len(unseen) == 3
   assert not seen & unseen
-  results = loop.train(parts, tmp_path / "run")
+  results = loop.train(built, tmp_path / "run")
 
   with np.load(tmp_path / "run" / files.EMBEDDINGS, allow_pickle=False) as archive:
     kept = dict(archive)
-  assert kept["names"].tolist() == list(parts.dataset.unseen_names)
+  assert kept["names"].tolist() == list(built.dataset.unseen_names)
   assert np.bincount(kept["labels"]).tolist() == [12, 12, 12]
 
-  # The embeddings are those of the network, by its own modules: image and mirror image added up.
+  # The embeddings are those of the network, by its own modules: image and flipped image added up.
   folder, best = tmp_path / "run", faces.best_metric
   with contextlib.closing(
     checkpoint.Checkpoints(folder, best_metric=best, read_only=True)
   ) as store:
-    state, _ = store.restore(8, parts.state_sharding.to_restore())
-  images = parts.dataset.unseen.images(np.arange(36))
-  pixels = parts.preprocess.evaluate(images)
+    state, _ = store.restore(8, built.state_sharding.to_restore())
+  images = built.dataset.unseen.images(np.arange(36))
+  pixels = built.preprocess.evaluate(images)
 
   def features(x):
     variables = {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}
-    return np.asarray(parts.model.backbone.apply(variables, x, train=False)[0], np.float64)
+    return np.asarray(built.model.backbone.apply(variables, x, train=False)[0], np.float64)
 
   summed = features(pixels) + features(pixels[:, :, ::-1])
   summed /= np.linalg.norm(summed, axis=1, keepdims=True)
@@ -102,23 +102,23 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   assert results["verification_rank_one"] == pytest.approx(
     np.mean(nearest == kept["labels"][probes]), abs=0.04
   )
-  # What is verified, and how, may be another thing when a checkpoint is judged.
+  # What is verified, and how, may be another thing when a checkpoint is evaluated.
   faces.verification.flip = False
   run_config.refuse_other_config(folder, faces, except_keys=config_lib.may_change(on="evaluate"))
-  again = loop.evaluate_only(experiment.build(faces, judging=True), folder)
+  again = loop.evaluate_only(experiment.build(faces, evaluate_only=True), folder)
   assert again["uniform_accuracy"] == results["uniform_accuracy"]
   assert again["verification_auc"] != results["verification_auc"]
   # Every evaluation tells it, and what the run holds is enough for the page.
-  judged = [r for r in records.read_metrics(tmp_path / "run") if r["split"] == "test"]
+  evaluations = [r for r in records.read_metrics(tmp_path / "run") if r["split"] == "test"]
   assert all(
-    r["verification_auc"] == pytest.approx(results["verification_auc"]) for r in judged[-1:]
+    r["verification_auc"] == pytest.approx(results["verification_auc"]) for r in evaluations[-1:]
   )
   assert "equal error rate" in verification.table(results)
   assert json.loads((tmp_path / "run" / "dataset.json").read_text())["class_names"] == sorted(seen)
 
 
 def test_listed_pairs_of_another_folder(faces, people, tmp_path):
-  """LFW's protocol: two folds of pairs, each judged at the other's best threshold."""
+  """LFW's protocol: two folds of pairs, each measured at the other's best threshold."""
   rng = np.random.default_rng(0)
   lines = ["2\t10"]
   for _ in range(2):
@@ -131,8 +131,8 @@ def test_listed_pairs_of_another_folder(faces, people, tmp_path):
   (tmp_path / "pairs.txt").write_text("\n".join(lines))
   faces.verification.folder = str(people)
   faces.verification.pairs = str(tmp_path / "pairs.txt")
-  parts = experiment.build(faces)
-  results = loop.train(parts, tmp_path / "run")
+  built = experiment.build(faces)
+  results = loop.train(built, tmp_path / "run")
   assert results["verification_genuine_pairs"] == results["verification_impostor_pairs"] == 20
   with np.load(tmp_path / "run" / files.EMBEDDINGS, allow_pickle=False) as archive:
     rows = {path: k for k, path in enumerate(archive["paths"].tolist())}
@@ -157,14 +157,14 @@ def test_embeddings_are_the_same_on_any_devices(faces):
   faces.verification.identities = 0.5
   found = []
   for count in (1, 8):
-    parts = experiment.build(faces)
-    parts = parts._replace(mesh=mesh_of(count))
-    variables = parts.init_state().variables
-    unseen = parts.dataset.unseen
-    place = inference.variables_sharding(parts.model, unseen.image_shape, parts.mesh)
-    network = inference.Network(parts.model, parts.preprocess, place)
+    built = experiment.build(faces)
+    built = built._replace(mesh=mesh_of(count))
+    variables = built.init_state().variables
+    unseen = built.dataset.unseen
+    place = inference.variables_sharding(built.model, unseen.image_shape, built.mesh)
+    network = inference.Network(built.model, built.preprocess, place)
     step = network.jit(embeddings.make_embed_step(network, flip=False))
-    options = {"batch_size": 16, "workers": 0, "mesh": parts.mesh}
+    options = {"batch_size": 16, "workers": 0, "mesh": built.mesh}
     found.append(embeddings.embeddings(step, place.put(variables), unseen, **options))
   assert found[0].shape == (36, 8)
   np.testing.assert_allclose(found[0], found[1], atol=1e-5)
@@ -182,8 +182,8 @@ def mesh_of(count):
 def test_the_unified_threshold_is_bias_over_scale(faces, loss, expected):
   faces.verification.identities = 0.5
   faces.loss = loss
-  parts = experiment.build(faces)
-  found = parts.evaluator.unified_threshold(parts.init_state().variables)
+  built = experiment.build(faces)
+  found = built.evaluator.unified_threshold(built.init_state().variables)
   assert found == (None if expected is None else pytest.approx(expected))
 
 

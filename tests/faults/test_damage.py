@@ -141,7 +141,7 @@ def test_whole_folders_of_the_newest_checkpoint(stopped_here, lab, like, tmp_pat
     assert {10, 14} <= set(lab.steps(workdir))
 
 
-def test_the_one_before_is_taken_and_told(stopped, lab, whole, tmp_path):
+def test_the_one_before_is_taken_and_reported(stopped, lab, whole, tmp_path):
   """In a process of its own, where C++ prints what it likes."""
   workdir = tmp_path / "run"
   lab.run(workdir, faults=[["step 16", 1, "term"]]).fails(143)

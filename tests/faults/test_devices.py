@@ -67,7 +67,7 @@ def test_with_another_split_of_the_classes(diverse, lab, here, tmp_path):
     assert ended.code == (143 if step < 24 else 0), ended
     assert ended.resumed() == step - 8
     rows = [(k, v.shape) for k, v in lab.arrays(workdir, step).items() if "'head'" in k]
-    assert len(rows) == 4  # and what the optimiser keeps of both
+    assert len(rows) == 4  # and what the optimizer keeps of both
     assert {shape for name, shape in rows if name.endswith("['bias']")} == {(10,)}
     assert {shape for name, shape in rows if name.endswith("['weights']")} == {(10, 64)}
   close(lab, workdir, diverse, 2e-2)

@@ -77,7 +77,7 @@ def test_a_worker_is_killed_then_both_get_sigterm_then_one_goes_on_alone(
   assert "newest checkpoint" in line
   newest = lab.steps(workdir)[-1]
   assert newest in (7, 10)
-  # Again, both; one of them is told to end.
+  # Again, both; one of them is asked to end.
   first, second = pair(workdir, faults=[(), [["step 15", 1, "term"]]])
   assert first.resumed() == newest
   saved = [ended.fails(143, "SIGTERM: saved a checkpoint of step") for ended in (first, second)]

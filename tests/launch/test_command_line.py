@@ -37,7 +37,7 @@ def test_without_a_tool_dry_run_still_works(launch, no_tools, name):
   ("name", "tool"),
   [("slurm.py", "sbatch"), ("tpu_pod.py", "gcloud"), ("gke.py", "kubectl")],
 )
-def test_a_missing_tool_is_told_in_one_line(launch, no_tools, name, tool):
+def test_a_missing_tool_is_reported_in_one_line(launch, no_tools, name, tool):
   out = launch(name, *RIGHT[name], *WORKDIR, env=no_tools)
   assert (out.returncode, out.stdout) == (2, "")
   assert re.fullmatch(rf"{name}: {tool} is not installed .*--dry-run shows .*\n", out.stderr)
@@ -131,7 +131,7 @@ def call(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "argv", "said"), WRONG)
-def test_wrong_input_is_told_in_one_line(call, capsys, name, argv, said):
+def test_wrong_input_is_reported_in_one_line(call, capsys, name, argv, said):
   assert call(name, ("--dry-run", *argv)) == 2
   out, err = capsys.readouterr()
   assert out == ""

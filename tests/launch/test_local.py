@@ -64,7 +64,7 @@ def told(out):
   return [json.loads(line.partition(" ")[2]) for line in lines]
 
 
-def test_each_process_is_told_who_it_is(start):
+def test_each_process_learns_who_it_is(start):
   out = start("tell", "--num-processes", "3", "--cpu-devices-per-process", "4")
   assert (out.returncode, out.stderr) == (0, "")
   processes = told(out)

@@ -45,7 +45,7 @@ def test_two_processes_train_what_one_trains(tmp_path, command):
     assert "2 cpu device(s)" in told
   assert "of 2 processes" not in told
 
-  def figures(path):
+  def results(path):
     values = json.loads(path.read_text())
     varying = ("seconds", "images_per_second", "provenance")
     return {k: v for k, v in values.items() if k not in varying}
@@ -55,12 +55,12 @@ def test_two_processes_train_what_one_trains(tmp_path, command):
     found = [line for line in found if line["split"] != "session"]
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
 
-  assert figures(both / "results.json") == figures(alone / "results.json")
+  assert results(both / "results.json") == results(alone / "results.json")
   assert lines(both / "metrics.jsonl") == lines(alone / "metrics.jsonl")
   assert len(lines(both / "metrics.jsonl")) > 3
 
 
-def test_what_is_wrong_for_all_is_told_by_all(tmp_path):
+def test_what_is_wrong_for_all_is_reported_by_all(tmp_path):
   """Found after they have joined; a wrapper that starts a failed run again must not start this."""
   port = str(local_port())
   processes = [

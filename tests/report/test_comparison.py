@@ -10,11 +10,11 @@ from bce_jax.report.comparison import Run
 
 
 def runs():
-  figures = {"uniform_accuracy": 0.4, "compactness": 80.0, "seconds": 3.0, "many_accuracy": 0.8}
+  results = {"uniform_accuracy": 0.4, "compactness": 80.0, "seconds": 3.0, "many_accuracy": 0.8}
   return [
-    Run({"config": "a", "seed": 0}, figures | {"sample_wise_accuracy": 0.5, "few_accuracy": 0.1}),
-    Run({"config": "a", "seed": 1}, figures | {"sample_wise_accuracy": 0.7, "few_accuracy": 0.2}),
-    Run({"config": "b", "seed": 0}, figures | {"sample_wise_accuracy": 0.9}),
+    Run({"config": "a", "seed": 0}, results | {"sample_wise_accuracy": 0.5, "few_accuracy": 0.1}),
+    Run({"config": "a", "seed": 1}, results | {"sample_wise_accuracy": 0.7, "few_accuracy": 0.2}),
+    Run({"config": "b", "seed": 0}, results | {"sample_wise_accuracy": 0.9}),
   ]
 
 
@@ -32,7 +32,7 @@ def test_seeds_are_put_together():
 
 
 def of(name, **values):
-  """Runs of settings with a figure each: of(name, a=[…], b=[…])."""
+  """Runs of settings with a result each: of(name, a=[…], b=[…])."""
   return [
     Run({"config": config, "seed": seed}, {name: value}, f"{config}-{seed}")
     for config, found in values.items()
@@ -129,8 +129,8 @@ def test_configs_are_bars_and_numbers_are_curves():
   ]
 
   def run(key, value, seed, score):
-    figures = {"sample_wise_accuracy": score, "uniform_accuracy": score / 2}
-    return Run({key: value, "seed": seed}, figures)
+    results = {"sample_wise_accuracy": score, "uniform_accuracy": score / 2}
+    return Run({key: value, "seed": seed}, results)
 
   studied = [run("x.weight", w, s, w + s / 10) for w in (0.1, 0.5, 0.3) for s in (0, 1)]
   studied += [run("x.temperature", 1.0, 0, 0.5), run("x.temperature", 2.0, 0, 0.6)]

@@ -126,8 +126,8 @@ def run(tmp_path):
     records.write_json(folder / files.CONFIG, kept)
     with provenance.recorded(folder, kept, 0):
       pass
-    figures = dict.fromkeys(("images", "uniform_accuracy", "threshold", "seconds"), 1.0)
-    records.write_json(folder / files.RESULTS, figures)
+    results = dict.fromkeys(("images", "uniform_accuracy", "threshold", "seconds"), 1.0)
+    records.write_json(folder / files.RESULTS, results)
     return folder, config
 
   return make
@@ -138,7 +138,7 @@ def edit(folder, **values):
   path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_config_that_was_changed_by_hand_is_told_and_not_believed(run):
+def test_a_config_that_was_changed_by_hand_is_reported_and_not_believed(run):
   folder, config = run(scale=8.0)
   assert run_config.edited(folder) == ""
   edit(folder, scale=3.0, eval_flip=True)

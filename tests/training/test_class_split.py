@@ -19,42 +19,42 @@ pytestmark = pytest.mark.slow
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
-def small(parts):
+def small(built):
   """As in test_data_parallel: on noise, since digits put many values on a ReLU's kink."""
   backbone = resnet.ResNet(block=resnet.BasicBlock, stage_sizes=(1,), width=8)
-  parts = parts._replace(model=parts.model.clone(backbone=backbone))
-  train = parts.dataset.train
+  built = built._replace(model=built.model.clone(backbone=backbone))
+  train = built.dataset.train
   shape = (len(train), *train.image_shape)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   train = sources.ArraySource(images, train.labels)
-  return parts._replace(dataset=parts.dataset._replace(train=train))
+  return built._replace(dataset=built.dataset._replace(train=train))
 
 
-def compiled_step(parts):
+def compiled_step(built):
   train_step = step.make_train_step(
-    parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+    built.model, built.objective, built.optimizer, built.preprocess, built.key
   )
-  return step.jit_train_step(train_step, parts.state_sharding)
+  return step.jit_train_step(train_step, built.state_sharding)
 
 
 def train(config, steps=3):
-  parts = small(experiment.build(config))
-  state = parts.state_sharding.put(jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)())
+  built = small(experiment.build(config))
+  state = built.state_sharding.put(jax.jit(built.init_state).lower().compile(UNOPTIMIZED)())
   losses, train_step = [], None
   for batch in loader.train_batches(
-    parts.dataset.train,
+    built.dataset.train,
     seed=0,
     batch_size=config.batch_size,
     first_step=0,
     last_step=steps,
-    partner_exponent=parts.objective.partner,
+    partner_exponent=built.objective.partner,
   ):
-    batch = sharding.put_batch(batch, parts.mesh)
+    batch = sharding.put_batch(batch, built.mesh)
     if train_step is None:
-      train_step = compiled_step(parts).lower(state, batch).compile(UNOPTIMIZED)
+      train_step = compiled_step(built).lower(state, batch).compile(UNOPTIMIZED)
     state, logs = train_step(state, batch)
     losses.append(float(logs["loss"]))
-  return parts, state, losses
+  return built, state, losses
 
 
 def close(actual, expected):
@@ -93,13 +93,13 @@ def test_any_split_trains_like_one_device(wide, loss, method, changes):
   _, one, losses_one = train(plain)
   for devices in (1, 4) if wide.class_chunk is not None else (8,):
     wide.class_devices = devices
-    parts, split, losses_split = train(wide)
+    built, split, losses_split = train(wide)
     np.testing.assert_allclose(losses_split, losses_one, rtol=1e-5)
     rows = split.params["head"]["weights"].sharding.shard_shape(
       split.params["head"]["weights"].shape
     )[0]
     assert rows == -(-10 // devices)
-    close(jax.jit(parts.state_sharding.unpad)(split), one)
+    close(jax.jit(built.state_sharding.unpad)(split), one)
 
 
 COLLECTIVE = r"= (.*?) (all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\("
@@ -111,13 +111,13 @@ def test_the_classifier_never_travels(wide, loss, chunk):
   wide.loss = loss
   wide.class_devices = 4
   wide.class_chunk = chunk
-  parts = experiment.build(wide)
-  abstract = jax.eval_shape(parts.state_sharding.pad, parts.state_sharding.like)
+  built = experiment.build(wide)
+  abstract = jax.eval_shape(built.state_sharding.pad, built.state_sharding.like)
   batch = {
     "images": jax.ShapeDtypeStruct((32, 8, 8, 1), np.uint8),
     "labels": jax.ShapeDtypeStruct((32,), np.int32),
   }
-  text = compiled_step(parts).lower(abstract, batch).compile().as_text()
+  text = compiled_step(built).lower(abstract, batch).compile().as_text()
   found = re.findall(COLLECTIVE, text)
   assert found
   # All that moves is summed up: losses, statistics, gradients of each device's own rows; but for
@@ -135,7 +135,7 @@ def test_a_chunk_leaves_no_scores_behind(tmp_path, image_folder, wide):
   """[batch, classes] is not in the compiled step, though the head forms scores for others."""
   wide.class_chunk = 3
   wide.loss = "bce-u"
-  parts = experiment.build(wide)
+  built = experiment.build(wide)
   batch = {
     "images": jax.ShapeDtypeStruct((32, 8, 8, 1), np.uint8),
     "labels": jax.ShapeDtypeStruct((32,), np.int32),
@@ -144,7 +144,7 @@ def test_a_chunk_leaves_no_scores_behind(tmp_path, image_folder, wide):
   dense.class_chunk = None
   texts = [
     compiled_step(p).lower(p.state_sharding.like, batch).compile().as_text()
-    for p in (parts, experiment.build(dense))
+    for p in (built, experiment.build(dense))
   ]
   assert "f32[4,10]" not in texts[0]
   assert "f32[4,10]" in texts[1]
@@ -183,16 +183,16 @@ def test_a_checkpoint_holds_one_logical_array(tmp_path, wide, saved_on, restored
     np.testing.assert_array_equal(a, b)
 
 
-def test_a_split_run_ends_and_is_judged(tmp_path, wide):
+def test_a_split_run_ends_and_is_evaluated(tmp_path, wide):
   wide.loss = "bce-nd"
   wide.class_devices = 4
   wide.class_chunk = 0
   results = loop.train(experiment.build(wide), tmp_path / "split")
   wide.class_devices = 6  # of a machine of 6: here 2 of the 8 share the rows
   wide.batch_size = 12  # which 8 devices can't split, and need not
-  judged = loop.evaluate_only(experiment.build(wide, judging=True), tmp_path / "split")
+  again = loop.evaluate_only(experiment.build(wide, evaluate_only=True), tmp_path / "split")
   for name in ("uniform_accuracy", "bias", "bias_min", "threshold", "classifier_separability"):
-    assert judged[name] == pytest.approx(results[name], rel=1e-4)
+    assert again[name] == pytest.approx(results[name], rel=1e-4)
 
 
 @pytest.mark.parametrize("devices", [3, 16])

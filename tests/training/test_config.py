@@ -260,7 +260,7 @@ def test_a_config_of_an_older_version_is_completed():
     ({"data.imbalance": 1e6}, "config.data.imbalance: imbalance 1000000.0 leaves a class"),
     ({"data.cutout": 8}, "config.data.cutout 8 is too much for images of 8×8 pixels"),
     ({"epochs": 1e300, "steps": None}, "steps: expected fewer than 2147483648"),
-    ({"data.auto_augment": True}, "config.data.auto_augment is made for colour images, got 1"),
+    ({"data.auto_augment": True}, "config.data.auto_augment is made for color images, got 1"),
     ({"batch_size": 2000}, "config.batch_size 2000 is more than the 1437 training images"),
     ({"batch_size": 12}, "config.batch_size is 12, which 8 devices can't split; 8 or 16 fits"),
     (
@@ -291,7 +291,7 @@ def test_refused_by_the_data_or_the_model(tiny, changes, message):
 
 def test_groups_and_micro_batches_matter_in_training_only(tiny):
   tiny.batch_norm_group, tiny.micro_batches = 12, 3
-  experiment.build(tiny, judging=True)
+  experiment.build(tiny, evaluate_only=True)
 
 
 def test_groups_count_every_view(tiny):

@@ -33,7 +33,7 @@ def changed(config, method="joint", changes=()):
 
 
 def build(config, devices=1, *, frozen=False, noise=True):
-  """The parts of a run of a small network, on noise.
+  """A small network as built for a run, on noise.
 
   Digits have flat backgrounds, so that many activations are equal and meet the kink of a ReLU at
   once, where rounding decides on their gradient: see the test of digits.
@@ -44,64 +44,64 @@ def build(config, devices=1, *, frozen=False, noise=True):
     axis_types=(AxisType.Auto,) * 2,
     devices=jax.devices()[:devices],
   )
-  parts = experiment.build(config)
-  group = parts.model.backbone.batch_norm_group
+  built = experiment.build(config)
+  group = built.model.backbone.batch_norm_group
   backbone = resnet.ResNet(
     block=resnet.BasicBlock, stage_sizes=(1,), width=8, batch_norm_group=group
   )
-  parts = parts._replace(mesh=mesh, model=parts.model.clone(backbone=backbone))
-  train = parts.dataset.train
+  built = built._replace(mesh=mesh, model=built.model.clone(backbone=backbone))
+  train = built.dataset.train
   shape = (len(train), *train.image_shape)
   if noise:
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     train = sources.ArraySource(images, train.labels)
-  parts = parts._replace(dataset=parts.dataset._replace(train=train))
+  built = built._replace(dataset=built.dataset._replace(train=train))
   if frozen:
-    parts = parts._replace(objective=parts.objective._replace(batch_statistics=False))
-  return parts
+    built = built._replace(objective=built.objective._replace(batch_statistics=False))
+  return built
 
 
-def of_step(parts):
-  return parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+def of_step(built):
+  return built.model, built.objective, built.optimizer, built.preprocess, built.key
 
 
-def batches(parts, steps):
+def batches(built, steps):
   return loader.train_batches(
-    parts.dataset.train,
+    built.dataset.train,
     seed=0,
-    batch_size=parts.config.batch_size,
+    batch_size=built.config.batch_size,
     first_step=0,
     last_step=steps,
-    partner_exponent=parts.objective.partner,
+    partner_exponent=built.objective.partner,
   )
 
 
-def jitted(parts, *, unrolled=None):
+def jitted(built, *, unrolled=None):
   train_step = step.make_train_step(
-    *of_step(parts), micro_batches=parts.config.micro_batches, unrolled=unrolled
+    *of_step(built), micro_batches=built.config.micro_batches, unrolled=unrolled
   )
-  return step.jit_train_step(train_step, parts.state_sharding)
+  return step.jit_train_step(train_step, built.state_sharding)
 
 
-def start(parts, _made={}):  # noqa: B006
+def start(built, _made={}):  # noqa: B006
   """The state before the first step, on the host; made once for all tests with the same."""
-  config, shapes = parts.config, jax.eval_shape(parts.init_state)
+  config, shapes = built.config, jax.eval_shape(built.init_state)
   key = (config.objective.name, config.loss, str(shapes))
   if key not in _made:
-    init_state = jax.jit(parts.init_state).lower().compile(UNOPTIMIZED)
+    init_state = jax.jit(built.init_state).lower().compile(UNOPTIMIZED)
     _made[key] = jax.device_get(init_state())
   return _made[key]
 
 
-def trained(parts, *, steps=3, unrolled=None, order=None):
+def trained(built, *, steps=3, unrolled=None, order=None):
   """The state after some steps under jit, and the logs of each."""
-  state, logs, compiled = jax.device_put(start(parts), parts.state_sharding.shardings()), [], None
-  for batch in batches(parts, steps):
+  state, logs, compiled = jax.device_put(start(built), built.state_sharding.shardings()), [], None
+  for batch in batches(built, steps):
     if order is not None:
       batch = {name: x[order] for name, x in batch.items()}
-    batch = sharding.put_batch(batch, parts.mesh)
+    batch = sharding.put_batch(batch, built.mesh)
     if compiled is None:
-      compiled = jitted(parts, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
+      compiled = jitted(built, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
     state, of_this = compiled(state, batch)
     logs.append({name: float(x) for name, x in of_this.items()})
   return state, logs
@@ -147,7 +147,7 @@ def assert_alike(actual, expected):
 def test_any_number_of_devices_trains_like_one(tiny, method, changes, numbers):
   changed(tiny, method, changes)
   if method == "tripartite":
-    tiny.data.imbalance = 20.0  # 14 steps an epoch would be too many to wait for L_ss: 2
+    tiny.data.imbalance = 20.0  # 14 steps per epoch would be too many to wait for L_ss: 2
     tiny.batch_size = 160
   one = trained(build(tiny, 1))
   for devices in numbers:
@@ -162,16 +162,16 @@ def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny
   monkeypatch.setattr(nn, "relu", lambda x: jax.nn.softplus(4 * x) / 4)
 
   def parameters(devices):
-    parts = build(tiny, devices, noise=False)
+    built = build(tiny, devices, noise=False)
     state, compiled, found = (
-      jax.device_put(start(parts), parts.state_sharding.shardings()),
+      jax.device_put(start(built), built.state_sharding.shardings()),
       None,
       [],
     )
-    for batch in batches(parts, 20):
-      batch = sharding.put_batch(batch, parts.mesh)
+    for batch in batches(built, 20):
+      batch = sharding.put_batch(batch, built.mesh)
       if compiled is None:
-        compiled = jitted(parts).lower(state, batch).compile(UNOPTIMIZED)
+        compiled = jitted(built).lower(state, batch).compile(UNOPTIMIZED)
       state, _ = compiled(state, batch)
       leaves = [
         np.ravel(x).astype(np.float64) for x in jax.tree.leaves(jax.device_get(state.params))
@@ -204,8 +204,8 @@ def test_micro_batches_train_like_one_batch(tiny, method, changes, cuts):
   one = trained(build(tiny, frozen=True), steps=2)
   for count, unrolled in cuts:
     tiny.micro_batches = count
-    parts = build(tiny, frozen=True)
-    assert_alike(trained(parts, steps=2, unrolled=unrolled), one)
+    built = build(tiny, frozen=True)
+    assert_alike(trained(built, steps=2, unrolled=unrolled), one)
 
 
 @pytest.mark.parametrize("unrolled", [True, False])
@@ -231,9 +231,9 @@ def test_micro_batches_have_statistics_of_their_own(tiny):
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_a_memory_is_handed_from_micro_batch_to_micro_batch(tiny, unrolled):
   changed(tiny, "tripartite", {"micro_batches": 4})
-  parts = build(tiny)
-  [batch] = batches(parts, 1)
-  state, _ = trained(parts, steps=1, unrolled=unrolled)
+  built = build(tiny)
+  [batch] = batches(built, 1)
+  state, _ = trained(built, steps=1, unrolled=unrolled)
   held = np.asarray(state.memory).any(-1)
   assert held.sum() > tiny.batch_size // 4  # more classes than a micro-batch has images
   np.testing.assert_array_equal(held, np.bincount(batch["labels"], minlength=10) > 0)
@@ -245,9 +245,9 @@ def test_micro_batches_take_less_memory(tiny, unrolled):
 
   def bytes_taken(count):
     tiny.micro_batches = count
-    parts = build(tiny)
-    [batch] = batches(parts, 1)
-    lowered = jitted(parts, unrolled=unrolled).lower(jax.eval_shape(parts.init_state), batch)
+    built = build(tiny)
+    [batch] = batches(built, 1)
+    lowered = jitted(built, unrolled=unrolled).lower(jax.eval_shape(built.init_state), batch)
     compiled = lowered.compile(UNOPTIMIZED)
     return compiled.memory_analysis().temp_size_in_bytes
 
@@ -263,11 +263,11 @@ def collectives(compiled):
   return {kind: found.count(kind) for kind in set(found)}
 
 
-def forward(parts):
+def forward(built):
   """Compiles the network's forward pass in training mode, without the new running statistics."""
 
   def features(state, images):
-    outputs, _ = parts.model.apply(
+    outputs, _ = built.model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},
       images,
       train=True,
@@ -275,9 +275,9 @@ def forward(parts):
     )
     return outputs.features
 
-  split, whole = sharding.batch_sharded(parts.mesh), sharding.replicated(parts.mesh)
-  state = jax.eval_shape(parts.init_state)
-  images = jax.ShapeDtypeStruct((32, *parts.dataset.train.image_shape), np.float32)
+  split, whole = sharding.batch_sharded(built.mesh), sharding.replicated(built.mesh)
+  state = jax.eval_shape(built.init_state)
+  images = jax.ShapeDtypeStruct((32, *built.dataset.train.image_shape), np.float32)
   return jax.jit(features, in_shardings=(whole, split)).lower(state, images).compile(UNOPTIMIZED)
 
 
@@ -290,10 +290,10 @@ def test_groups_within_a_device_need_no_communication(tiny, group, travels):
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_micro_batches_leave_images_where_they_are(tiny, unrolled):
   changed(tiny, changes={**AUGMENTED, "micro_batches": 2})
-  parts = build(tiny, DEVICES)
-  [batch] = batches(parts, 1)
-  state = jax.eval_shape(parts.init_state)
-  compiled = jitted(parts, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
+  built = build(tiny, DEVICES)
+  [batch] = batches(built, 1)
+  state = jax.eval_shape(built.init_state)
+  compiled = jitted(built, unrolled=unrolled).lower(state, batch).compile(UNOPTIMIZED)
   assert set(collectives(compiled)) == {"all-reduce"}
 
 
@@ -319,10 +319,10 @@ def test_pmap_trains_like_jit(tiny, method, changes):
   changed(tiny, method, {**AUGMENTED, **changes})
   tiny.data.imbalance = 10.0
   expected = trained(build(tiny, DEVICES))
-  parts = build(tiny, DEVICES)
-  train_step = pmap.make_pmap_train_step(*of_step(parts), micro_batches=tiny.micro_batches)
-  states, logs, compiled = pmap.replicate(start(parts)), [], None
-  for batch in map(pmap.split, batches(parts, 3)):
+  built = build(tiny, DEVICES)
+  train_step = pmap.make_pmap_train_step(*of_step(built), micro_batches=tiny.micro_batches)
+  states, logs, compiled = pmap.replicate(start(built)), [], None
+  for batch in map(pmap.split, batches(built, 3)):
     if compiled is None:
       compiled = train_step.lower(states, batch).compile(UNOPTIMIZED)
     states, of_this = compiled(states, batch)
@@ -333,9 +333,9 @@ def test_pmap_trains_like_jit(tiny, method, changes):
 
 
 def test_pmap_refuses_a_memory_of_the_whole_batch(tiny):
-  parts = build(changed(tiny, "tripartite"))
+  built = build(changed(tiny, "tripartite"))
   with pytest.raises(ValueError, match="remembers images of the whole batch, which no device sees"):
-    pmap.make_pmap_train_step(*of_step(parts))
+    pmap.make_pmap_train_step(*of_step(built))
 
 
 def test_pmap_refuses_a_batch_that_its_devices_cannot_share():

@@ -64,9 +64,9 @@ def second(config, folder, **options):
 
 
 def state_of(folder, config):
-  parts = experiment.build(config)
+  built = experiment.build(config)
   store = checkpoint.Checkpoints(folder, best_metric=config.best_metric, read_only=True)
-  return store.restore(store.latest_step(), parts.state_sharding.to_restore())[0]
+  return store.restore(store.latest_step(), built.state_sharding.to_restore())[0]
 
 
 def equal(a, b):
@@ -111,19 +111,19 @@ def test_every_line_of_the_log_shows_the_cosines(stage1_run):
 
 
 def test_contrast_starts_after_the_first_epoch(tripartite):
-  parts = experiment.build(tripartite)
-  assert parts.steps_per_epoch == 5
-  state = jax.jit(parts.init_state)()
+  built = experiment.build(tripartite)
+  assert built.steps_per_epoch == 5
+  state = jax.jit(built.init_state)()
   params = state.params
   key = jax.random.key(0)
   images = jax.random.normal(key, (8, 8, 8, 1))
   labels = jnp.arange(8)
   batch = objectives.Batch(images, labels, images[::-1], labels[::-1])
-  views = parts.objective.views(key, batch, ())
+  views = built.objective.views(key, batch, ())
   variables = {"params": params, "batch_stats": state.batch_stats}
-  outputs = jax.jit(functools.partial(parts.model.apply, train=False))(variables, views.images)
+  outputs = jax.jit(functools.partial(built.model.apply, train=False))(variables, views.images)
   memory = jax.random.normal(key, (10, 128))
-  loss = jax.jit(parts.objective.loss)
+  loss = jax.jit(built.objective.loss)
   totals = []
   for step in (4, 5):
     total, _, logs = loss(params, outputs, views.targets, memory, step)
@@ -146,7 +146,7 @@ def test_stage_two_trains_the_classifier_alone(tripartite, stage1, tmp_path):
   norms = np.linalg.norm(after.params["head"]["weights"], axis=1)
   assert norms.max() <= float(limit) * (1 + 1e-6)  # 15 steps: the last one ends an epoch
   assert results["step"] == 15
-  # The optimiser keeps nothing of what it does not train.
+  # The optimizer keeps nothing of what it does not train.
   sizes = {leaf.shape for leaf in jax.tree.leaves(after.opt_state)}
   assert sizes <= {(), (10,), (10, 64)}
 
@@ -161,16 +161,16 @@ def test_statistics_drift_where_asked(tripartite, stage1, tmp_path):
 
 def test_stage_two_starts_where_stage_one_ended(tripartite, stage1, tmp_path):
   config = second(tripartite, stage1)
-  parts = start.with_source(experiment.build(config), tmp_path / "new")
+  built = start.with_source(experiment.build(config), tmp_path / "new")
   store = checkpoint.Checkpoints(stage1, best_metric=config.best_metric, read_only=True)
-  network = store.network(15, parts.state_sharding.abstract)
-  state = parts.init_state(network)
+  network = store.network(15, built.state_sharding.abstract)
+  state = built.init_state(network)
   first = state_of(stage1, tripartite)
   assert equal(state.params["head"], first.params["head"])
-  judged = parts.evaluator.test_split(state.variables).results
+  found = built.evaluator.test_split(state.variables).results
   expected = json.loads((stage1 / "results.json").read_text())
   for name in ("sample_wise_accuracy", "uniform_accuracy", "threshold", "bias_min"):
-    assert judged[name] == pytest.approx(expected[name], rel=1e-6)
+    assert found[name] == pytest.approx(expected[name], rel=1e-6)
 
 
 def test_stage_two_goes_on_without_the_folder_it_came_from(tripartite, stage1, tmp_path):
@@ -183,8 +183,8 @@ def test_stage_two_goes_on_without_the_folder_it_came_from(tripartite, stage1, t
   shutil.rmtree(source)
   loop.train(experiment.build(config), folder)
   assert (folder / "results.json").exists()
-  figures = loop.evaluate_only(experiment.build(config), folder)
-  assert figures["step"] == 15
+  results = loop.evaluate_only(experiment.build(config), folder)
+  assert results["step"] == 15
 
 
 def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(tripartite, stage1, tmp_path):
@@ -244,8 +244,8 @@ def test_a_scale_without_effect_is_no_other_network(tripartite, stage1, tmp_path
 def test_any_method_can_start_from_a_run(tripartite, stage1, tmp_path):
   config = tripartite.copy_and_resolve_references()
   config.start_from = str(stage1)
-  parts = experiment.build(config)
-  loop.train(parts, tmp_path / "on")
+  built = experiment.build(config)
+  loop.train(built, tmp_path / "on")
   assert state_of(tmp_path / "on", config).step == 15
 
 
@@ -254,21 +254,21 @@ def test_the_training_split_becomes_long_tailed(tiny, profile):
   tiny.data.imbalance, tiny.data.imbalance_profile = 10.0, profile
   whole = config_lib.default()
   everything = config_lib.load_dataset(whole).train
-  parts = experiment.build(tiny)
-  counts = parts.train_counts
+  built = experiment.build(tiny)
+  counts = built.train_counts
   assert counts[0] / counts[-1] == pytest.approx(10.0, rel=0.1)
   assert (np.diff(counts) <= 0).all()
   for label in range(10):  # the first images of each class, in data order
-    mine = parts.dataset.train.images(np.flatnonzero(parts.dataset.train.labels == label))
+    mine = built.dataset.train.images(np.flatnonzero(built.dataset.train.labels == label))
     all_of_it = everything.images(np.flatnonzero(everything.labels == label))
     np.testing.assert_array_equal(mine, all_of_it[: len(mine)])
-  assert len(parts.dataset.test) == 360  # balanced as it was
+  assert len(built.dataset.test) == 360  # balanced as it was
   tiny.data.imbalance_seed = 1
   others = experiment.build(tiny)
   np.testing.assert_array_equal(others.train_counts, counts)
   assert any(
     not np.array_equal(
-      others.dataset.train.images(np.array([k])), parts.dataset.train.images(np.array([k]))
+      others.dataset.train.images(np.array([k])), built.dataset.train.images(np.array([k]))
     )
     for k in range(20)
   )
@@ -280,9 +280,9 @@ def test_long_tailed_folders(tiny, image_folder):
   tiny.batch_size = 8
   for in_memory in (True, False):
     tiny.data.in_memory = in_memory
-    parts = experiment.build(tiny)
-    assert parts.train_counts.tolist() == [12, 6, 3]
-    train = parts.dataset.train
+    built = experiment.build(tiny)
+    assert built.train_counts.tolist() == [12, 6, 3]
+    train = built.dataset.train
     assert train.images(np.arange(len(train))).shape == (21, 8, 8, 3)
 
 
@@ -293,13 +293,13 @@ def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
   tiny.eval_logit_adjustment = 0.5
   tiny.steps = 30
   results = loop.train(experiment.build(tiny), tmp_path / "run")
-  parts = experiment.build(tiny)
+  built = experiment.build(tiny)
   state = state_of(tmp_path / "run", tiny)
-  test, counts = parts.dataset.test, parts.train_counts
-  images = parts.preprocess.evaluate(test.images(np.arange(len(test))))
+  test, counts = built.dataset.test, built.train_counts
+  images = built.preprocess.evaluate(test.images(np.arange(len(test))))
 
   def z(images):
-    outputs = parts.model.apply(
+    outputs = built.model.apply(
       {"params": state.params, "batch_stats": state.batch_stats}, images, train=False
     )
     return np.asarray(outputs.scores.decision, np.float64)
@@ -318,7 +318,7 @@ def test_figures_by_training_counts_flipped_and_adjusted(tiny, tmp_path):
       assert results[f"{prefix}{name}_accuracy"] == pytest.approx(expected, abs=2.5 / 30)
   assert results["flip_uniform_accuracy"] != results["uniform_accuracy"]
   table = summary.table("test", results)
-  for words in ("of classes of > 100", "with mirror images", "after logit adjustment", "NC1"):
+  for words in ("of classes of > 100", "with horizontal flip", "after logit adjustment", "NC1"):
     assert words in table
 
 
@@ -349,10 +349,10 @@ def test_geometry_can_be_left_out(tiny, tmp_path):
 
 def test_geometry_of_the_test_split(plain):
   config, folder, results = plain
-  parts, state = experiment.build(config), state_of(folder, config)
-  test = parts.dataset.test
-  place = inference.variables_sharding(parts.model, test.image_shape, parts.mesh)
-  eval_step = evaluate.make_eval_step(inference.Network(parts.model, parts.preprocess, place))
+  built, state = experiment.build(config), state_of(folder, config)
+  test = built.dataset.test
+  place = inference.variables_sharding(built.model, test.image_shape, built.mesh)
+  eval_step = evaluate.make_eval_step(inference.Network(built.model, built.preprocess, place))
   whole = {"images": test.images(np.arange(len(test))), "labels": test.labels}
   x = np.asarray(eval_step(state.variables, whole).features, np.float64)
   x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -368,7 +368,7 @@ def test_geometry_of_the_test_split(plain):
   assert results["separability_std"] == pytest.approx(100 * np.std(between), rel=1e-3)
 
 
-def test_other_images_are_judged_by_the_counts_of_the_run(tiny, tmp_path, image_folder):
+def test_other_images_are_evaluated_by_the_counts_of_the_run(tiny, tmp_path, image_folder):
   tiny.data.name, tiny.data.folder = "folder", str(image_folder)
   tiny.data.imbalance = 4.0
   tiny.batch_size = 8
@@ -380,11 +380,11 @@ def test_other_images_are_judged_by_the_counts_of_the_run(tiny, tmp_path, image_
     if path.stem > "01":
       path.unlink()
   tiny.data.folder = str(other)  # 2 images of a class: neither a batch nor an imbalance of 4
-  parts = experiment.build(tiny, judging=True)
-  assert parts.train_counts.tolist() == [2, 2, 2]
-  parts = start.with_statistics_of(tmp_path / "run", parts)
-  assert parts.train_counts.tolist() == [12, 6, 3]
-  assert loop.evaluate_only(parts, tmp_path / "run")["images"] == 12
+  built = experiment.build(tiny, evaluate_only=True)
+  assert built.train_counts.tolist() == [2, 2, 2]
+  built = start.with_statistics_of(tmp_path / "run", built)
+  assert built.train_counts.tolist() == [12, 6, 3]
+  assert loop.evaluate_only(built, tmp_path / "run")["images"] == 12
 
 
 FOURTH = '''

@@ -120,14 +120,14 @@ def test_a_log_has_all_in_a_line_and_the_recorded_rate(monkeypatch, clock):
   log = io.StringIO()
   monkeypatch.setattr(sys, "stderr", log)
   rate = run(clock, USUAL | COSINES)
-  compiling, line, evaluation, figures = log.getvalue().splitlines()
+  compiling, line, evaluation, results = log.getvalue().splitlines()
   assert (compiling, evaluation) == ("compiling the training step …", "compiling the evaluation …")
   assert line == (
     f"step      60/1000000  epoch 320.0  loss 0.06336  accuracy 98.4%  bias 6.103"
     f"  {rate:,.0f} images/s  17m left  grad_norm 1.917  positive_cosine 0.31"
     "  negative_cosine -0.01  class_class 2"
   )
-  assert figures.startswith("step 60 validation")
+  assert results.startswith("step 60 validation")
 
 
 def test_the_time_of_evaluations_and_steps_is_left(clock, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_terminal_of_ascii(on_terminal, clock):
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_an_evaluation_fits_80_columns(split):
   names = ("sample_wise_accuracy", "uniform_accuracy", "uniform_accuracy_at_bias")
-  figures = dict.fromkeys(names, 0.98765) | {"bias": -4.72912, "threshold": 5.0}
-  line = trainer._evaluation_line(31_200, split, figures)
+  results = dict.fromkeys(names, 0.98765) | {"bias": -4.72912, "threshold": 5.0}
+  line = trainer._evaluation_line(31_200, split, results)
   assert line == f"step 31200 {split}  A_SW 98.77  A_Uni 98.77  at b 98.77 %  b -4.729  t* 5"
   assert len(line) <= 80

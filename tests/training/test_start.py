@@ -75,9 +75,9 @@ def test_another_head_starts_anew_on_the_backbone(tiny, source, tmp_path, capfd,
 
 
 def test_other_classes_take_the_backbone(tiny, source, tmp_path, capfd):
-  parts = experiment.build(start(tiny, source))
-  parts = experiment.build(tiny, dataset=five_classes(parts.dataset))
-  loop.train(parts, tmp_path / "new")
+  built = experiment.build(start(tiny, source))
+  built = experiment.build(tiny, dataset=five_classes(built.dataset))
+  loop.train(built, tmp_path / "new")
   err = capfd.readouterr().err
   assert "the head starts anew (its classes are not the same: 10 there and 5 here)" in err
   after = params_of(tmp_path / "new")
@@ -85,7 +85,7 @@ def test_other_classes_take_the_backbone(tiny, source, tmp_path, capfd):
   assert after["head"]["weights"].shape[0] == 5
   capfd.readouterr()
   (tmp_path / "new" / "results.json").unlink()
-  loop.train(parts, tmp_path / "new")  # on again, whatever the source is
+  loop.train(built, tmp_path / "new")  # on again, whatever the source is
   assert "resumed from the checkpoint of step 1" in capfd.readouterr().err
 
 

@@ -23,48 +23,48 @@ def mesh_of(devices):
 
 
 def states_after(config, devices, steps):
-  parts = experiment.build(config)._replace(mesh=mesh_of(devices))
+  built = experiment.build(config)._replace(mesh=mesh_of(devices))
   train_step = step.jit_train_step(
     step.make_train_step(
-      parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key
+      built.model, built.objective, built.optimizer, built.preprocess, built.key
     ),
-    parts.state_sharding,
+    built.state_sharding,
   )
-  state = parts.state_sharding.put(jax.jit(parts.init_state)())
+  state = built.state_sharding.put(jax.jit(built.init_state)())
   losses = []
   for batch in loader.train_batches(
-    parts.dataset.train,
+    built.dataset.train,
     seed=0,
     batch_size=config.batch_size,
     first_step=0,
     last_step=steps,
-    partner_exponent=parts.objective.partner,
+    partner_exponent=built.objective.partner,
   ):
-    state, logs = train_step(state, sharding.put_batch(batch, parts.mesh))
+    state, logs = train_step(state, sharding.put_batch(batch, built.mesh))
     losses.append(float(logs["loss"]))
-  return parts, state, losses
+  return built, state, losses
 
 
 @pytest.mark.parametrize("loss", ["bce-u", "bce-d", "bce-nd", "soft-u", "soft-nu", "soft-nd"])
 def test_every_loss_takes_a_step(tiny, loss):
   tiny.loss = loss
-  parts, state, losses = states_after(tiny, 1, 2)
+  built, state, losses = states_after(tiny, 1, 2)
   assert np.isfinite(losses).all()
   bias = state.params["head"]["bias"]
   assert bias.shape == (() if loss.endswith("u") else (10,))
-  start = jax.jit(parts.init_state)().params["head"]["bias"]
+  start = jax.jit(built.init_state)().params["head"]["bias"]
   moved = not np.array_equal(bias, start)
   assert moved == (loss not in ("soft-u", "soft-nu"))  # there its gradient is exactly 0
 
 
 @pytest.mark.core
 def test_every_step_draws_its_own_augmentation(tiny):
-  parts = experiment.build(tiny)
-  parts_of_step = (parts.model, parts.objective, parts.optimizer, parts.preprocess, parts.key)
+  built = experiment.build(tiny)
+  parts_of_step = (built.model, built.objective, built.optimizer, built.preprocess, built.key)
   train_step = jax.jit(step.make_train_step(*parts_of_step))
-  state = jax.jit(parts.init_state)()
+  state = jax.jit(built.init_state)()
   [batch] = loader.train_batches(
-    parts.dataset.train, seed=0, batch_size=32, first_step=0, last_step=1
+    built.dataset.train, seed=0, batch_size=32, first_step=0, last_step=1
   )
   first, again, later = (
     float(train_step(state.replace(step=jnp.int32(number)), batch)[1]["loss"])
@@ -77,16 +77,16 @@ def test_every_step_draws_its_own_augmentation(tiny):
 def test_a_bias_that_is_not_learnable_stays(tiny):
   tiny.bias_learnable = False
   tiny.optimizer.bias_weight_decay = 0.1
-  parts, state, _ = states_after(tiny, 1, 2)
-  assert state.params["head"]["bias"] == jax.jit(parts.init_state)().params["head"]["bias"]
+  built, state, _ = states_after(tiny, 1, 2)
+  assert state.params["head"]["bias"] == jax.jit(built.init_state)().params["head"]["bias"]
 
 
 def test_bfloat16_backbone_keeps_float32_parameters_and_scores(tiny):
   tiny.dtype = "bfloat16"
-  parts, state, losses = states_after(tiny, 1, 1)
+  built, state, losses = states_after(tiny, 1, 1)
   assert np.isfinite(losses).all()
   assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(state))
-  outputs = parts.model.apply(
+  outputs = built.model.apply(
     {"params": state.params, "batch_stats": state.batch_stats},
     jnp.zeros((1, 8, 8, 1)),
     train=False,
@@ -99,20 +99,20 @@ def test_bfloat16_backbone_keeps_float32_parameters_and_scores(tiny):
 def test_evaluation_is_exact(tiny, loss, devices):
   tiny.loss = loss
   tiny.eval_batch_size = 64  # 360 images: the last batch is filled up
-  parts, state, _ = states_after(tiny, 1, 2)
-  parts = parts._replace(mesh=mesh_of(devices))
-  state = jax.device_put(state, sharding.replicated(parts.mesh))
-  test = parts.dataset.test
-  outputs, moments = parts.evaluator.split(state.variables, "test")
+  built, state, _ = states_after(tiny, 1, 2)
+  built = built._replace(mesh=mesh_of(devices))
+  state = jax.device_put(state, sharding.replicated(built.mesh))
+  test = built.dataset.test
+  outputs, moments = built.evaluator.split(state.variables, "test")
   bias, weights = (np.asarray(state.params["head"][name]) for name in ("bias", "weights"))
   actual = summary.summarize(
-    outputs, test.labels, bias, train_counts=parts.train_counts, moments=moments, weights=weights
+    outputs, test.labels, bias, train_counts=built.train_counts, moments=moments, weights=weights
   )
 
   # By definition, from all scores of all images at once.
   state = jax.device_get(state)
-  images = parts.preprocess.evaluate(test.images(np.arange(len(test))))
-  scores = parts.model.apply(
+  images = built.preprocess.evaluate(test.images(np.arange(len(test))))
+  scores = built.model.apply(
     {"params": state.params, "batch_stats": state.batch_stats}, images, train=False
   ).scores
   scaled = np.asarray(scores.scaled, np.float64)
@@ -174,13 +174,13 @@ def test_parameters_that_overflow_in_an_update_are_not_saved(tmp_path, tiny, mon
 
 def test_checkpoints_keep_the_latest_and_the_best(tmp_path, tiny):
   tiny.data.validation_fraction = 0.1
-  parts = experiment.build(tiny)
-  state = jax.jit(parts.init_state)()
+  built = experiment.build(tiny)
+  state = jax.jit(built.init_state)()
   store = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy")
   assert store.latest_step() is None
   for number, score in enumerate([0.2, 0.9, 0.5, None, 0.4], start=1):
-    figures = None if score is None else {"uniform_accuracy": score, "other": 1.0}
-    store.save(state.replace(step=jnp.int32(number)), {"seconds": 1.0}, figures)
+    results = None if score is None else {"uniform_accuracy": score, "other": 1.0}
+    store.save(state.replace(step=jnp.int32(number)), {"seconds": 1.0}, results)
   store.close()
   again = checkpoint.Checkpoints(tmp_path, best_metric="uniform_accuracy", read_only=True)
   assert (again.latest_step(), again.best_step()) == (5, 2)
@@ -189,7 +189,7 @@ def test_checkpoints_keep_the_latest_and_the_best(tmp_path, tiny):
     "4",
     "5",
   ]
-  like = parts.state_sharding.to_restore()
+  like = built.state_sharding.to_restore()
   restored, record = again.restore(2, like)
   assert int(restored.step) == 2
   assert record == {"seconds": 1.0}

@@ -110,7 +110,7 @@ GROUP = Group(
       outside=True,
     ),
     "data.crop_padding": Key(4, UPDATES, "random shifts by up to so many pixels", least=0),
-    "data.flip": Key(True, UPDATES, "mirror half of the images"),
+    "data.flip": Key(True, UPDATES, "flip half of the training images left to right"),
     "data.auto_augment": Key(False, UPDATES, "apply AutoAugment's CIFAR-10 policy"),
     "data.cutout": Key(0, UPDATES, "side in pixels of a square that is blacked out", least=0),
   },

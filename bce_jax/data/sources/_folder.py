@@ -70,7 +70,7 @@ def folder(
     path: the folder.
     image_size: side in pixels of the square every image becomes (see `images.decode`); None when
       all have one size already.
-    channels: 3 for colour, 1 for gray.
+    channels: 3 for color, 1 for gray.
     full_scale: value of white in images of more than 8 bits; None: as each file says.
     in_memory: True decodes every image now; False checks every file's header now, and decodes
       when asked; None decides by `sources.MEMORY_LIMIT`.
@@ -83,7 +83,7 @@ def folder(
     empty_classes: what becomes of a class without training images: refuse, drop or keep.
     skip_damaged: how many damaged images may be skipped: in training another of the class stands
       in, the other splits are without them.
-    threads: how many read files now; None for one a core.
+    threads: how many read files now; None for one per core.
     progress: wraps the reading; called like tqdm: `progress(iterable, total=n, desc="…")`.
 
   Returns:
