@@ -1,4 +1,4 @@
-"""Arrays over a mesh with Explicit axes, which carry their sharding in their type.
+"""Sharding rules for formulas over a mesh whose axes are Explicit.
 
 `jax.make_mesh` makes such meshes by default. JAX then refuses what it cannot shard in one way only
 (a scatter, a slice along a split axis); a formula knows what is meant, and says so here.
@@ -17,29 +17,29 @@ Specs = Callable[..., PartitionSpec]
 
 
 def replicated(*_: PartitionSpec) -> PartitionSpec:
-  """The results are the same on every device."""
+  """Sharding rule: the results are the same on every device."""
   return PartitionSpec()
 
 
 def alike(spec: PartitionSpec, *_: PartitionSpec) -> PartitionSpec:
-  """The results have the first argument's axes, sharded like them."""
+  """Sharding rule: the results have the first argument's axes, sharded like them."""
   return spec
 
 
 def leading(spec: PartitionSpec, *_: PartitionSpec) -> PartitionSpec:
-  """The results have the first argument's axes but for the last, sharded like them."""
+  """Sharding rule: the results have the first argument's axes but for the last."""
   return PartitionSpec(*spec[:-1])
 
 
 def outer(rows: PartitionSpec, columns: PartitionSpec, *_: PartitionSpec) -> PartitionSpec:
-  """[..., D] and [N, D] to [..., N]; classes split over the axis of the examples are gathered."""
+  """Sharding rule: [..., D] and [N, D] to [..., N]; classes on the examples' axis are gathered."""
   used = {name for part in rows[:-1] for name in _names(part)}
   own = columns[0] if columns and not used & set(_names(columns[0])) else None
   return PartitionSpec(*rows[:-1], own)
 
 
 def auto(specs: Specs) -> Callable[[Formula], Formula]:
-  """Decorates a formula: arguments with Explicit axes are computed with as if these were Auto.
+  """Decorator: a formula computes with Explicit axes as if these were Auto, by a sharding rule.
 
   Args:
     specs: from the specs of the positional arguments (full length, () for what is no array) to

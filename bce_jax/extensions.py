@@ -35,7 +35,7 @@ Range = tuple[float, bool, float]
 
 
 class Plugin(NamedTuple):
-  """The few names of a module, ours or not, with defaults for those that it lacks.
+  """The `OPTIONS`, `RANGES`, `check` and `create` of a module, ours or not, with defaults.
 
   Attributes:
     name: as in a config.
@@ -81,7 +81,7 @@ def own(name: str, create: Callable[..., Any], module: ModuleType | None = None)
 
 
 def is_outside(name: object) -> bool:
-  """Whether a name, which is none of ours, can be one of a module or of an object in one.
+  """Whether a name that is none of ours can be that of a module, or of an object in one.
 
   A name without a dot and a colon is one if there is a file, or a package, of that name.
 
@@ -111,7 +111,7 @@ def find(
   positional: int = 0,
   given: Collection[str] = (),
 ) -> Plugin:
-  """Returns what a name in a config stands for, ours or from outside.
+  """Returns the plugin that a name in a config stands for, ours or from outside.
 
   Args:
     key: of the config, for messages.
@@ -202,7 +202,7 @@ def load(said: str, name: str) -> tuple[ModuleType, Any]:
 
 
 def load_function(said: str, name: str, usual: str) -> tuple[ModuleType, Callable[..., Any]]:
-  """Imports what a name stands for: a function or a class, or the one of a module.
+  """Imports the function or class that a name stands for; of a module its own one.
 
   Args:
     said: as for `load`.
@@ -252,7 +252,7 @@ def _neighbor(lacking: str) -> str:
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-  """Within, modules are looked for in the current directory first; after it, if one was there."""
+  """Context manager: modules are looked for in the current directory first; after it, if one was there."""
   here = os.getcwd()
   if here in sys.path or "" in sys.path:
     yield
@@ -269,7 +269,7 @@ def _current_folder() -> Iterator[None]:
 
 
 def calling(said: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-  """Calls a function from outside.
+  """Calls a function from outside; an error of it is reported in one line.
 
   Args:
     said: what it is, for people.
@@ -305,7 +305,7 @@ def _in_one_line(error: BaseException) -> str:
 def make(
   key: str, plugin: Plugin, *args: Any, given: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
-  """Calls the `create` of a plugin with what it takes.
+  """Calls the `create` of a plugin with the arguments that it takes.
 
   Args:
     key: of the config, for messages.

@@ -1,4 +1,4 @@
-"""Ctrl-C that can't get lost: raised where Python passes it on, and sent again where it does not.
+"""Handling of Ctrl-C so that none is lost: it is raised, or sent again where Python drops it.
 
 What is raised inside a callback, of the garbage collector or of a weak reference, say, Python hands
 to `sys.unraisablehook` and goes on.
@@ -22,7 +22,7 @@ repeated = 0
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-  """Within, Ctrl-C raises KeyboardInterrupt, from wherever it is noticed.
+  """Context manager: Ctrl-C raises KeyboardInterrupt, wherever it is noticed.
 
   Where SIGINT is ignored, as in a job in the background, or somebody else handles it, it is left
   so, as in threads that can't handle signals.
@@ -39,7 +39,7 @@ def raising() -> Iterator[None]:
 
 
 def ends() -> None:
-  """Is called where an interrupted program has only its exit code left to return.
+  """Lets further Ctrl-C change nothing while Python ends.
 
   Ctrl-C once more, while Python ends, then changes neither that nor what was printed.
   """

@@ -1,4 +1,4 @@
-"""What a key of a config may be meant by a word that is none: other programs have other names.
+"""Names that other programs give to our config keys, for hints in messages.
 
 Nothing is imported for it, so that a mistyped option is answered at once.
 """

@@ -1,11 +1,11 @@
-"""Choosing by name, for messages to people."""
+"""The nearest valid name to a mistyped one, for messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(name: str, held: Iterable[str], *, used: Iterable[str] = ()) -> str:
-  """Says what of all that a file holds may be meant by a name that it lacks, and what it holds.
+  """Returns a hint for a name that a file lacks: the nearest that it holds, and all.
 
   Args:
     name: the one that it lacks.

@@ -1,4 +1,4 @@
-"""The optimizer: schedule, clipping, and a weight decay of its own for each group of parameters.
+"""Optimizer and schedule: clipping, and a weight decay for each group of parameters.
 
 An optimizer is a function (config, schedule, decay, **options) → the whole update, learning rate
 included: an optax transformation, or several in their order. `config` is the group `optimizer` of a
@@ -23,7 +23,7 @@ Parts = Sequence[optax.GradientTransformation]
 
 
 def parameter_group(path: tuple[Any, ...], leaf: Any) -> str:
-  """Names the weight-decay group of a parameter.
+  """Returns the name of the weight-decay group of a parameter.
 
   Args:
     path: its key path in {"backbone": …, "head": …, "objective": …}.

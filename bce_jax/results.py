@@ -1,4 +1,4 @@
-"""The one table of results: what each number that a run comes to is called, and where it is shown.
+"""The one table of results: each one's key, symbol, heading, unit, and where it is shown.
 
 A new metric gets one row here. The printed tables, the report's tiles, curves and columns, what
 config.best_metric may be, which way a sweep's bold goes and the lists in docs/ follow from it. An
@@ -13,7 +13,7 @@ Values = Mapping[str, Any]  # results by key, as in results.json
 
 
 class Curve(NamedTuple):
-  """A line over the epochs of training.
+  """Where a result is drawn over the epochs: its chart, and its label there.
 
   Attributes:
     chart: its title; results of one chart are drawn together.
@@ -25,7 +25,7 @@ class Curve(NamedTuple):
 
 
 class Result(NamedTuple):
-  """A row of the table: one result, what it is called, and where it is shown.
+  """A result: its key, what it is called, its unit, and where it is shown.
 
   `line`, `tile`, `column` and `curve` say where: False is nowhere, True under its symbol and
   heading, anything else under those words.
@@ -76,11 +76,11 @@ class Result(NamedTuple):
 
   @property
   def factor(self) -> int:
-    """What a value is shown times."""
+    """What a value is multiplied by to be shown: 100 for %."""
     return 100 if self.unit == "%" else 1
 
   def words(self, where: Literal["line", "tile", "column"]) -> str:
-    """What it is called in a place."""
+    """Returns what the result is called in a table, on a tile or above a column."""
     said: bool | str = getattr(self, where)
     if isinstance(said, str):
       return said
@@ -91,7 +91,7 @@ class Result(NamedTuple):
     return self.short
 
   def drawn(self) -> Curve:
-    """Where its curve is drawn: in a chart of its own, where the row names none."""
+    """Returns where its curve is drawn: in a chart of its own, where the row names none."""
     if isinstance(self.curve, Curve):
       return self.curve
     title = self.heading[:1].upper() + self.heading[1:]
@@ -407,7 +407,7 @@ def row(key: str, extra: Sequence[Result] = ()) -> Result:
 
 
 def is_ours(key: str) -> bool:
-  """Whether a key has a row here, stands beside one that has, or is another word of a record.
+  """Whether a key is a result of this package, stands beside one, or is a record's own word.
 
   >>> is_ours("threshold_low"), is_ours("mine")
   (True, False)
@@ -417,7 +417,7 @@ def is_ours(key: str) -> bool:
 
 
 def known(values: Values, extra: Sequence[Result] = ()) -> list[Result]:
-  """Returns the rows of results that there are, in the table's order and in words that fit them.
+  """Returns the rows of the results at hand, in the table's order.
 
   A single part of another result is left out: it would repeat the whole.
 

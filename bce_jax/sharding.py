@@ -1,4 +1,4 @@
-"""Devices as a mesh, and where arrays lie on it: on one host or on many.
+"""Devices as a mesh, and how arrays are sharded over it, on one host or on many.
 
 The batch is split along the mesh's axis 'data', the classifier's rows along 'class'. The rows of a
 stored state are padded with zeros to a number that the devices share evenly; the step, the
@@ -37,12 +37,12 @@ def make_mesh(class_devices: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """Returns the sharding of an array that every device holds as a whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over the devices along 'data'."""
+  """Returns the sharding of a batch: its first axis split along 'data'."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -66,7 +66,7 @@ def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, " k"]:
 
 
 def put_batch(batch: Any, mesh: Mesh, size: int | None = None) -> Any:
-  """Lays a batch out over the mesh, split along the first axis.
+  """Places a batch on the mesh, split along the first axis.
 
   Args:
     batch: arrays of the rows that this process holds, `local_rows(size, mesh)`.
@@ -92,7 +92,7 @@ def put_batch(batch: Any, mesh: Mesh, size: int | None = None) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Returns arrays of any layout as numpy; every process gets all of them."""
+  """Returns arrays of any sharding as numpy; every process gets all of them."""
 
   def whole(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
@@ -105,7 +105,7 @@ def to_host(tree: Any) -> Any:
 
 
 class StateSharding(NamedTuple):
-  """Where the parts of a train state lie: the classifier's rows along 'class', the rest everywhere.
+  """How a train state is sharded: the classifier's rows along 'class', the rest replicated.
 
   The rows are those of the head's weights, of its diverse bias, and what the optimizer keeps of
   both. With one device along 'class' a stored state is the logical one.
@@ -119,7 +119,7 @@ class StateSharding(NamedTuple):
   like: Any
 
   def shardings(self) -> Any:
-    """The sharding of each part of a stored state."""
+    """Returns the sharding of each array of a padded state."""
     return self._map(
       lambda x, rows: self._sharding("class") if rows else self._sharding(), self.like
     )
@@ -135,30 +135,30 @@ class StateSharding(NamedTuple):
     return self._map(padded, state)
 
   def unpad(self, state: Any) -> Any:
-    """Takes the padding off again."""
+    """Removes the padding of the classifier's rows."""
     return jax.tree.map(
       lambda x, like: x if x.shape == like.shape else x[: like.shape[0]], state, self.like
     )
 
   def put(self, state: Any) -> Any:
-    """Lays a logical state out over the devices: stored."""
+    """Places an unpadded state on the devices, padded."""
     if not self._padded():
       return jax.device_put(state, self.shardings())
     return jax.jit(self.pad, out_shardings=self.shardings())(state)
 
   def to_save(self, state: Any) -> Any:
-    """Returns the logical state of a stored one, in arrays that are split evenly."""
+    """Returns a padded state without padding, in arrays that are split evenly."""
     if not self._padded():
       return state
     shardings = jax.tree.map(lambda x: x.sharding, self.to_restore())
     return jax.jit(self.unpad, out_shardings=shardings)(state)
 
   def to_restore(self) -> Any:
-    """Returns what a checkpoint is restored into: the logical state, split as `to_save` does."""
+    """Returns what a checkpoint is restored into: the unpadded state, split as in `to_save`."""
     return self.abstract(self.like)
 
   def abstract(self, tree: Any) -> Any:
-    """Returns shapes, dtypes and shardings of a logical state, or of one like it.
+    """Returns shapes, dtypes and shardings of an unpadded state, or of a tree like it.
 
     Where neither the rows nor the features can be split evenly every device holds all of them.
     """

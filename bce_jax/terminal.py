@@ -12,7 +12,7 @@ _KEEP: tuple[Literal["start", "ends", "end"], ...] = ("start", "ends", "end")
 
 
 def columns(stream: Any) -> int | None:
-  """Returns how many columns a terminal has; None where nobody knows, or it is no terminal.
+  """Returns the width of a terminal in columns; None where it is unknown, or no terminal.
 
   Args:
     stream: such as sys.stderr; may be None or closed.
@@ -158,7 +158,7 @@ def _words_of_name(name: str, most: int) -> list[str]:
 
 
 def grid(rows: Sequence[Sequence[str]], *, most: int, fixed: int = 1) -> list[str]:
-  """Lays a table out in so many columns of a terminal: what does not fit goes on in a part below.
+  """Lays a table out in so many columns of a terminal; what does not fit continues below.
 
   Args:
     rows: the headings, then lines of as many cells.

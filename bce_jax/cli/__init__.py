@@ -1,1 +1,1 @@
-"""Command lines: thin mains over bce_jax.training."""
+"""The console scripts: bce-train, bce-eval, bce-predict, bce-report, bce-sweep."""

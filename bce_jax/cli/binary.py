@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def wanted(found: Mapping[str, "StoredArray"]) -> bool:
-  """Whether there is one score per sample, and not one per class.
+  """Whether bce-eval was given one score per sample, and not one per class.
 
   A column whose labels are all 0 is that of the only class of a classifier.
   """

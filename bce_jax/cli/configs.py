@@ -42,7 +42,7 @@ def config_path(name: str) -> pathlib.Path:
 
 
 def listing(columns: int) -> str:
-  """Returns the configs that come with the package, a line each, and their words behind the colon.
+  """Returns the configs that come with the package as text, with the words that each takes.
 
   Args:
     columns: of a line, at most.
@@ -151,7 +151,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-  """Sets the keys in their order, but names first, which bring keys of their own.
+  """Sets keys in their order, but first those that take a name, which bring keys of their own.
 
   Raises:
     ValueError: as `override`.
@@ -173,7 +173,7 @@ def _doors() -> tuple[str, ...]:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-  """Takes --config.key=value and --config.key value out of the arguments."""
+  """Splits a command line into (all other arguments, [(key, value) of each --config.key])."""
   rest, overrides, words = [], [], iter(argv)
   for word in words:
     key = word.lstrip("-")

@@ -18,7 +18,7 @@ from bce_jax.names import nearest
 
 
 class Parser(argparse.ArgumentParser):
-  """Raises ValueError, where argparse would print its usage and leave."""
+  """An argument parser that raises ValueError, where argparse would print its usage and exit."""
 
   takes_keys = False  # whether --config.KEY=VALUE goes with it
 
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     self._negative_number_matcher = re.compile(r"-\.?\d|-inf|-nan")
 
   def error(self, message: str) -> Any:
-    """Is called by argparse with what was wrong."""
+    """Raises what argparse found wrong."""
     words = message.removeprefix("unrecognized arguments: ")
     raise ValueError(message if words == message else message + self._hint(words.split()[0]))
 
@@ -63,7 +63,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def parser_of(program: str, doc: str | None, *, takes_keys: bool = False) -> Parser:
-  """Makes a parser whose help is a module's docstring: "program: summary", and all that follows.
+  """Makes a parser whose help is a module's docstring.
 
   Args:
     program: its name.
@@ -90,7 +90,7 @@ def run_as(
   *,
   interrupted: str = "interrupted; run the same command again to go on",
 ) -> int:
-  """Runs a console script: errors of the user's making become one line and exit code 2.
+  """Runs a console script: a mistake of the user becomes one line on stderr and exit code 2.
 
   Where whoever reads stdout has had enough, such as `head`, the exit code is 141, without a word.
   """
@@ -132,7 +132,7 @@ def _nobody_reads() -> bool:
 
 
 def cache_compilations() -> None:
-  """Keeps compiled programs, so that a second start takes seconds; JAX's own settings win."""
+  """Turns JAX's compilation cache on, for a fast second start; its own settings win."""
   import jax
 
   if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
@@ -143,7 +143,7 @@ def cache_compilations() -> None:
 
 
 def progress_bar(items: Any, total: int, desc: str) -> Any:
-  """Items as they are, with a bar on stderr where someone sits at a terminal."""
+  """Yields items, with a progress bar on stderr where that is a terminal."""
   from tqdm import tqdm
 
   return tqdm(items, total=total, desc=desc, disable=not sys.stderr.isatty())

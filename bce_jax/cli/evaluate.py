@@ -50,7 +50,7 @@ _BIG = 2**26  # bytes: of a larger file it is shown how far it is
 
 
 class Outcome(NamedTuple):
-  """What there is to tell.
+  """What bce-eval has found: results, and what its plot is drawn from.
 
   Attributes:
     title: what was evaluated.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Given(NamedTuple):
-  """What there is of a model, each checked against the others.
+  """A classifier's scores, labels, bias and more, each checked against the others.
 
   Attributes:
     name: of the file, for people.
@@ -39,7 +39,7 @@ class Given(NamedTuple):
 
 
 def open_files(paths: Sequence[pathlib.Path]) -> "Mapping[str, StoredArray]":
-  """Opens an .npz, or LOGITS.npy LABELS.npy: the arrays by what they are.
+  """Opens an .npz, or LOGITS.npy LABELS.npy; returns the arrays by what they are used as.
 
   Raises:
     ValueError: for anything else.
@@ -62,7 +62,7 @@ def open_files(paths: Sequence[pathlib.Path]) -> "Mapping[str, StoredArray]":
 
 
 def read(path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.Namespace) -> Given:
-  """Checks that what was given fits together.
+  """Reads the scores, labels and options of bce-eval, and checks that they fit together.
 
   Args:
     path: of the scores, for people.
@@ -117,7 +117,7 @@ def read(path: pathlib.Path, found: "Mapping[str, StoredArray]", args: argparse.
 
 
 def names_for(found: "Mapping[str, StoredArray]") -> "StoredArray | None":
-  """The class names, where the labels may be among them.
+  """Returns the class names, None where there are none or they can't be read and aren't needed.
 
   Raises:
     ValueError: where they can't be read, and text has to be found among them.
@@ -131,7 +131,7 @@ def names_for(found: "Mapping[str, StoredArray]") -> "StoredArray | None":
 
 
 def bias(option: str | None, stored: "StoredArray | None", num_classes: int) -> Any:
-  """Reads a bias: [] or [N], finite, or None; the option goes before what the file holds.
+  """Returns the bias of --bias, else that of the file: [] or [N], finite; None without any.
 
   Raises:
     ValueError: for any other.

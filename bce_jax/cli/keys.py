@@ -77,7 +77,7 @@ class Named(Mapping[str, "StoredArray"]):
 
 
 def assign(path: pathlib.Path, held: Mapping[str, "StoredArray"]) -> Named:
-  """Finds out what each array is; a line on stderr for names that stand for others or for nothing.
+  """Finds out what each array of a file is by its name, and prints which unusual names were taken.
 
   Args:
     path: of the file, for messages.
@@ -116,7 +116,7 @@ def assign(path: pathlib.Path, held: Mapping[str, "StoredArray"]) -> Named:
 
 
 def lacking(found: Named, name: str) -> str:
-  """What to say of a file without `name`: what it holds, and which array that may be."""
+  """Returns the message for a file that lacks `name`: what it holds, and what may be meant."""
   wanted = [name]
   if name == "logits" and "labels" not in found:
     wanted.append("labels")
@@ -159,7 +159,7 @@ def _print_assumed(found: Named) -> None:
 
 
 def print_unused(found: Mapping[str, "StoredArray"], used: Sequence[str]) -> None:
-  """Names arrays that are known, but of no use to what is done with the others.
+  """Prints which known arrays of a file are not used.
 
   Paths and names stand beside them to tell people what they are; nothing is lost with them.
   """

@@ -22,7 +22,7 @@ def class_ids(
   *,
   class_names: "StoredArray | None" = None,
 ) -> "np.ndarray":
-  """Class ids as int64 [n], each in [0, N).
+  """Returns labels (ids, one-hot rows or class names) as class ids, int64 [n], each in [0, N).
 
   Whole numbers, one-hot rows, or text that is found among the class names. A column of a classifier
   whose `classes_` are numbers is found by them too.
@@ -80,7 +80,7 @@ def class_ids(
 def two_kinds(
   stored: "StoredArray", size: int, *, class_names: "StoredArray | None" = None
 ) -> "np.ndarray":
-  """Labels of one score per sample as bool [n]: 0 and 1, −1 and 1, bool, or text that says so.
+  """Returns binary labels as bool [n], from 0 and 1, −1 and 1, bool, or text that says so.
 
   Args:
     stored: the labels.
@@ -129,7 +129,7 @@ def two_kinds(
 
 
 def whole(name: str, values: "np.ndarray") -> "np.ndarray":
-  """Whole numbers as int64; floats that are whole but for a rounding are taken too.
+  """Returns whole numbers as int64; floats that are whole but for a rounding are taken too.
 
   Raises:
     ValueError: for any other, with the first of them.
@@ -157,7 +157,7 @@ def whole(name: str, values: "np.ndarray") -> "np.ndarray":
 
 
 def as_text(name: str, values: "np.ndarray") -> "np.ndarray":
-  """Text of bytes, which is taken as UTF-8, or of text.
+  """Returns an array of text, or of bytes read as UTF-8, as text.
 
   Raises:
     ValueError: for anything else.

@@ -1,4 +1,4 @@
-"""What orbax prints in a program of ours: nothing that it raises besides.
+"""Silences what orbax prints beside the errors that it raises; for console scripts only.
 
 The level of absl's logger and a private module of orbax are changed, for the whole process: so by
 programs only, never where a checkpoint is opened from Python.
@@ -32,7 +32,7 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 def one_error_for_all() -> None:
-  """Lets orbax raise what goes wrong, and not print it besides, a traceback for each array."""
+  """Lets orbax raise an error without printing a traceback for each array besides."""
   # Below ERROR it prints every save, and warns of what it chooses itself.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   with contextlib.suppress(ImportError):  # its own module: a later version may have another one

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it brings JAX, for which `--help` need not wait
 
 
 def read(folder: pathlib.Path, *, name: str, settings: Mapping[str, Any] | None = None) -> "Run":
-  """Reads what a run folder holds.
+  """Reads a finished run from its folder, for the page.
 
   Args:
     folder: the run folder.

@@ -45,7 +45,7 @@ AGAIN = "run the same command again to go on"
 
 
 class Plan(NamedTuple):
-  """A run to be made.
+  """One run of a sweep, not yet started: its config, its changed keys and its folder.
 
   Attributes:
     reference: of its config.
@@ -213,7 +213,7 @@ def _jobs() -> int:
 
 
 class Running:
-  """The runs that are being trained, each in a process of its own, and how all of them end."""
+  """The processes of a sweep that train now, and how a signal ends all of them."""
 
   def __init__(self) -> None:
     """None yet."""
@@ -222,7 +222,7 @@ class Running:
 
   @contextlib.contextmanager
   def ended_by_signals(self) -> Iterator[None]:
-    """Within, a first Ctrl-C, SIGTERM or SIGHUP lets them save and end, a second Ctrl-C kills them.
+    """Context manager: Ctrl-C, SIGTERM or SIGHUP lets the runs save and end; a second Ctrl-C kills.
 
     Raises:
       KeyboardInterrupt: for the first.
@@ -242,7 +242,7 @@ class Running:
 
   @contextlib.contextmanager
   def counted(self, process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Within, the process is one of them."""
+    """Context manager: a signal ends this process too."""
     self._processes.add(process)
     if self._ending:  # it was started meanwhile
       process.terminate()
@@ -386,7 +386,7 @@ _lock = threading.Lock()
 
 
 def say(line: str) -> None:
-  """Prints a line, whole even when several runs have something to say."""
+  """Prints a line in one piece, even when several runs print at once."""
   columns = terminal.columns(sys.stderr)
   lines = [terminal.cut(line, columns)] if " step " in line else terminal.wrap(line, columns)
   with _lock:

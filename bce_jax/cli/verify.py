@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def wanted(held: Mapping[str, Any], args: argparse.Namespace) -> bool:
-  """Whether a file holds embeddings to be verified: there are no scores, or pairs are asked for."""
+  """Whether bce-eval is to verify embeddings: there are no scores, or pairs are asked for."""
   return "features" in held and ("logits" not in held or args.pairs is not None)
 
 

@@ -1,4 +1,4 @@
-"""What no run could use is refused before anything is read or written."""
+"""Checks of a config that need no data: what no run could use is refused."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where a config takes a name: of ours, or of code from outside; and the options that follow it."""
+"""The keys of a config that take a name, of ours or of code from outside, and their options."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from bce_jax.objectives import families
 
 
 class Door(NamedTuple):
-  """A key that takes a name.
+  """A key that takes a name, and the group of keys that holds the options of what it names.
 
   Attributes:
     key: of the config.
@@ -40,7 +40,7 @@ _OWN_GROUP = "objective.name"  # which is in one group with its options
 
 
 def name_at(config: Mapping[str, Any], door: Door) -> Any:
-  """The name that a config, or a config.json, has at a door; None where it has none."""
+  """Returns the name that a config, or a config.json, has at a door; None where it has none."""
   group, _, key = door.key.rpartition(".")
   found = config.get(group, {}) if group else config
   return found.get(key) if hasattr(found, "get") else None
@@ -70,7 +70,7 @@ def set_name(config: ConfigDict, key: str, name: str) -> None:
 
 
 def complete(config: ConfigDict) -> None:
-  """Sets the options that a config lacks of what it names to their defaults.
+  """Fills in the defaults of options that a config lacks, for all that it names.
 
   Raises:
     ValueError: as `set_name`.
@@ -89,12 +89,12 @@ def complete(config: ConfigDict) -> None:
 
 
 def plugins(config: Mapping[str, Any]) -> dict[str, Plugin]:
-  """Returns {key of a door: what the config names there}."""
+  """Returns {key of a door: the plugin that the config names there}."""
   return {door.key: door.find(str(name_at(config, door))) for door in DOORS}
 
 
 def from_outside(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Returns {key of a door: what a run records of it} for all that is not of this package."""
+  """Returns {key of a door: what a run records of it} for all code from outside."""
   out = {
     key: extensions.describe(plugin.name)
     for key, plugin in plugins(config).items()

@@ -1,4 +1,4 @@
-"""A row of the table of config keys: default, what it may be, what it changes, what it means."""
+"""The types of the table of config keys: a key, and a group of keys with its rules."""
 
 import math
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ OCCASIONS = tuple(_MAY_CHANGE)
 
 
 class Key(NamedTuple):
-  """A row of the table of keys.
+  """A config key: its default, what it may be, what it changes and what it means.
 
   Attributes:
     default: its value where nothing is said; none: of a key that may be none.
@@ -64,11 +64,11 @@ class Key(NamedTuple):
   outside: bool = False
 
   def may_change(self, on: str) -> bool:
-    """Whether it may differ from the value that a run was started with; see `OCCASIONS`."""
+    """Whether the key may differ from the value that a run was started with; see `OCCASIONS`."""
     return self.changes in _MAY_CHANGE[on]
 
   def expected(self) -> str:
-    """Says what it may be.
+    """Says in words which values the key may have.
 
     >>> Key(0.9, UPDATES, "", range=(0, True, 1), below=1).expected()
     'a number ≥ 0 and < 1'

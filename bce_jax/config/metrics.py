@@ -23,7 +23,7 @@ KEPT = ("features", "scores")
 
 
 class OwnMetric(NamedTuple):
-  """A metric from outside.
+  """A metric from outside: its function, and the rows of the results that it returns.
 
   Attributes:
     name: as in the config.
@@ -41,12 +41,12 @@ class OwnMetric(NamedTuple):
 
   @property
   def said(self) -> str:
-    """What it is, for messages."""
+    """The metric as messages name it."""
     return f"config.metrics {self.name!r}"
 
 
 def find(config: ConfigDict) -> list[OwnMetric]:
-  """Returns the metrics that a config names.
+  """Imports the metrics that a config names.
 
   Raises:
     ValueError: one line: a missing module or function; rows or needs that are none.
@@ -55,7 +55,7 @@ def find(config: ConfigDict) -> list[OwnMetric]:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses metrics that are not there; a rule of the group of keys."""
+  """Refuses metrics that can't be imported, or are named twice."""
   find(config)
   refuse_repeated(config, "metrics")
 

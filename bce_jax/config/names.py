@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def listed(config: ConfigDict | Mapping[str, Any], key: str) -> list[str]:
-  """Returns the names that a config has at a key; of one that is older than the key none.
+  """Returns the names that a config has at a key; none where it is older than the key.
 
   >>> listed({"metrics": "mine:first, mine:second"}, "metrics"), listed({}, "metrics")
   (['mine:first', 'mine:second'], [])
@@ -17,7 +17,7 @@ def listed(config: ConfigDict | Mapping[str, Any], key: str) -> list[str]:
 
 
 def refuse_repeated(config: ConfigDict, key: str) -> None:
-  """Raises ValueError for a name that a config has twice at a key."""
+  """Raises ValueError where a config has a name twice at a key."""
   found = listed(config, key)
   for k, name in enumerate(found):
     if name in found[:k]:

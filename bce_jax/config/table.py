@@ -66,7 +66,7 @@ def default(objective: str = "joint") -> ConfigDict:
 
 
 def like(config: Mapping[str, Any]) -> ConfigDict:
-  """Returns the default config with the names that another has, and so with the options of those.
+  """Returns the default config for the model, data, loss, … that another config names.
 
   Raises:
     ValueError: for an unknown name; for a module from outside that is missing.
@@ -80,7 +80,7 @@ def like(config: Mapping[str, Any]) -> ConfigDict:
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-  """The method of a config that may be damaged, or older than the first method's name."""
+  """Returns the name of a config's method, also of a damaged or an older config."""
   group = config.get("objective", {})
   return str(group.get("name", "joint")) if hasattr(group, "get") else str(group)
 
@@ -130,7 +130,7 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def refuse_unknown_keys(keys: Iterable[str], config: ConfigDict) -> None:
-  """Raises ValueError for the first key that no config has which names what this one does."""
+  """Raises ValueError for the first key that does not exist beside the names in this config."""
   known = flatten(like(config))
   for key in keys:
     if key not in known:

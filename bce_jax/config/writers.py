@@ -18,7 +18,7 @@ from bce_jax.config.names import listed, refuse_repeated
 
 
 class Writer(Protocol):
-  """What takes every record of a run."""
+  """Protocol: a writer from outside, which gets every record of a run."""
 
   def write(self, record: Mapping[str, Any]) -> object:
     """Takes one record."""
@@ -26,14 +26,14 @@ class Writer(Protocol):
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses writers that are not there; a rule of the group of keys."""
+  """Refuses writers that can't be imported, or are named twice."""
   for name in listed(config, "writers"):
     _find(name)
   refuse_repeated(config, "writers")
 
 
 def create(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, Writer]]:
-  """Returns the writers that a config names, each with its name.
+  """Creates the writers that a config names; returns each with its name.
 
   Raises:
     ValueError: one line: a missing module or function, or what it raises.

@@ -1,4 +1,4 @@
-"""Images and labels: where they come from, in which order, and how they are varied.
+"""Images and labels: their sources, their order, and their augmentation.
 
 `sources` and `loader` run in NumPy, on the host and in Grain's worker processes; `augment` runs in
 JAX, on the device. Import the module you need: nothing is imported here, so that a worker process

@@ -1,4 +1,4 @@
-"""What is done to a batch of images on the device: crop, flip, cut, mix, normalize.
+"""Augmentation of a batch of images on the device: crop, flip, cut, mix, normalize.
 
 Pure functions for the caller to jit, over a batch on one device or split along a mesh axis: how
 image i is varied depends on the key and i alone, so it comes out the same on any number of devices,
@@ -193,7 +193,7 @@ def cutmix(
 
 
 def image_keys(key: KeyLike, rows: Int32[AnyArray, " b"]) -> Shaped[Array, "b ..."]:
-  """Returns a key for each image: of the step's key and the image's number alone."""
+  """Returns a random key for each image, from the step's key and the image's number alone."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 

@@ -106,7 +106,7 @@ class _Parameters(NamedTuple):
 def auto_augment(
   key: KeyLike, images: UInt8[AnyArray, "b h w c"], *, rows: Rows = None
 ) -> UInt8[Array, "b h w c"]:
-  """Varies each image by one of AutoAugment's 25 sub-policies for CIFAR-10, each as likely.
+  """Applies to each image one of AutoAugment's 25 sub-policies for CIFAR-10, each as likely.
 
   Each of its two operations is applied with its own probability, its magnitude positive or negative
   with probability 1/2 where the two differ (Cubuk et al., CVPR 2019; probabilities and magnitudes

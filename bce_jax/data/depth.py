@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel: which value is white, and the 8 bits that are made of it.
+"""Images of more than 8 bits per channel: which value is white, and their conversion to 8 bits.
 
 The scale is what the file's header says, or what the user says; never an image's own least and
 largest values, which would make brightness mean another thing in every image.
@@ -22,11 +22,11 @@ _OPTION = "config.data.full_scale"
 
 
 class DepthError(ValueError):
-  """What the values of an image mean is not known, or not what was said."""
+  """An image whose value of white is not known, or not what was given."""
 
 
 class Depth(NamedTuple):
-  """What is known of an image of more than 8 bits a channel.
+  """What is known of an image of more than 8 bits per channel: its bits, its white.
 
   Attributes:
     kind: in words.
@@ -44,7 +44,7 @@ class Depth(NamedTuple):
 
 
 def of(image: Image.Image, full_scale: float | None = None) -> Depth | None:
-  """Returns what an image's header says of its values; None for 8 bits or fewer.
+  """Returns the depth that an image's header gives; None for 8 bits or fewer.
 
   Args:
     image: opened, but not loaded.
@@ -103,7 +103,7 @@ def _is_high_color(image: Image.Image) -> bool:
 
 
 def eight_bits(image: Image.Image, depth: Depth) -> tuple[Image.Image, Depth]:
-  """Makes 8 bits of the values of a gray image.
+  """Converts the values of a gray image to 8 bits.
 
     ⌊256 v / (white + 1)⌋ for integers, 255 v / white rounded for floats
 
@@ -158,7 +158,7 @@ def _unknown(depth: Depth) -> str:
 
 
 def check(depth: Depth | None) -> None:
-  """Refuses an image by its header, whose white nothing tells.
+  """Refuses an image by its header where the value of white is not known.
 
   Raises:
     DepthError: saying what to do.
@@ -168,14 +168,14 @@ def check(depth: Depth | None) -> None:
 
 
 def is_dark(depth: Depth | None) -> bool:
-  """Whether 8 bits leave next to nothing of a decoded image."""
+  """Whether a decoded image is nearly black in 8 bits."""
   return depth is not None and depth.peak is not None and depth.peak < _NOTHING_LEFT
 
 
 def survey(
   depths: Mapping[str, Depth], peak: Callable[[str], float | None], full_scale: float | None
 ) -> list[str]:
-  """Looks at the images of a set that have more than 8 bits: is their white what it seems?
+  """Checks over all images of more than 8 bits of a set that their white is what it seems.
 
   Args:
     depths: of these images, by path.

@@ -103,11 +103,11 @@ class FolderSource:
     return found.depth
 
   def found_damaged(self) -> dict[int, str]:
-    """What is wrong with each damaged image that was read here, by index."""
+    """The damaged images that this process has read: what is wrong with each, by index."""
     return dict(self._damaged)
 
   def damage_of(self, index: int) -> str:
-    """What is wrong with a damaged image, which another process may have read."""
+    """Returns what is wrong with a damaged image, which another process may have read."""
     try:
       self.load(index)
     except DamagedError as error:
@@ -151,7 +151,7 @@ class FolderSource:
 def split_source(
   everything: FolderSource, read: reading.Read, rows: range, *, training: bool
 ) -> Source | None:
-  """A split of a set that was read: damaged images are replaced in training, else left out."""
+  """Returns a split without its damaged images; in training others of their class replace them."""
   damaged = np.array([row in read.damaged for row in rows], bool)
   kept = np.asarray(rows, np.int64)
   if not training:

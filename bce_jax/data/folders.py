@@ -1,4 +1,4 @@
-"""Which files of a folder are which class and which split."""
+"""Lists the image files of a folder by split and class."""
 
 import itertools
 import pathlib

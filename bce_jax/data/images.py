@@ -1,4 +1,4 @@
-"""Image files as arrays: whatever people's files hold becomes 8 bits of color or gray, upright."""
+"""Decodes image files of many kinds to 8 bits of color or gray, upright."""
 
 import contextlib
 import os

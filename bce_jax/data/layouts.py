@@ -123,6 +123,6 @@ def _shape(path: pathlib.Path) -> str:
 
 
 def nearest(name: str, choices: Sequence[str]) -> str:
-  """A hint at the choice that is meant, if any looks like it."""
+  """Returns a hint at the choice that looks most alike; empty for none."""
   matches = difflib.get_close_matches(name, choices, n=1)
   return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -316,7 +316,7 @@ def _drain(dataset: grain.IterDataset) -> Iterator[Batch]:
 
 @contextlib.contextmanager
 def _blocked_for_children() -> Iterator[None]:
-  """Within, processes are started that no Ctrl-C reaches; of this one another thread notices it."""
+  """Context manager: Ctrl-C does not reach processes started in it; a thread notices it here."""
   before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
   try:
     yield

@@ -1,4 +1,4 @@
-"""Finding the images that a list names among those of a file, whose paths are written otherwise."""
+"""Finds the images that a list names among files whose paths are written otherwise."""
 
 import difflib
 from collections.abc import Hashable, Iterable, Sequence, Set
@@ -28,7 +28,7 @@ class Match(NamedTuple):
 
 
 def find(listed: Sequence[str], held: Sequence[str], where: str) -> Match:
-  r"""Finds every name of a list among those that are held.
+  r"""Finds each name of a list among the paths at hand.
 
   A name may be held as it is; with \ for /, or ./ before it; with another ending of images; or with
   folders before it that the other side does not have. Where both have some before it, that must be
@@ -154,7 +154,7 @@ def _places(names: Iterable[Name]) -> dict[Name, list[int]]:
 
 
 def plain(name: str) -> str:
-  """A path with / alone, and without what says "here"."""
+  """Returns a path with / as the only separator, and without '.' parts."""
   parts = name.strip().replace("\\", "/").split("/")
   kept = [part for k, part in enumerate(parts) if part != "." and (part or not k)]
   return "/".join(kept)
@@ -166,12 +166,12 @@ def _parts(name: str) -> Parts:
 
 
 def is_absolute(parts: Sequence[str]) -> bool:
-  """Whether folders begin at the root, at a drive or at home."""
+  """Whether a path starts at the root, a drive or a home folder."""
   return parts[0] in ("", "~") or parts[0][1:] == ":"
 
 
 def bare(name: str) -> str:
-  """A path without its ending: it is the same image as .jpg or .png.
+  """Returns a path without its ending, since .jpg and .png are one image.
 
   Not all that follows a dot is one: subject01.happy and subject01.sad are two images.
   """

@@ -88,7 +88,7 @@ class _Columns(NamedTuple):
 
 
 def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None) -> PairList:
-  r"""Reads a list of pairs in either form; the first line tells which.
+  r"""Reads a list of pairs, as LFW's pairs.txt or as CSV; its first line says which.
 
   The form of LFW, fields separated by tabs (or by spaces, in a line without a tab). The first line
   gives the number of folds and of pairs n in one (or n alone: a single fold); 2n lines per fold
@@ -165,7 +165,7 @@ def read(file: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None 
 
 
 def without(listed: PairList, kept: Bool[np.ndarray, " m"]) -> PairList:
-  """Leaves the pairs of some images out.
+  """Returns a list without the pairs of some images.
 
   Args:
     listed: the pairs, of m images.

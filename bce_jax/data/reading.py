@@ -28,7 +28,7 @@ class Skipped(NamedTuple):
 
 
 class Reader(Protocol):
-  """Image files by row: a `sources.FolderSource`."""
+  """Protocol: image files by row, such as a `sources.FolderSource`."""
 
   image_shape: tuple[int, int, int]
   full_scale: float | None
@@ -50,7 +50,7 @@ class Reader(Protocol):
 
 
 class Read(NamedTuple):
-  """What was found.
+  """What reading the files of a set has found: images, and damaged ones.
 
   Attributes:
     images: uint8 [n, H, W, C], where they were asked for; zeros where one is damaged.

@@ -37,7 +37,7 @@ Passed = collections.Counter[str]
 
 
 class Found(NamedTuple):
-  """What is below a folder.
+  """The images found below a folder, and what was passed over.
 
   Attributes:
     files: the images, named from the folder with '/', sorted.
@@ -56,7 +56,7 @@ def hidden(name: str) -> bool:
 
 
 def kind_of(path: str) -> str | None:
-  """What a file that is no image is to be counted as; None for an image.
+  """Returns the kind that a file is counted as if it is no image; None for an image.
 
   By its ending, `ENDINGS`; what has none is an image where its first bytes are an image's.
   """

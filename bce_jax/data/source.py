@@ -1,4 +1,4 @@
-"""What data are to training: a `Source` of labeled images by index, and a `Dataset` of splits."""
+"""Interfaces of data: a `Source` of labeled images by index, and a `Dataset` of splits."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from bce_jax.data.reading import Skipped
 
 @runtime_checkable
 class Source(Protocol):
-  """Labeled images of one shape, by index."""
+  """Protocol: labeled images of one shape, by index."""
 
   labels: Int32[np.ndarray, " n"]
   image_shape: tuple[int, int, int]  # height, width, channels
@@ -54,7 +54,7 @@ class Dataset(NamedTuple):
 
 
 def images_at(source: Source, indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w c"]:
-  """Returns the images at `indices`; of none, which a source of others may not expect, none."""
+  """Returns the images at `indices`, which may be none."""
   if not len(indices):
     return np.zeros((0, *source.image_shape), np.uint8)
   return source.images(indices)

@@ -1,4 +1,4 @@
-"""Splits and orders: functions of the labels, the seed and nothing else, on every machine."""
+"""Splits and orders that follow from the labels and the seed alone, on every machine."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ SPLIT_SEED = 20240731  # of every split made here; with another, results could n
 
 
 def held_out(labels: np.ndarray, fraction: float, option: str) -> tuple[np.ndarray, np.ndarray]:
-  """`stratified_split`, refusing a fraction out of range or too small to take anything."""
+  """Returns `stratified_split`; a fraction out of range, or too small, is refused."""
   if not 0 <= fraction < 1:
     raise ValueError(f"{option} is {fraction}; expected 0 ≤ fraction < 1")
   kept, taken = stratified_split(labels, fraction=fraction)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels of a set, and whether there is anything to see."""
+"""Mean and standard deviation of a set's pixels, and a check that they vary."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from bce_jax.data.sources import Source
 
 
 class Statistics(NamedTuple):
-  """Of each channel, of pixels on a scale of 0 … 1.
+  """Mean and standard deviation of each channel, of pixels on a scale of 0 … 1.
 
   Attributes:
     mean: [C].

@@ -18,7 +18,7 @@ def summarize(
   bias: float | None = None,
   threshold: float | None = None,
 ) -> Results:
-  """Sums up scores of two kinds of samples: by every threshold, by the best and by fixed ones.
+  """Returns the results of binary scores: over all thresholds, at the best and at fixed ones.
 
   Args:
     scores: higher for positive samples; infinite ones are welcome.

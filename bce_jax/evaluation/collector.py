@@ -55,7 +55,7 @@ class ReportCollector:
     source: Source,
     class_names: Sequence[str],
   ) -> TestOutputs:
-    """Sums up, and looks the images up that are shown.
+    """Returns what was collected, with the images that the report shows.
 
     Args:
       outputs: of the whole split.

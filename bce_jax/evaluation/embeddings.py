@@ -1,4 +1,4 @@
-"""Embeddings of images: a network's features, of length 1, without its classifier."""
+"""Embeddings of images: a network's features, normalized, without its classifier."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from bce_jax.evaluation.inference import Network, Variables
 
 
 def make_embed_step(network: Network, *, flip: bool) -> Callable[[Variables, Any], jax.Array]:
-  """Returns the pure function (variables, batch) → embeddings of length 1, [batch, D].
+  """Returns the pure function (variables, batch) → normalized embeddings [batch, D].
 
     f(x) / ‖f(x)‖,   or with `flip` (f(x) + f(x flipped)) / ‖…‖
 

@@ -69,7 +69,7 @@ def evaluate(
   collect: Callable[[int, EvalOutputs], None] | None = None,
   keep: Collection[str] = (),
 ) -> tuple[EvalOutputs, metrics.ClassMoments | None]:
-  """Runs a network over a split.
+  """Runs a network over a split; returns its outputs for every image, and class moments.
 
   Args:
     eval_step: of `make_eval_step`, compiled by `Network.jit`.

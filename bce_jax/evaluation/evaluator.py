@@ -28,7 +28,7 @@ from bce_jax.runs.test_outputs import RocPoints, TestOutputs
 
 
 class TestResults(NamedTuple):
-  """What is known of the test split.
+  """The results of the test split, and what the report draws of it.
 
   Attributes:
     results: those of results.json but the time taken.
@@ -50,7 +50,7 @@ def _without_scores(collect: Collect) -> Collect:
 
 
 class Evaluator:
-  """Compiles what a config evaluates, once, and runs it on variables.
+  """Evaluates a network on the splits of a data set; its programs are compiled once.
 
   Args:
     config: checked.
@@ -102,11 +102,11 @@ class Evaluator:
 
   @property
   def monitored_split(self) -> str:
-    """The split evaluated in training: validation, so that the test split stays unseen."""
+    """The split evaluated during training: validation where there is one, else test."""
     return "test" if self._dataset.validation is None else "validation"
 
   def monitor(self, variables: Variables) -> Results:
-    """Returns results during training.
+    """Returns the results of the monitored split.
 
     Raises:
       NonFiniteError: when a score or an embedding is not finite.
@@ -221,7 +221,7 @@ class Evaluator:
     return *found, embedded
 
   def unified_threshold(self, variables: Variables) -> float | None:
-    """Returns the threshold on cosines that training itself has found, t = b/γ.
+    """Returns the threshold on cosines that training has learned, t = b/γ.
 
     None where the bias is diverse, or scores are no cosines.
     """

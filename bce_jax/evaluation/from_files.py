@@ -1,4 +1,4 @@
-"""Evaluates scores that lie in a file, a few rows at a time: anybody's model, no network needed."""
+"""Evaluates scores that lie in a file, a few rows at a time: of any model, without its network."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ Progress = Callable[[int], Any]
 
 
 class Extremes(NamedTuple):
-  """How many scores have left the range of their dtype, which happens without a word.
+  """Counts of scores that have left the range of their dtype, as a cast does silently.
 
   −infinity is none of them: it is what a class has that was masked, or whose probability is 0.
 
@@ -38,7 +38,7 @@ class Extremes(NamedTuple):
   nothing: int = 0
 
   def plus(self, rows: np.ndarray, top: np.ndarray, largest: float) -> "Extremes":
-    """The counts with those of more rows, whose maxima are `top`."""
+    """Returns the counts with those of more rows, whose maxima are `top`."""
     infinite, saturated = np.isposinf(top), top >= largest
     at_end = rows[saturated]
     counts = (
@@ -51,7 +51,7 @@ class Extremes(NamedTuple):
     return Extremes(*(a + b for a, b in zip(self, counts, strict=True)))
 
   def results(self) -> summary.Results:
-    """The counts that are not 0, named as in the JSON of bce-eval."""
+    """Returns the counts that are not 0, named as in the JSON of bce-eval."""
     names = (
       *("plus_infinity_scores", "plus_infinity_samples"),
       *("largest_number_scores", "largest_number_samples", "samples_without_finite_score"),
@@ -59,7 +59,7 @@ class Extremes(NamedTuple):
     return {name: count for name, count in zip(names, self, strict=True) if count}
 
   def lines(self, array: StoredArray) -> list[str]:
-    """What is to be said of them, a line each."""
+    """Returns a line of text for each count that is not 0."""
     size, lines = array.shape[0], []
     if self.plus_infinity:
       lines.append(
@@ -88,7 +88,7 @@ def scores(
   distributions: bool = False,
   progress: Progress = lambda rows: None,
 ) -> tuple[EvalOutputs, metrics.ScoreDistributions | None, Extremes]:
-  """Looks at scores once, holding only some rows of them.
+  """Evaluates stored scores in one pass, holding only some rows of them.
 
     z = logits − bias
 
@@ -143,7 +143,7 @@ def scores(
 
 
 def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
-  """Reads one score per example.
+  """Reads one score per example, and counts those at the ends of their dtype.
 
   Args:
     logits: [n] or [n, 1].
@@ -167,7 +167,7 @@ def column(logits: StoredArray) -> tuple[np.ndarray, Extremes]:
 
 
 def at_unified_bias(outputs: EvalOutputs, bias: float) -> summary.Results:
-  """What one bias for all classes makes of the scores, named as in results.json.
+  """Returns the results of the scores at one bias for all classes.
 
   A class is above it where scale · c > b, which is z > 0 but for what a subtraction would round.
 
@@ -186,7 +186,7 @@ def moments(
   num_classes: int,
   progress: Progress = lambda rows: None,
 ) -> metrics.ClassMoments:
-  """Sums features up by class, holding only some rows of them.
+  """Returns the class moments of stored features, holding only some rows of them.
 
   Args:
     features: [n, D].
@@ -219,7 +219,7 @@ def moments(
 
 
 def computed_in(array: StoredArray) -> np.dtype:
-  """The dtype that an array of real numbers is evaluated in.
+  """Returns the dtype that a stored array of real numbers is evaluated in.
 
   Raises:
     ValueError: when it holds something else.

@@ -38,7 +38,7 @@ def variables_sharding(
 
 
 class Network(NamedTuple):
-  """A network without what trained it: (variables, images) → outputs.
+  """The forward pass of a network with its preprocessing: (variables, images) → outputs.
 
   Attributes:
     model: a classifier.
@@ -55,7 +55,7 @@ class Network(NamedTuple):
     return self.preprocess.evaluate(images)
 
   def outputs(self, variables: Variables, pixels: jax.Array) -> Outputs:
-    """Returns what the network makes of normalized images; variables are not padded."""
+    """Returns the network's outputs for normalized images; variables are not padded."""
     outputs = self.model.apply(variables, pixels, train=False)
     assert isinstance(outputs, Outputs)
     return outputs

@@ -1,4 +1,4 @@
-"""Calls the metrics from outside that config.metrics names, with what is kept of a split."""
+"""Calls the metrics from outside, config.metrics, with what is kept of a split."""
 
 import numbers
 from collections.abc import Mapping, Sequence

@@ -60,7 +60,7 @@ class TrainedNetwork(NamedTuple):
 
 
 class Decision(NamedTuple):
-  """What thresholds make of the scores of one image.
+  """The classes that the thresholds accept for one image, and the best class.
 
   Attributes:
     best: the class whose score is the furthest above its threshold, or the least below it.

@@ -21,7 +21,7 @@ Images = np.ndarray | jax.Array | str | os.PathLike[str] | Sequence[str | os.Pat
 
 
 class Predictions(NamedTuple):
-  """What a network says of n images.
+  """Labels, scores and probabilities that a trained network gives to n images.
 
   Attributes:
     labels: of each image the class whose score is the furthest above its threshold; the name of

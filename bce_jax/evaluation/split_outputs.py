@@ -1,4 +1,4 @@
-"""What evaluation keeps of each image of a split: what every measure of the split is made of."""
+"""The outputs of a network for a split, from which every measure of it is computed."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ Pairs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
 
 class SplitOutputs(NamedTuple):
-  """What evaluation keeps of the n images of a split, as numpy arrays.
+  """The outputs of a network for the n images of a split, as numpy arrays.
 
   Attributes:
     labels: class ids.

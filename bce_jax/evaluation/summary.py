@@ -1,4 +1,4 @@
-"""The results of a split from a few numbers per example, and the table people read.
+"""The results of a split, computed from a few numbers per example, and their printed table.
 
 They need no network: `bce-eval` makes them of anybody's scores.
 """
@@ -20,7 +20,7 @@ _OTHER_TABLES = ("verification", "binary")
 
 
 class NonFiniteError(RuntimeError):
-  """A network has left the finite numbers."""
+  """A network gives nan or infinity, so that it can't be evaluated."""
 
 
 class EvalOutputs(NamedTuple):
@@ -59,7 +59,7 @@ def summarize(
   moments: metrics.ClassMoments | None = None,
   weights: np.ndarray | None = None,
 ) -> Results:
-  """Sums up a split: the three accuracies, the best threshold and the bias beside it.
+  """Returns the results of a split: the accuracies, the best threshold, the bias and more.
 
   Accuracies are on the decision scores z = scale · c − bias. `threshold` and `bias` are both on
   scale · c: where the bias is one number, threshold = (best threshold on z) + bias, and the
@@ -145,12 +145,12 @@ def split_outputs(
   num_classes: int,
   train_counts: np.ndarray | None,
 ) -> SplitOutputs:
-  """Returns what measures are made of; its arguments are those of `summarize`."""
+  """Returns a split's outputs as measures take them; its arguments are those of `summarize`."""
   return SplitOutputs(labels, num_classes, train_counts, bias, **outputs._asdict())
 
 
 def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: float) -> Results:
-  """What one threshold makes of the pairs, under the name of what it is."""
+  """Returns the accuracies at one threshold, each named after it."""
   at = metrics.accuracy_at_from_pairs(*pairs, threshold)
   return {
     f"uniform_accuracy_at_{name}": at.accepted_right,
@@ -162,7 +162,7 @@ def at_threshold(name: str, pairs: tuple[np.ndarray, np.ndarray], threshold: flo
 def at_validation_threshold(
   outputs: EvalOutputs, validation: EvalOutputs, labels: np.ndarray, n: int
 ) -> float:
-  """A_Uni on one split at the threshold that is best on another: what a user would deploy.
+  """Returns A_Uni of one split at the threshold that is best on another.
 
   Args:
     outputs: of the split that is evaluated.

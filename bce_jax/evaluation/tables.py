@@ -65,7 +65,7 @@ def _number(value: Any) -> str:
 
 
 def between(threshold: float, low: float | None, high: float | None) -> str:
-  """A best threshold in as many digits, 6 or more, as keep it inside its open interval.
+  """Returns a best threshold as text, with enough digits (6 or more) to lie in its open interval.
 
   >>> between(0.123456789, 0.12345678, 0.1234568)
   '0.12345679'

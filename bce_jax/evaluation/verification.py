@@ -110,7 +110,7 @@ def _results(counts: metrics.PairCounts, threshold: float | None) -> Results:
 
 
 def shortest(counts: metrics.PairCounts, threshold: float) -> float:
-  """The threshold of fewest digits (3 or more) that is known to accept the same pairs.
+  """Returns the threshold of fewest digits (3 or more) that accepts the same pairs.
 
   What a table shows can then be typed, and gives the results beside it.
 

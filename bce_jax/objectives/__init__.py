@@ -1,4 +1,4 @@
-"""Methods: which views of a batch are run, the loss of what comes out, the memory carried along.
+"""Methods: which views of a batch are run, the loss of their features, the memory carried along.
 
 A config names one, `objective.name`: the module of that name in this folder, or one from outside.
 """
@@ -27,7 +27,7 @@ def names() -> tuple[str, ...]:
 
 
 def module(name: str) -> extensions.Plugin:
-  """Returns the few names of a method, ours or from outside; see `objective`.
+  """Returns the plugin of a method, ours or from outside; see `objective`.
 
   Raises:
     ValueError: for an unknown name, with the nearest one; for a module that is missing.

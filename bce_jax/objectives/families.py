@@ -44,7 +44,7 @@ OUTSIDE_MEANINGS = {
 
 
 class Joint(NamedTuple):
-  """The name of one of our losses, taken apart: family-[n]bias.
+  """The parts of the name of one of our losses: family, normalized or not, kind of bias.
 
   Attributes:
     family: "bce" or "soft".
@@ -58,7 +58,7 @@ class Joint(NamedTuple):
 
 
 class LossFamily(NamedTuple):
-  """A loss of similarities and what may be asked of it.
+  """A loss of similarities, and which options it knows.
 
   Attributes:
     name: as in a config, for messages.
@@ -123,7 +123,7 @@ LOSSES = tuple(
 
 
 def parse(name: str) -> Joint:
-  """Takes the name of one of our losses apart.
+  """Splits the name of one of our losses into its parts.
 
   Args:
     name: one of `LOSSES`.
@@ -147,7 +147,7 @@ def parse(name: str) -> Joint:
 
 
 def resolve(name: str, loss_options: Mapping[str, Any] | None = None) -> LossFamily:
-  """Returns the loss of a name.
+  """Returns the loss of a name, ours or from outside.
 
   Args:
     name: one of `LOSSES`, or "package.module:function".
@@ -169,7 +169,7 @@ def of(config: Any) -> LossFamily:
 
 
 def module(name: str) -> extensions.Plugin:
-  """Returns the few names of a loss, ours or from outside, as an `extensions.Plugin`.
+  """Returns the plugin of a loss, ours or from outside.
 
   Raises:
     ValueError: as `resolve`.
@@ -240,7 +240,7 @@ def _checked(said: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 def check_options(config: Any) -> None:
-  """Refuses what a config asks of a loss that has no such option.
+  """Refuses options in a config that its loss does not have.
 
   Raises:
     ValueError: one line: the key, its value, what was expected.

@@ -1,4 +1,4 @@
-"""Sample against classes: one loss of one view, the eight of the uniform paper or one's own.
+"""The joint method: one loss of one view, of samples against classes, as in the uniform paper.
 
 Source: Li et al., "Rediscovering BCE Loss for Uniform Classification", arXiv 2403.07289.
 """
@@ -54,7 +54,7 @@ def from_config(config: Any, problem: Problem, rebalance: Rebalance) -> Objectiv
 
 
 class Targets(NamedTuple):
-  """What a batch shows.
+  """The labels of a batch, and the classes that its loss looks at.
 
   Attributes:
     labels: its classes.
@@ -123,7 +123,7 @@ def joint(
 
 
 def sampled(base: Objective, num_classes: int, *, class_share: float) -> Objective:
-  """`base` with a random share of the classes in each step.
+  """Returns the method `base` with a random share of the classes in each step.
 
   Args:
     base: an objective with `Targets`.

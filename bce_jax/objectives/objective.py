@@ -1,4 +1,4 @@
-"""What a method is to the train step, the loop and the config, which know nothing else of it.
+"""The interface of a method: all that the train step, the loop and the config know of it.
 
 A method is one module of this folder with five names: `OPTIONS`, its keys in a config's group
 `objective` and their defaults; `MEANINGS`, a line for people on each; `RANGES`, {key: (low, whether
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-  """The images that go through the network in one forward pass, and what they should give.
+  """The images that go through the network in one forward pass, and their targets.
 
   Attributes:
     images: [batch · views, height, width, channels]. The views of an image are neighbors, so that

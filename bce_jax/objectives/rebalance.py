@@ -1,4 +1,4 @@
-"""Weights and offsets from the training counts, which any of the methods can be combined with."""
+"""Class weights and logit adjustment from the training counts, for any method."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from bce_jax.models import Scores
 
 
 class Rebalance(NamedTuple):
-  """What long-tailed training adds to a loss.
+  """Class weights and logit adjustment that long-tailed training adds to a loss.
 
   Attributes:
     offsets: τ log π of each class, added to its decision score in training only; None for none.

@@ -129,7 +129,7 @@ def create(config: Any, problem: Problem) -> Objective:
 
 
 class MixedTargets(NamedTuple):
-  """What the three views of a batch show.
+  """The labels of the source view, and the class shares of the MixUp and CutMix views.
 
   Attributes:
     labels: classes of the source view.

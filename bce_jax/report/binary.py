@@ -1,4 +1,4 @@
-"""A picture of one score per sample: both distributions, and the rates over the threshold."""
+"""A plot of binary scores, one per sample: both distributions, and the rates over the threshold."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -17,7 +17,7 @@ _NAMED = 12  # classes up to which an axis names each
 
 
 def section(groups: Sequence[Group]) -> Section:
-  """Accuracy of each class, ordered by its training images."""
+  """Returns the section on the accuracy of each class, ordered by training images."""
   seen = [(group, run.outputs) for group in groups for run in group.runs[:1] if run.outputs]
   plots = [_accuracy(seen)] if seen else []
   lead = "Classes from the most to the fewest training images."
@@ -27,7 +27,7 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def geometry_section(groups: Sequence[Group]) -> Section:
-  """Compactness and separability of each class and over epochs."""
+  """Returns the section on compactness and separability, per class and over epochs."""
   seen = [(group, run.outputs) for group in groups for run in group.runs[:1] if run.outputs]
   plots = [plot for plot in [_geometry(seen)] if plot is not None] + geometry_plots(groups)
   lead = (
@@ -160,7 +160,7 @@ def _name_classes(axis: Any, names: Sequence[str]) -> None:
 
 
 def bias_plot(outputs: TestOutputs) -> Plot | None:
-  """The scores of each class around its bias: figure 3 of the uniform paper.
+  """Draws the scores of each class around its bias: figure 3 of the uniform paper.
 
   Type I negatives of a class are its images' scores for the others; type II are the others' images'
   scores for it.

@@ -17,7 +17,7 @@ RUN = "run"  # a setting that is a name, where all that differs would take too l
 
 
 class Run(NamedTuple):
-  """A finished run.
+  """A finished run, as the report reads it from its folder.
 
   Attributes:
     settings: what distinguishes it from the others: {key: value}, in the order to show.
@@ -133,7 +133,7 @@ def remarks(runs: Sequence[Run], failed: Mapping[str, str] | None = None) -> lis
 
 
 def cells(runs: Sequence[Run]) -> list[list[str]]:
-  """Headings, then a row of text per setting; what is clearly ahead between asterisks."""
+  """Returns headings, then a row of text per setting; what is clearly best between asterisks."""
   groups, columns = grouped(runs), columns_of(runs)
   keys = setting_names(groups)
   rows = [[*keys, *(column.words("column") for column in columns), "runs"]]
@@ -160,7 +160,7 @@ def _table(runs: Sequence[Run]) -> str:
 
 
 def fitted(runs: Sequence[Run], columns: int, failed: Mapping[str, str] | None = None) -> str:
-  """What `markdown` says, for a terminal: a table too wide for it goes on in parts below."""
+  """Returns `markdown` for a terminal: a table too wide for it continues in parts below."""
   if not runs:
     return markdown(runs, failed)
   keys = setting_names(grouped(runs))
@@ -177,7 +177,7 @@ def fitted(runs: Sequence[Run], columns: int, failed: Mapping[str, str] | None =
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-  """What a reader of the table has to know, a sentence or two each."""
+  """Returns remarks that a reader of the table needs, a sentence or two each."""
   groups = grouped(runs)
   out = []
   if any(len(group.counted) > 1 for group in groups):
@@ -253,7 +253,7 @@ def clearly_best(row: Result, groups: Sequence[Group]) -> Group | None:
 def comma_separated(
   runs: Sequence[Run], failed: Sequence[tuple[Mapping[str, Any], str, str]] = ()
 ) -> str:
-  """A line per run, with every number of its results; "failed" says why there are none.
+  """Returns CSV, a line per run, with all its results; "failed" says why there are none.
 
   Args:
     runs: finished.

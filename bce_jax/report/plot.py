@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-  """Rows of cells; a number is shown with few digits, None and nan as –.
+  """A table of cells; numbers are shown with few digits, None and nan as –.
 
   Attributes:
     headings: one per column.
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 class Plot(NamedTuple):
-  """A figure for the eye, words for who can't see it, and its numbers.
+  """A figure with its description in words, and its numbers as a table.
 
   Attributes:
     title: a few words.
@@ -37,7 +37,7 @@ class Plot(NamedTuple):
 
 
 class Section(NamedTuple):
-  """A part of the page.
+  """A section of the page: a title, plots and HTML.
 
   Attributes:
     title: a few words.
@@ -53,7 +53,7 @@ class Section(NamedTuple):
 
 
 def cell(value: Any) -> str:
-  """A value as text, numbers with four significant digits."""
+  """Returns a value as text, numbers with four significant digits."""
   if value is None or (isinstance(value, float) and math.isnan(value)):
     return "–"
   if isinstance(value, float):
@@ -62,7 +62,7 @@ def cell(value: Any) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-  """A share as a percentage."""
+  """Returns a share as a percentage."""
   if share is None or math.isnan(share):
     return "–"
   return f"{100 * share:.{digits}f}\u00a0%"  # on one line

@@ -22,7 +22,7 @@ _NO_SCALARS = ("step", "epoch", "split")  # of a record
 
 
 class Chart(NamedTuple):
-  """What is said of a chart.
+  """The axis and the text of a chart over epochs.
 
   Attributes:
     unit: of its axis.
@@ -52,7 +52,7 @@ _CHARTS: dict[str, Chart | None] = {
 
 
 def section(groups: Sequence[Group]) -> Section:
-  """What a run's records say, over epochs: loss, accuracies, bias and threshold, and scalars."""
+  """Returns the section of curves over epochs: loss, accuracies, bias and threshold, scalars."""
   charts = _charts(groups)
   plots = []
   for title in dict.fromkeys([*_CHARTS, *charts]):
@@ -68,7 +68,7 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def geometry_plots(groups: Sequence[Group]) -> list[Plot]:
-  """Compactness and separability over epochs, mean over classes and their standard deviation."""
+  """Draws compactness and separability over epochs, mean and standard deviation over classes."""
   charts = _charts(groups)
   found = {
     title: rows for title, rows in charts.items() if any(row.group == "geometry" for row in rows)

@@ -16,7 +16,7 @@ from bce_jax.runs.test_outputs import TestOutputs
 
 
 def section(groups: Sequence[Group]) -> Section:
-  """Distributions of scores, the accuracy over the threshold, the scores per class."""
+  """Returns the section on scores: distributions, accuracy over the threshold, scores per class."""
   runs = [(g, g.runs[0]) for g in groups if g.runs[0].outputs is not None]
   plots = []
   for group, run in runs:

@@ -50,7 +50,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-  """What is drawn within has the report's style."""
+  """Context manager: matplotlib draws in the report's style."""
   import matplotlib
 
   with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
@@ -94,7 +94,7 @@ def _figure_class() -> Any:
 
 
 def add_legend(figure: Any, axis: Any, **options: Any) -> None:
-  """Names what is drawn, below the axes, where it hides nothing; in place of their own legend.
+  """Adds a legend below the axes, where it hides nothing, in place of their own.
 
   Args:
     figure: of matplotlib.

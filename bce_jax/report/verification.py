@@ -17,7 +17,7 @@ _FIXED = "verification_threshold"  # b/γ, or one that bce-eval was given
 
 
 def section(groups: Sequence[Group]) -> Section:
-  """The ROC curve, and the two errors over the threshold with the learned one drawn in."""
+  """Returns the section on verification: the ROC curve, and the two errors over the threshold."""
   runs = [
     (group, group.runs[0])
     for group in groups

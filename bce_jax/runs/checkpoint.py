@@ -23,7 +23,7 @@ class SaveError(RuntimeError):
 
 
 def any_in(workdir: pathlib.Path) -> bool:
-  """Whether a run folder holds a checkpoint, without opening one."""
+  """Whether a run folder holds a checkpoint; none is opened."""
   return any((workdir / files.CHECKPOINTS).glob("[0-9]*"))
 
 
@@ -250,7 +250,7 @@ class Checkpoints:
 def existing(
   workdir: pathlib.Path, which: str, best_metric: str
 ) -> Iterator[tuple[Checkpoints, int]]:
-  """Opens the checkpoints of a run folder to read the latest or the best one; gives its step.
+  """Context manager: the checkpoints of a run folder, and the step of the latest or best one.
 
   Args:
     workdir: the run folder.
@@ -271,7 +271,7 @@ def existing(
 
 
 def fingerprint(state: Any) -> list[int]:
-  """Returns a number for each array that any changed element changes, whatever the layout.
+  """Returns a checksum of each array, the same however the array is sharded.
 
   The elements' bits, each times an odd number of its place, summed modulo 2³²: exact in any order,
   and so the same on any number of devices.

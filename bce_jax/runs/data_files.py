@@ -1,4 +1,4 @@
-"""Which images a run is trained and evaluated on, file by file: whether they are the same again.
+"""The images that a run is trained and evaluated on, file by file, to know whether they change.
 
 Of each file its path below the data folder, its label and its size are kept, and of some 1,000 a
 checksum of their beginning, so that files which changed places are noticed where all have one size.
@@ -31,7 +31,7 @@ _THREADS = 16  # which wait for a file system, perhaps one behind a network
 
 
 class DataFiles(NamedTuple):
-  """The images of a run.
+  """The image files of a run, with sizes and checksums.
 
   Attributes:
     digests: of each split, {"count": images, "digest": of its lines}, as in dataset.json.
@@ -43,7 +43,7 @@ class DataFiles(NamedTuple):
 
 
 def describe(dataset: Dataset, config: ConfigDict) -> DataFiles:
-  """Looks at every file of a set, without reading it.
+  """Lists every file of a set with size and label, without reading it.
 
   Args:
     dataset: its splits, whichever it has.
@@ -86,7 +86,7 @@ def difference(
   *,
   damaged: int = 0,
 ) -> str:
-  """Says how the files of a run folder differ from those there are now; empty where they do not.
+  """Returns how the files of a run folder differ from those there are now; empty where equal.
 
   Args:
     workdir: the run folder.

@@ -1,4 +1,4 @@
-"""dataset.json: what a run writes down of its data, to know them again."""
+"""dataset.json: what a run records of its data, to recognize them later."""
 
 import pathlib
 from typing import Any
@@ -11,7 +11,7 @@ from bce_jax.runs import checkpoint, data_files, files, records
 
 
 def describe(dataset: Dataset, preprocess: Preprocess, train_counts: np.ndarray) -> dict[str, Any]:
-  """Returns what a run needs to be sure that it meets the same data again: dataset.json."""
+  """Returns the contents of dataset.json for the data of a run."""
   train = dataset.train
   return {
     "class_names": list(dataset.class_names),
@@ -58,7 +58,7 @@ def refuse_other(
 def with_statistics_of(
   workdir: pathlib.Path, now: dict[str, Any], preprocess: Preprocess
 ) -> tuple[Preprocess, np.ndarray]:
-  """Returns what a run knows of its training images: their normalization and count per class.
+  """Returns the normalization and the class counts of a run's training images.
 
   Mean and std of the channels, and images of each class: a folder of other images, to be
   evaluated by what was trained, has others.

@@ -1,4 +1,4 @@
-"""What a run has used that is none of this package, and whether it is there again."""
+"""What a run records of code from outside, and how that has changed since."""
 
 import pathlib
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ def changes(
   *,
   only: Collection[str] | None = None,
 ) -> list[str]:
-  """Says what of it has changed since the run has used it, a line each; it is used as it is.
+  """Returns a line for each code from outside that has changed since the run has used it.
 
   Args:
     workdir: the run folder.

@@ -32,7 +32,7 @@ def now() -> str:
 
 
 def session(step: int, outside: Mapping[str, Any] | None = None) -> Session:
-  """Describes this process and its machine, on its way from a step of the run.
+  """Returns the record of this session: versions, devices, command line, first step.
 
   Args:
     step: of the checkpoint it goes on from, 0 for none.
@@ -124,7 +124,7 @@ def recorded(
   outside: Mapping[str, Any] | None = None,
   writes: bool = True,
 ) -> Iterator[list[Session]]:
-  """Writes down that a session has begun, and how it ends, unless it is killed.
+  """Context manager: records that a session has begun, and how it ends unless it is killed.
 
   Args:
     workdir: the run folder.
@@ -155,5 +155,5 @@ def recorded(
 
 
 def finish(sessions: Sequence[Session], step: int) -> None:
-  """Writes into the last session that the run has ended, at a step."""
+  """Records in the last session that the run has ended, at a step."""
   sessions[-1].update(ended=now(), outcome=f"finished at step {step}")

@@ -145,7 +145,7 @@ class RecordWriter:
         self._say(f"config.writers {name!r} failed and gets no more records: {reason}")
 
   def end(self, session: Record, step: int) -> None:
-    """Writes how a session ended, at a step, which the next one puts in front of the records."""
+    """Writes how a session has ended, at a step."""
     if self._file is not None and self._events is not None:
       self._file.write(f"{_session_line(session, step)}\n".encode())
       self._events.write(_event(_session_event(session, step)))

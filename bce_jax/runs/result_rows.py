@@ -1,4 +1,4 @@
-"""Rows of results that others bring, kept in results.json: a report then needs no module of theirs.
+"""Rows of results from outside, kept in results.json so that a report needs no code from there.
 
 A method's rows are `RESULTS` of its module; a metric's from outside those of its own.
 """
@@ -17,7 +17,7 @@ _KEY = "rows"  # in the provenance of results.json
 
 
 def of_objective(name: Any) -> Sequence[Result]:
-  """Returns the rows of what a method of ours logs; none for another one."""
+  """Returns the rows of what one of our methods logs; none for another one."""
   if name not in objectives.names():
     return ()
   return getattr(importlib.import_module(f"bce_jax.objectives.{name}"), "RESULTS", ())
@@ -39,7 +39,7 @@ def from_outside(config: ConfigDict, values: Mapping[str, Any]) -> list[Result]:
 
 
 def to_keep(config: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what the provenance in results.json keeps of them; nothing where there are none."""
+  """Returns what results.json keeps of rows from outside; nothing where there are none."""
   rows = from_outside(config, values)
   return {_KEY: to_json(rows)} if rows else {}
 

@@ -25,13 +25,13 @@ def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def begun(workdir: pathlib.Path) -> bool:
-  """Whether a folder holds a run of which something was kept; else it may be started anew."""
+  """Whether a folder holds a run with results or a checkpoint; else it may be started anew."""
   kept = (workdir / files.RESULTS).exists() or checkpoint.any_in(workdir)
   return kept and (workdir / files.CONFIG).exists()
 
 
 def may_change(workdir: pathlib.Path) -> tuple[str, ...]:
-  """The keys that may differ when the run of a folder goes on, or is asked for its results again.
+  """Returns the keys that may differ when a run goes on, or is asked for its results again.
 
   Raises:
     ValueError: when its results are damaged.
@@ -60,7 +60,7 @@ def config_of(workdir: pathlib.Path) -> ConfigDict:
 
 
 def edited(workdir: pathlib.Path, *, believed: bool = False) -> str:
-  """Says how config.json was changed since the run wrote it; empty where it was not.
+  """Returns how config.json was changed since the run has written it; empty where it was not.
 
   Args:
     workdir: the run folder.
@@ -84,13 +84,13 @@ def edited(workdir: pathlib.Path, *, believed: bool = False) -> str:
 
 
 def trained_by(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config that a run wrote down besides config.json; that one where there is no other."""
+  """Returns the config that a run was trained by, even if config.json was edited since."""
   written = records.read_json(workdir / files.CONFIG)
   return provenance.read(workdir).get("config", written)
 
 
 def written_config(workdir: pathlib.Path) -> ConfigDict:
-  """Returns what config.json says, whoever has written it.
+  """Returns the config in config.json, edited or not.
 
   Raises:
     ValueError: when there is none, or it is damaged.

@@ -33,11 +33,11 @@ class RunLog:
 
   @property
   def opened(self) -> bool:
-    """Whether lines are written, not held."""
+    """Whether lines are written already, not held back."""
     return self._file is not None
 
   def note(self, line: str) -> None:
-    """Adds a line that is printed nowhere."""
+    """Adds a line to the log only, which is not printed."""
     line = _ESCAPES.sub("", line).rstrip()
     if not line:
       return
@@ -47,7 +47,7 @@ class RunLog:
       self._write()
 
   def open(self, workdir: pathlib.Path) -> None:
-    """Writes from here on, behind what is there, and what was held first.
+    """Opens the file; what was held back is written first.
 
     Raises:
       OSError: with the file's name.
@@ -59,7 +59,7 @@ class RunLog:
       self._write()
 
   def close(self) -> None:
-    """Ends it; later lines are dropped."""
+    """Closes the file; later lines are dropped."""
     with self._lock:
       if self._file is not None:
         os.close(self._file)
@@ -81,7 +81,7 @@ _current: RunLog | None = None
 
 @contextlib.contextmanager
 def kept() -> Iterator[RunLog]:
-  """Within, what is printed on stdout and stderr goes into a log too."""
+  """Context manager: what is printed on stdout and stderr goes into a log too."""
   global _current
   log, before = RunLog(), _current
   streams = sys.stdout, sys.stderr
@@ -96,7 +96,7 @@ def kept() -> Iterator[RunLog]:
 
 
 def open_in(workdir: pathlib.Path) -> None:
-  """Opens the log of the bce-train that is running, if one is, in its run folder.
+  """Opens the log of the running bce-train, if there is one, in its run folder.
 
   Raises:
     OSError: with the file's name.
@@ -106,7 +106,7 @@ def open_in(workdir: pathlib.Path) -> None:
 
 
 def note(line: str) -> None:
-  """Adds a line that a progress bar stands for, and so is printed nowhere."""
+  """Adds a line to the log only, where a progress bar shows it on the terminal."""
   if _current is not None:
     _current.note(line)
 

@@ -31,7 +31,7 @@ class RocPoints(NamedTuple):
 
 
 class TestOutputs(NamedTuple):
-  """What a network of N classes made of the n images of the test split.
+  """What a run keeps of the n images of its test split and its N classes, for the report.
 
   Attributes:
     class_names: N of them.
@@ -77,7 +77,7 @@ class TestOutputs(NamedTuple):
 
   @property
   def right(self) -> np.ndarray:
-    """Whether the own class has the largest score, [n]."""
+    """Whether the own class has the largest score, per image, [n]."""
     return self.hardest_negative < self.positive
 
 

@@ -1,1 +1,1 @@
-"""The train state, the one train step, the loop around it and its evaluation."""
+"""Training: the train state, the one train step for all methods, and the loop around it."""

@@ -1,4 +1,4 @@
-"""The public face of `bce_jax.config`, under the name that config files import."""
+"""`bce_jax.config` under its older name, which config files import."""
 
 from bce_jax.config import (
   DOORS,

@@ -35,7 +35,7 @@ def start(
 
 
 def lost_another(error: Exception) -> bool:
-  """Whether an error tells that another process of the run can't be reached."""
+  """Whether an error says that another process of the run can't be reached."""
   signs = (
     "Gloo",
     "NCCL",

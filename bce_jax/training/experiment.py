@@ -1,4 +1,4 @@
-"""From a config to the parts of a run; everything that can be wrong with one is found here."""
+"""Builds an experiment from a config: data, network, method, optimizer; mistakes are found here."""
 
 import math
 import os
@@ -29,7 +29,7 @@ from bce_jax.training.step import make_train_step
 
 
 class Experiment(NamedTuple):
-  """The parts of a run.
+  """All that a run needs: config, data, devices, network, method and optimizer.
 
   Attributes:
     config: checked.
@@ -63,7 +63,7 @@ class Experiment(NamedTuple):
 
   @property
   def init_state(self) -> Callable[..., TrainState]:
-    """The pure function that makes the state before the first step.
+    """The pure function that returns the state before the first step.
 
     Its argument, where given, is the network to start from: (params, batch_stats).
     """
@@ -84,13 +84,13 @@ class Experiment(NamedTuple):
 
   @property
   def evaluator(self) -> Evaluator:
-    """What evaluates the network; its steps are compiled once for each evaluator."""
+    """The evaluator of the network on the data; a new one compiles its programs anew."""
     return Evaluator(
       self.config, self.dataset, self.mesh, self.model, self.preprocess, self.train_counts
     )
 
   def train_step(self, make: Callable[..., Callable] | None = None) -> Callable:
-    """Returns the pure train step; or of the same parts the form that another function makes."""
+    """Returns the pure train step, or the form of it that `make` returns."""
     return (make or make_train_step)(
       self.model,
       self.objective,
@@ -101,7 +101,7 @@ class Experiment(NamedTuple):
     )
 
   def steps(self, epochs: float) -> int:
-    """A duration in epochs as a number of steps, at least 1."""
+    """Returns a duration in epochs as a number of steps, at least 1."""
     return max(1, round(epochs * self.steps_per_epoch))
 
 
@@ -113,7 +113,7 @@ def build(
   progress: Any = None,
   evaluate_only: bool = False,
 ) -> Experiment:
-  """Builds the parts of a run, reading the data but writing nothing.
+  """Builds the experiment that a config describes; reads the data, writes nothing.
 
   Args:
     config: as `config.default()` makes it, with values changed.

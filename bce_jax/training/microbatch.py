@@ -1,4 +1,4 @@
-"""A step's batch in parts, a device's share or a micro-batch, and the mean of what they give."""
+"""Microbatches: parts of a step's batch, and the mean of their gradients and logs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ Arrays = dict[str, jax.Array]
 
 
 class Microbatch(NamedTuple):
-  """Images of a step, and what they are of its whole batch.
+  """A part of a step's batch, a device's share or a microbatch of it, and its place therein.
 
   Attributes:
     arrays: "images", "labels", and of a partner batch "partner_images" and "partner_labels".
@@ -26,7 +26,7 @@ class Microbatch(NamedTuple):
 
 
 class StepOutputs(NamedTuple):
-  """What a part of a batch gives.
+  """What a microbatch gives: gradients, batch statistics, logs and memory.
 
   Attributes:
     grads: of the loss' mean over the part.
@@ -61,7 +61,7 @@ def check_micro_batches(count: int, batch_size: int, devices: int) -> None:
 
 
 def check_batch_norm_group(group: int | None, images: int, *, where: str = "the network") -> None:
-  """Refuses groups that the images can't be cut into.
+  """Refuses batch norm groups that do not divide the images of a forward pass.
 
   Args:
     group: images normalized together; None: all.
@@ -86,7 +86,7 @@ def _nearest_divisors(of: int, number: int, *, least: int = 1) -> str:
 
 
 def share_of_device(arrays: Arrays, axis_name: str) -> Microbatch:
-  """Returns the arrays as this device's share of a batch that is split along `axis_name`."""
+  """Returns a batch that is split along `axis_name` as this device's microbatch."""
   count = len(arrays["labels"])
 
   def everywhere(name: str) -> jax.Array | None:
@@ -101,7 +101,7 @@ def share_of_device(arrays: Arrays, axis_name: str) -> Microbatch:
 
 
 def micro_batch(part: Microbatch, index: int | jax.Array, count: int) -> Microbatch:
-  """Returns rows index, index + count, index + 2 · count, … of a part.
+  """Returns microbatch `index` of `count`: rows index, index + count, index + 2 · count, …
 
   Of a batch split over devices each device has as many of these rows, and keeps them.
   """

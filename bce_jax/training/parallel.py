@@ -1,4 +1,4 @@
-"""How a train step runs on many devices: `jax.jit` over a mesh, or `jax.pmap`; a config chooses."""
+"""How a train step runs on many devices: `jax.jit` over a mesh, or `jax.pmap` (config.parallel)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ Logs = dict[str, jax.Array]
 
 
 class Execution(Protocol):
-  """What the loop needs of either form; `carried` is the train state as the form keeps it."""
+  """Protocol: what the loop needs of jit or pmap; `carried` is the train state in its form."""
 
   def rows(self) -> np.ndarray:
     """Returns which rows of a batch this process reads."""

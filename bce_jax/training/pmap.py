@@ -1,4 +1,4 @@
-"""The train step as one program a device: `jax.pmap`, in place of jit over a mesh."""
+"""The train step as one program per device: `jax.pmap`, in place of jit over a mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ def make_pmap_train_step(
   micro_batches: int = 1,
   unrolled: bool | None = None,
 ) -> Callable[[TrainState, Arrays], tuple[TrainState, dict[str, jax.Array]]]:
-  """Returns the compiled step (states, batch) → (next states, logs), one program a device.
+  """Returns the compiled step (states, batch) → (next states, logs), one program per device.
 
   It does what `step.make_train_step` does under jit over a mesh, to rounding: an image is augmented
   by its row in the batch of all devices, batch norm without a group has the statistics of all of

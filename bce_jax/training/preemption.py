@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: what was trained is saved, and the same command goes on from there.
+"""Ctrl-C, SIGTERM and SIGHUP: a run saves and ends, and the same command goes on from there.
 
 SIGTERM is what a scheduler sends before it takes a machine away, SIGHUP what a terminal sends when
 it is closed. Imports nothing heavy, since it has to be ready before anything else is.
@@ -27,7 +27,7 @@ _STUCK_SECONDS = 2.0
 
 
 class PreemptedError(KeyboardInterrupt):
-  """The run was asked to end, and has; the same command goes on.
+  """The run has ended because a signal asked for it; the same command goes on.
 
   No Exception, so that nobody takes it for an error of what it came between.
 
@@ -45,7 +45,7 @@ class PreemptedError(KeyboardInterrupt):
 
 
 def name_of(number: int) -> str:
-  """What people call a signal."""
+  """Returns the usual name of a signal."""
   return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
@@ -56,7 +56,7 @@ def newest_step(workdir: pathlib.Path) -> int | None:
 
 
 def how_to_go_on(workdir: pathlib.Path) -> str:
-  """What the same command would do next, for a message.
+  """Returns what the same command would do next, for a message.
 
   >>> how_to_go_on(pathlib.Path("/no/such"))
   'nothing was saved yet: run the same command again to start at step 0'
@@ -70,7 +70,7 @@ def how_to_go_on(workdir: pathlib.Path) -> str:
 
 
 class Preemption:
-  """Whether the run has been asked to end.
+  """Listens for signals that ask the run to end, and decides after which step it stops.
 
   Once a step is trained, a first signal is kept for `reached`, so that the step is finished and
   saved; a second Ctrl-C ends at once. Before that, and after the last step, the first ends at once.
@@ -95,12 +95,12 @@ class Preemption:
     self._last: list[Callable[[], object]] = []
 
   def at_the_very_end(self, function: Callable[[], object]) -> None:
-    """Calls a function where the process ends without unwinding its stack."""
+    """Registers a function to call where the process ends without unwinding its stack."""
     self._last.append(function)
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """Listens; in a thread that can't, whoever started it has to.
+    """Context manager: signals are handled; in a thread that can't, its starter has to.
 
     A signal that is ignored, as SIGHUP under nohup, stays so.
     """
@@ -127,7 +127,7 @@ class Preemption:
 
   @contextlib.contextmanager
   def training(self) -> Iterator[None]:
-    """Within, steps are trained."""
+    """Context manager: steps are trained, so that a signal waits for the end of one."""
     self._training = True
     try:
       yield
@@ -135,7 +135,7 @@ class Preemption:
       self._training = self._trained = False
 
   def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a train step after whose first return there is something to be saved."""
+    """Returns a train step that notes when it has first returned: there is something to save."""
 
     def counting(*args: Any) -> Any:
       out = step(*args)
@@ -145,7 +145,7 @@ class Preemption:
     return counting
 
   def reached(self, step: int) -> bool:
-    """Whether to stop after this step: the same answer on every host, asked at every step."""
+    """Returns whether to stop after this step, the same on every host; asked at each step."""
     if not _one_of_several():
       return self.number is not None
     from jax.experimental import multihost_utils
@@ -153,7 +153,7 @@ class Preemption:
     return multihost_utils.reached_preemption_sync_point(step)
 
   def ended(self, saved: int | None = None) -> PreemptedError:
-    """What to raise where the run ends as it was asked; another host has got a SIGTERM."""
+    """Returns the exception to raise where the run has ended as it was asked."""
     return PreemptedError(self.number or signal.SIGTERM, saved)
 
   @property

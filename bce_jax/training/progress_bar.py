@@ -1,4 +1,4 @@
-"""Where a long run stands: a bar on a terminal, plain lines in a log."""
+"""Progress of a run: a bar on a terminal, plain lines in a log."""
 
 import collections
 import contextlib
@@ -37,7 +37,7 @@ _WORDS = (
 
 
 class Pace:
-  """Measures training steps by themselves: waiting for their images, and the steps.
+  """Measures the time of training steps alone, with the wait for their images.
 
   What compiling, writing records, evaluating and saving checkpoints take is left out, and so is the
   first step, within which the program is compiled, as time and as images.
@@ -51,22 +51,22 @@ class Pace:
     self._laps: collections.deque[tuple[int, float]] = collections.deque(maxlen=5)
 
   def stop(self) -> None:
-    """What follows is no training step."""
+    """Stops the clock: what follows is no training step."""
     if self._since is not None:
       self._seconds += self._clock() - self._since
     self._since = None
 
   def go(self) -> None:
-    """Training steps follow, or go on."""
+    """Starts the clock: training steps follow."""
     if self._since is None:
       self._since = self._clock()
 
   def step(self) -> None:
-    """One more step is done; one within which the clock stands does not count."""
+    """Counts a step; not one during which the clock stood."""
     self._steps += self._since is not None
 
   def lap(self) -> float:
-    """Stops; returns steps per second since the last lap, nan where none was measured."""
+    """Stops the clock; returns steps per second since the last lap, nan where none was measured."""
     self.stop()
     steps, seconds = self._steps, self._seconds
     if steps:
@@ -75,7 +75,7 @@ class Pace:
     return steps / max(seconds, 1e-9) if steps else math.nan
 
   def seconds_per_step(self) -> float | None:
-    """Of the last laps; None before the first few steps."""
+    """Returns the seconds per step of the last laps; None before the first few steps."""
     steps, seconds = (sum(values) for values in zip((0, 0.0), *self._laps, strict=True))
     if steps < 3:  # of a long first lap what there is, without the steps that still wait to be done
       running = 0.0 if self._since is None else self._clock() - self._since
@@ -110,18 +110,18 @@ class Progress:
     self._bar = _Line(self._bar_line, total=total, initial=first, disable=not self._terminal)
 
   def advance(self) -> None:
-    """One more step is done."""
+    """Counts a step."""
     self._step += 1
     self._pace.step()
     self._bar.update()
 
   def stepping(self) -> None:
-    """The next step follows."""
+    """Notes that the next step follows."""
     self._pace.go()
 
   @contextlib.contextmanager
   def doing(self, what: str, *, compiling: str = "") -> Iterator[None]:
-    """What is done within is shown; until `stepping` the time is left out of the rate.
+    """Context manager: shows what is being done; its time is left out of the rate.
 
     Args:
       what: such as `EVALUATING`.
@@ -155,7 +155,7 @@ class Progress:
     return self._rate
 
   def show(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-    """Shows values: on the bar, or in a line of the log.
+    """Shows values on the bar, or in a line of the log.
 
     Images per second are those that `images_per_second` has last returned.
 
@@ -184,7 +184,7 @@ class Progress:
       print(line, file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    """Ends the bar."""
+    """Closes the bar."""
     self._bar.close()
 
   def _seconds_left(self) -> float | None:
@@ -231,7 +231,7 @@ def fit(
   *,
   bar: Callable[[float, int], str],
 ) -> str:
-  """Lays a line out: the share done, a bar, and as many fields as leave it a useful length.
+  """Returns a progress line: the share done, a bar, and as many fields as leave it a useful length.
 
   Args:
     columns: of the terminal; the last one is left free, since some go on in the next line there.

@@ -1,4 +1,4 @@
-"""Which damaged images a run has skipped: each is named once, in its records and to the user."""
+"""The damaged images that a run has skipped: each is reported once, to its records and the user."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class Skipping:
       self._name(one, step)
 
   def note(self, indices: Iterable[int], step: int) -> None:
-    """Names those of the training images, which others stood in for at a step.
+    """Reports the damaged training images that others have stood in for, at a step.
 
     Raises:
       DamagedError: for more than config.data.skip_damaged.
@@ -57,7 +57,7 @@ class Skipping:
       self._name_found(step)
 
   def exchange(self, step: int) -> None:
-    """Names what any of several processes has found; all of them must call it at the same steps.
+    """Reports what any of several processes has found; all must call it at the same steps.
 
     Raises:
       DamagedError: for more than config.data.skip_damaged, in all of them.

@@ -1,4 +1,4 @@
-"""Where training starts: a checkpoint of its own, the network of another run, or anew."""
+"""Where training starts: its own newest checkpoint, the network of another run, or anew."""
 
 import pathlib
 from contextlib import AbstractContextManager
@@ -17,12 +17,12 @@ BACKBONE_KEYS = ("model", "stem", "embedding", "zero_init_last_norm")
 
 
 def describe_dataset(experiment: Experiment) -> dict[str, Any]:
-  """Returns what dataset.json says of the experiment's data."""
+  """Returns the contents of dataset.json for the experiment's data."""
   return dataset_record.describe(experiment.dataset, experiment.preprocess, experiment.train_counts)
 
 
 def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
-  """Returns the experiment with what the run in a folder knows of its training images.
+  """Returns the experiment with the normalization and class counts of the run in a folder.
 
   Raises:
     ValueError: when the classes or the size of the images are not the run's.
@@ -34,7 +34,7 @@ def with_statistics_of(workdir: pathlib.Path, experiment: Experiment) -> Experim
 
 
 def with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
-  """Returns the experiment with the normalization of the run it starts from, if it does.
+  """Returns the experiment with the normalization of the run in `start_from`, if there is one.
 
   A resumption of it has that normalization too.
 

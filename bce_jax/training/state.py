@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The train state: what a run carries from step to step, and a checkpoint holds."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from bce_jax.objectives import Objective
 
 
 class TrainState(struct.PyTreeNode):
-  """Everything that a checkpoint holds; a run's key is not in it, since step keys fold in `step`.
+  """The train state; the run's random key is not in it, since steps fold in `step`.
 
   Attributes:
     step: number of updates made, int32.
@@ -30,13 +30,13 @@ class TrainState(struct.PyTreeNode):
 
   @property
   def variables(self) -> Any:
-    """The network's own: what `evaluation` runs."""
+    """The network's variables, as evaluation takes them."""
     params = {name: self.params[name] for name in ("backbone", "head")}
     return {"params": params, "batch_stats": self.batch_stats}
 
 
 def trained(params: Any, objective: Objective) -> Any:
-  """Returns the groups of parameters that the method trains."""
+  """Returns the parameters that the method trains."""
   names = params.keys() if objective.trainable is None else objective.trainable
   return {name: params[name] for name in names}
 

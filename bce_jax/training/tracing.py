@@ -1,4 +1,4 @@
-"""Tries code from outside before anything is written: what can't be traced is said in one line."""
+"""Traces code from outside before anything is written: what fails is reported in one line."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Trains step by step: data in, records and checkpoints out, and on again after a kill."""
+"""The training loop: batches in, records and checkpoints out."""
 
 import math
 import time
@@ -24,7 +24,7 @@ from bce_jax.training.state import TrainState
 
 
 class Services(NamedTuple):
-  """What training reports to, saves with and listens to.
+  """What the trainer works with: evaluator, checkpoints, records, progress, signals.
 
   Attributes:
     evaluator: of the experiment.
@@ -46,7 +46,7 @@ class Services(NamedTuple):
 
 
 class Due(NamedTuple):
-  """What follows a step.
+  """What is due after a step: evaluating, saving, recording, stopping.
 
   Attributes:
     preempted: the run was asked to end.
@@ -62,7 +62,7 @@ class Due(NamedTuple):
 
 
 class Trainer:
-  """Trains from a state's step to the end.
+  """Trains from the step of a state to the end.
 
   `record` is the part of a checkpoint that is not the train state: the logs of the steps since the
   last record, so that the next record is the same whether or not a kill comes between, the records
@@ -93,12 +93,12 @@ class Trainer:
 
   @property
   def state(self) -> TrainState:
-    """The state now, on the devices, padded."""
+    """The present state, on the devices, padded."""
     return self._execution.state(self._carried)
 
   @property
   def seconds(self) -> float:
-    """Spent until the last checkpoint, over all sessions of the run."""
+    """Seconds until the last checkpoint, over all sessions of the run."""
     return self._record["seconds"]
 
   def run(self) -> None:

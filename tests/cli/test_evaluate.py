@@ -342,7 +342,7 @@ NAN = np.where(np.arange(6)[:, None] > 3, np.nan, ROWS)
     ({"logits": ROWS, "labels": LABELS, "train_counts": [1, 0.5, 1]}, "whole numbers, got 0.5"),
     ({"logits": ROWS, "labels": LABELS, "features": ROWS[1:]}, "has shape (5, 3): expected (6, D)"),
     ({"logits": ROWS, "labels": LABELS, "features": NAN}, "'features', rows 0 … 6: features must"),
-    ({"logits": ROWS, "labels": LABELS, "features": np.zeros((6, 20_000))}, "20,000 numbers per sam"),
+    ({"logits": ROWS, "labels": LABELS, "features": np.zeros((6, 20_000))}, "20,000 numbers per"),
     (
       {"logits": ROWS, "labels": LABELS, "features": ROWS, "weights": ROWS},
       "'weights' has shape (6, 3): expected (3, 3)",

@@ -118,7 +118,7 @@ GROUP = Group(
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses how to make data long-tailed where they are not to be."""
+  """Refuses options of a long-tailed subset where none is asked for."""
   for key in ("imbalance_profile", "imbalance_seed"):
     default = GROUP.keys[f"data.{key}"].default
     if config.data[key] != default and not config.data.imbalance:

@@ -1,4 +1,4 @@
-"""Keys of the loss and of the classifier that it is of."""
+"""Keys of the loss and of the classifier."""
 
 from ml_collections import ConfigDict
 
@@ -72,7 +72,7 @@ REBALANCE = Group(
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses weights that are said not to be normalized with a loss that normalizes them."""
+  """Refuses normalize_weights=false with a loss that normalizes them."""
   normalized = families.of(config).normalized
   if normalized and config.normalize_weights is False:
     raise ValueError(

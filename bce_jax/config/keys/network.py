@@ -78,7 +78,7 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses a checkpoint, or parts, of no run."""
+  """Refuses options of start_from without it, and a network that can't be built."""
   for key, usual in (("start_from_checkpoint", "latest"), ("start_from_parts", None)):
     if config[key] != usual and not config.start_from:
       raise ValueError(

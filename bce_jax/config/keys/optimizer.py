@@ -44,7 +44,7 @@ GROUP = Group(
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what is of adamw with sgd."""
+  """Refuses options of adamw with sgd."""
   for key in ("b1", "b2", "eps"):
     default = GROUP.keys[f"optimizer.{key}"].default
     if config.optimizer[key] != default and config.optimizer.name == "sgd":

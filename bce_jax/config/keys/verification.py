@@ -1,4 +1,4 @@
-"""Keys of open-set verification: whether two images show the same class, never trained on."""
+"""Keys of open-set verification: whether two images show the same class, one never trained on."""
 
 from ml_collections import ConfigDict
 

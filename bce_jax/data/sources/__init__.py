@@ -37,7 +37,7 @@ def names() -> tuple[str, ...]:
 
 
 def module(name: str) -> extensions.Plugin:
-  """Returns the few names of a source, ours or from outside.
+  """Returns the plugin of a source, ours or from outside.
 
   Raises:
     ValueError: for one that there is not, with the nearest.

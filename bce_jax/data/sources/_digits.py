@@ -25,7 +25,7 @@ _OF_FILES = {"full_scale": None, "skip_damaged": 0}
 
 
 def check(config: Any) -> None:
-  """Refuses keys that only a folder of image files has a use for."""
+  """Refuses keys that only a folder of images uses."""
   for key, default in (_OF_A_FOLDER | ({} if config.verification.folder else _OF_FILES)).items():
     value = config.data[key]
     if value != default:

@@ -1,4 +1,4 @@
-"""A folder of image files, one folder a class."""
+"""A folder of image files, one folder per class."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def check(config: Any) -> None:
 
 
 def create(config: Any, progress: Progress | None = None) -> Dataset:
-  """Reads the folder of a config."""
+  """Reads the folder that a config names."""
   data = config.data
   return sources.folder(
     data.folder,
@@ -58,7 +58,7 @@ def folder(
   threads: int | None = None,
   progress: Progress | None = None,
 ) -> Dataset:
-  """Reads a folder of images, one folder a class.
+  """Reads a folder of image files, one folder per class.
 
   Three layouts: `path/train/<class>/…` with `path/test/<class>/…`; the same with `val`, `valid`,
   `validation` or `dev`, which is the test split where there is no `test` and the validation split

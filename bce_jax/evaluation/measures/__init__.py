@@ -1,4 +1,4 @@
-"""Measures that each evaluation takes beside the accuracies and the threshold, a module each.
+"""Further measures of a split, a module each: per shot group, with flip, geometry.
 
 A module has one function, `compute`: `SplitOutputs` → named numbers; there are none where the split
 lacks what they need. A new one needs its file here, and a row in `bce_jax.results` for each number.
@@ -20,5 +20,5 @@ def _all() -> list[Callable[[SplitOutputs], dict[str, Any]]]:
 
 
 def compute(split: SplitOutputs) -> dict[str, Any]:
-  """Returns what all of them measure of a split."""
+  """Returns the results of all measures of a split."""
   return {key: value for measure in _all() for key, value in measure(split).items()}

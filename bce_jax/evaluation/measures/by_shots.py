@@ -8,7 +8,7 @@ from bce_jax.evaluation.split_outputs import Pairs, SplitOutputs
 
 
 def compute(split: SplitOutputs) -> dict[str, Any]:
-  """Returns many, medium and few; a group without samples is absent."""
+  """Returns the accuracy of each shot group; one without samples is absent."""
   return of_pairs((split.positive, split.hardest_negative), split)
 
 

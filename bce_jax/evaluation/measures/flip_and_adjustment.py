@@ -8,7 +8,7 @@ from bce_jax.evaluation.split_outputs import Pairs, SplitOutputs
 
 
 def compute(split: SplitOutputs) -> dict[str, Any]:
-  """Returns those that the split has scores of."""
+  """Returns the accuracies with flip and with adjustment, where the split has such scores."""
   out: dict[str, Any] = {}
   for prefix, pairs in (("flip_", split.flipped), ("adjusted_", split.adjusted)):
     if pairs is not None:
