@@ -252,7 +252,7 @@ def _neighbor(lacking: str) -> str:
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-  """Context manager: modules are looked for in the current directory first; after it, if one was there."""
+  """Context manager: modules are looked for in the current directory first, or where it was."""
   here = os.getcwd()
   if here in sys.path or "" in sys.path:
     yield

@@ -10,6 +10,8 @@ from bce_jax import extensions
 from bce_jax.models import iresnet, resnet
 from bce_jax.names import nearest
 
+# Modules with `NAMES` and `build(name, *, stem, dtype, …)`.
+_FAMILIES = (resnet, iresnet)
 _STEMS = ("imagenet", "cifar")
 
 
@@ -20,10 +22,10 @@ def names() -> tuple[str, ...]:
     The names, each family by depth: CIFAR, ImageNet, faces.
 
   Example:
-    >>> names()[:3], names()[-1]
-    (('resnet8', 'resnet14', 'resnet20'), 'iresnet100')
+    >>> names()[:3]
+    ('resnet8', 'resnet14', 'resnet20')
   """
-  return (*resnet.NAMES, *iresnet.NAMES)
+  return tuple(name for family in _FAMILIES for name in family.NAMES)
 
 
 # What a model from outside is created with too, as far as it takes it.
@@ -45,7 +47,7 @@ def module(name: str) -> extensions.Plugin:
 
 
 def _family(name: str) -> Any:
-  return resnet if name in resnet.NAMES else iresnet
+  return next(family for family in _FAMILIES if name in family.NAMES)
 
 
 def create(

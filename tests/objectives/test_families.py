@@ -76,7 +76,8 @@ def value(objective, bias=1.5):
 
 def test_the_names_are_the_papers():
   eight = ("bce-u", "bce-d", "bce-nu", "bce-nd", "soft-u", "soft-d", "soft-nu", "soft-nd")
-  assert families.LOSSES == eight == objectives.LOSSES
+  assert families.LOSSES[:8] == eight
+  assert families.LOSSES == objectives.LOSSES
   for name in eight:
     family, parsed = families.resolve(name), objectives.parse(name)
     assert family.name == name

@@ -364,4 +364,4 @@ def test_what_it_asks_of_the_rest():
   assert mended.partner == 0.0
   assert mended.channel_statistics is None
   assert released.channel_statistics == CIFAR10_STATISTICS
-  assert objectives.names() == ("balanced", "joint", "tripartite")
+  assert {"balanced", "joint", "tripartite"} <= set(objectives.names())
