@@ -7,9 +7,14 @@ from ml_collections import ConfigDict
 from bce_jax import objectives, terminal
 from bce_jax.config import doors
 from bce_jax.config.key import UPDATES, Key
-from bce_jax.config.table import GROUPS, flatten
+from bce_jax.config.table import GROUPS, KEYS, flatten
 
 _INDENT = "      "
+_INTRODUCTION = (
+  "Keys of a config: --config.KEY=VALUE, or config.KEY = VALUE in a config file (none is None"
+  " there). Each with its value, what it may be, and what it changes: when a run goes on, keys that"
+  " change evaluation, records, where files lie, or nothing, may have other values."
+)
 
 
 def lines(config: ConfigDict, columns: int) -> list[str]:
@@ -21,9 +26,10 @@ def lines(config: ConfigDict, columns: int) -> list[str]:
   """
   doors.complete(config)
   flat = flatten(config)
-  out = ["Keys of a config: --config.KEY=VALUE, or config.KEY = VALUE in a config file."]
+  out = terminal.wrap(_INTRODUCTION, columns)
   groups = [(group.title, group.keys) for group in GROUPS]
-  for title, keys in [*_of_names(config), *groups]:
+  method, *options = _of_names(config)
+  for title, keys in [method, *groups, *options]:
     out += ["", *terminal.wrap(title, columns)]
     for key, row in keys.items():
       out += _lines(key, row, flat[key], columns)
@@ -37,11 +43,14 @@ def _of_names(config: ConfigDict) -> list[tuple[str, dict[str, Key]]]:
     plugin = door.find(str(doors.name_at(config, door)))
     rows = {}
     if door.key == "objective.name":
-      meaning = "the method, and its options"
+      meaning = (
+        "the method: joint (the loss alone), tripartite (BCE3S), balanced (its second stage)"
+      )
       rows[door.key] = Key("joint", UPDATES, meaning, choices=objectives.names(), outside=True)
     for option, value in plugin.OPTIONS.items():
       meaning, bounds = plugin.MEANINGS.get(option, ""), plugin.RANGES.get(option)
-      rows[f"{door.options}.{option}"] = Key(value, UPDATES, meaning, range=bounds)
+      changes = KEYS[door.key].changes if door.key in KEYS else UPDATES
+      rows[f"{door.options}.{option}"] = Key(value, changes, meaning, range=bounds)
     if rows:
       what = "Method" if door.key == "objective.name" else f"Options of config.{door.key}"
       out.append((f"{what} {plugin.name!r}", rows))

@@ -27,11 +27,11 @@ OPTIONS: dict[str, Any] = {
   "drifting_statistics": False,
 }
 MEANINGS = {
-  "beta": "β of the class weights (1 − β)/(1 − βⁿ)",
-  "class_share": "r, the share of the classes that a step looks at; those of the batch among them",
-  "max_norm_fraction": "where between the shortest and the longest row of stage 1 MaxNorm cuts",
+  "beta": "β of the class-balanced example weights (1 − β)/(1 − βⁿ)",
+  "class_share": "r, share of the classes in each step's loss, those of the batch included; 1: all",
+  "max_norm_fraction": "MaxNorm's limit: 0, the shortest row at the start; 1, the longest",
   # As the released code does.
-  "drifting_statistics": "train with the batch's own statistics and let the running ones drift",
+  "drifting_statistics": "batch norm by the batch's statistics; false: by those of start_from",
 }
 RANGES = {
   "beta": (0, True, 1),

@@ -21,7 +21,7 @@ _PLAIN = Rebalance()
 OPTIONS: dict[str, Any] = {"class_share": 1.0}
 # UniFace's prior bias is log(10 · N · r) where r < 1: add log r by bias_mean.
 MEANINGS = {
-  "class_share": "r, the share of the classes that a step looks at; those of the batch among them"
+  "class_share": "r, share of the classes in each step's loss, those of the batch included; 1: all"
 }
 RANGES: dict[str, tuple[float, bool, float]] = {"class_share": (0, False, 1)}
 

@@ -45,15 +45,15 @@ OPTIONS: dict[str, Any] = {
   "released": False,
 }
 MEANINGS = {
-  "contrast_weight": "λ_ss of the contrast; 0 runs without projector and memory",
-  "uniform_weight": "λ_cc of the classifier's uniformity",
-  "temperature": "τ of the contrast",
-  "class_share": "r, the share of the classes that the first term of a step looks at",
-  "projection_size": "size of the projections",
-  "partner_exponent": "q of the partner batch's sampler: a class of n images counts n^(1−q)",
+  "contrast_weight": "λ_ss, weight of the contrast of samples; 0: no projector and no memory",
+  "uniform_weight": "λ_cc, weight of the classifier's uniformity",
+  "temperature": "τ, temperature of the contrast",
+  "class_share": "r, share of the classes in each step's first term; 1: all",
+  "projection_size": "size of the projections that are contrasted",
+  "partner_exponent": "q: partners to mix with are sampled by n^(1−q) from classes of n images",
   # Memory held constant, CutMix labels by λ, a share of the classes for the source view only,
   # which may drop positives, CIFAR-10's channel statistics.
-  "released": "the released code's choices, see bce_jax/objectives/tripartite.py",
+  "released": "follow the released code where the paper differs, see objectives/tripartite.py",
 }
 RANGES = {
   "contrast_weight": (0, True, math.inf),

@@ -110,7 +110,10 @@ def test_help_of_a_config(capsys):
   assert "default resnet20; changes: network)" in text
   assert "steps = 7 (a whole number ≥ 1, or none, default none; changes: updates)" in text
   assert "optimizer.momentum = 0.9 (a number ≥ 0 and < 1; changes: updates)" in text
-  assert "objective.temperature = 1.0 (a number > 0; changes: updates) τ of the contrast" in text
+  assert (
+    "objective.temperature = 1.0 (a number > 0; changes: updates) τ, temperature of the contrast"
+    in text
+  )
   assert max(map(len, lines)) <= 80
   assert cli.main(["--help-config"]) == 0
   assert "objective.temperature" not in capsys.readouterr().out

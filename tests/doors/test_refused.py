@@ -118,7 +118,7 @@ def test_help_shows_options_from_outside(place, capsys):
   assert cli.main(["--help-config", *(f"--config.{k}={v}" for k, v in DATA.items())]) == 0
   out = " ".join(capsys.readouterr().out.split())
   assert "Options of config.data.name 'house.data' data_options.images = 16 (a whole nu" in out
-  assert "(a whole number ≥ 2 and ≤ 64; changes: updates) how many there are" in out
+  assert "(a whole number ≥ 2 and ≤ 64; changes: data) how many there are" in out
 
 
 def test_an_optimizer_without_decay_and_options_as_none_are_said(place):

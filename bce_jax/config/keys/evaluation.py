@@ -6,35 +6,46 @@ from bce_jax.config.key import BEST, EVALUATION, FINITE, NOTHING, POSITIVE, RECO
 GROUP = Group(
   "Evaluation, records, report",
   {
-    "log_every_steps": Key(50, RECORDS, "steps between two records of training", least=1),
+    "log_every_steps": Key(
+      50, RECORDS, "steps between two training records in metrics.jsonl", least=1
+    ),
     "eval_every_epochs": Key(1.0, RECORDS, "epochs between two evaluations", range=POSITIVE),
     # Takes [N, D] and [D, D] in float64.
     "eval_geometry": Key(
-      True, EVALUATION, "measure compactness, separability and neural collapse too"
+      True, EVALUATION, "also measure compactness, separability and neural collapse of the features"
     ),
-    "eval_flip": Key(False, EVALUATION, "evaluate with test-time horizontal flip too"),
+    "eval_flip": Key(False, EVALUATION, "also evaluate with test-time horizontal flip"),
     "eval_logit_adjustment": Key(
-      0.0, EVALUATION, "evaluate z − τ log π too (post-hoc adjustment)", range=FINITE
+      0.0,
+      EVALUATION,
+      "τ: also evaluate z − τ log π, post-hoc logit adjustment; 0: don't",
+      range=FINITE,
     ),
     "metrics": Key(
-      "", EVALUATION, "metrics of your own: package.module:function, several with commas"
+      "", EVALUATION, "metrics of your own: package.module:function, separated by commas"
     ),
     "writers": Key(
-      "", RECORDS, "writers of records of your own: package.module:function, several with commas"
+      "",
+      RECORDS,
+      "writers of your own for a run's records: package.module:function, separated by commas",
     ),
     "checkpoint_every_steps": Key(
-      None, RECORDS, "checkpoints besides those after each evaluation", kind=int, least=1
+      None,
+      RECORDS,
+      "steps between two checkpoints; none: only after each evaluation",
+      kind=int,
+      least=1,
     ),
     "best_metric": Key(
       "uniform_accuracy",
       BEST,
-      "what makes a checkpoint the best, on the validation split",
+      "validation result that the best checkpoint is chosen by",
       choices=results.BEST_METRICS,
     ),
     "report": Key(
       True,
       NOTHING,
-      "whether bce-train makes report.html at the end; bce-report makes it at any time",
+      "write report.html at the end of training; bce-report writes it at any time",
     ),
   },
 )

@@ -12,41 +12,49 @@ GROUP = Group(
     "loss": Key(
       "bce-nu",
       NETWORK,
-      "the loss, by the uniform paper's name: family, n for normalized, unified or diverse bias",
+      "bce or soft(max); n: of cosines; u: one bias for all classes, d: one per class",
       choices=objectives.LOSSES,
       outside=True,
     ),
     "normalize_weights": Key(
       None,
       NETWORK,
-      "whether the classifier's rows are normalized; none: as the loss' name says",
+      "normalize the classifier's rows; none: if the loss is of cosines (-nu, -nd)",
       kind=bool,
     ),
     "weight_init": Key(
       "uniform",
       NETWORK,
-      "where its weights start: uniform, U(±1/√D), or normal, N(0, 1/D)",
+      "distribution of the classifier's initial weights: uniform, U(±1/√D), or normal, N(0, 1/D)",
       choices=models.WEIGHT_INITS,
     ),
     "scale": Key(
       32.0,
       NETWORK,
-      "γ of the normalized losses (-nu, -nd); the plain ones score with wᵀx itself",
+      "γ, which multiplies the cosines of the normalized losses (-nu, -nd); the others ignore it",
       range=POSITIVE,
     ),
-    "margin": Key(0.0, UPDATES, "m, subtracted from the positive similarity", range=AT_LEAST_0),
-    "negative_weight": Key(
-      1.0, UPDATES, "λ, the weight of the negative terms of the BCE losses", range=AT_LEAST_0
+    "margin": Key(
+      0.0,
+      UPDATES,
+      "m, subtracted from the similarity to the own class in training",
+      range=AT_LEAST_0,
     ),
-    "smoothing": Key(0.0, UPDATES, "ε of label smoothing", range=SHARE),
+    "negative_weight": Key(
+      1.0,
+      UPDATES,
+      "λ, weight of the terms of the other classes in the BCE losses",
+      range=AT_LEAST_0,
+    ),
+    "smoothing": Key(0.0, UPDATES, "ε of label smoothing; 0: none", range=SHARE),
     "bias_init": Key(
       "prior",
       NETWORK,
-      "where the bias starts: prior, zero, 0 (random), or for a diverse bias 1 … 7",
+      "initial bias: prior, log(10 N); zero; 0, random; 1 … 7: paper's modes, bias per class",
       choices=models.BIAS_INITS,
     ),
-    "bias_mean": Key(0.0, NETWORK, "added to the initial bias", range=FINITE),
-    "bias_learnable": Key(True, NETWORK, "false keeps the bias where it starts"),
+    "bias_mean": Key(0.0, NETWORK, "number added to the initial bias, in every mode", range=FINITE),
+    "bias_learnable": Key(True, NETWORK, "train the bias; false keeps it at its initial value"),
   },
 )
 
@@ -56,13 +64,13 @@ REBALANCE = Group(
     "rebalance.logit_adjustment": Key(
       0.0,
       UPDATES,
-      "τ: trains with z + τ log π; with a softmax loss 1 is balanced softmax",
+      "τ: train with z + τ log π, π the class shares; 1 with a softmax loss: balanced softmax",
       range=FINITE,
     ),
     "rebalance.class_weight_beta": Key(
       None,
       UPDATES,
-      "β of class-balanced weights (1 − β)/(1 − βⁿ) of the examples",
+      "β of the class-balanced example weights (1 − β)/(1 − βⁿ); none: all weigh 1",
       kind=float,
       range=SHARE,
       below=1,

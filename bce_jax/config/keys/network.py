@@ -12,45 +12,52 @@ CHECKPOINTS = ("latest", "best")
 GROUP = Group(
   "Network",
   {
-    "model": Key("resnet20", NETWORK, "the backbone", choices=models.names(), outside=True),
+    "model": Key(
+      "resnet20", NETWORK, "the backbone, by name", choices=models.names(), outside=True
+    ),
     "stem": Key(
       "cifar",
       NETWORK,
-      "first layers: cifar (3×3, stride 1) or imagenet (7×7, stride 2, max pool; resnet18 and up)",
+      "first layers of resnet18 to resnet152: cifar (3×3) or imagenet (7×7, stride 2, max pool)",
       choices=STEMS,
     ),
     "dtype": Key(
       "float32",
       NETWORK,
-      "of the backbone's computation; parameters, logits and losses are float32",
+      "dtype of the backbone's computation; parameters, logits and losses are float32",
       choices=DTYPES,
     ),
-    "zero_init_last_norm": Key(False, NETWORK, "each residual block starts as its shortcut"),
+    "zero_init_last_norm": Key(
+      False, NETWORK, "initialize each residual block as its shortcut alone"
+    ),
     # Its elements lie around 0, as verification needs them.
     "embedding": Key(
       None,
       NETWORK,
-      "length of an embedding on top: a linear layer and batch norm; none: the network's features",
+      "size of an embedding layer (linear, batch norm) on the backbone; none: no such layer",
       kind=int,
       least=2,
     ),
     "batch_norm_group": Key(
       None,
       NETWORK,
-      "successive images in the network with batch norm statistics of their own; none: the batch",
+      "images per batch norm group in training (ghost batch norm); none: the whole batch",
       kind=int,
       least=2,
     ),
     "start_from": Key(
-      "", NETWORK, "a run folder from whose network training starts; empty: anew", path=True
+      "",
+      NETWORK,
+      "run folder whose network training starts from; empty: from random weights",
+      path=True,
     ),
     "start_from_checkpoint": Key(
-      "latest", NETWORK, "which of its checkpoints", choices=CHECKPOINTS
+      "latest", NETWORK, "which checkpoint of start_from", choices=CHECKPOINTS
     ),
     "start_from_parts": Key(
       None,
       NETWORK,
-      "all, or backbone, with a fresh head; none: all where the head fits, else backbone",
+      "what to take from start_from; none: all if its classifier fits, else the backbone",
       kind=str,
       choices=(None, "all", "backbone"),
     ),

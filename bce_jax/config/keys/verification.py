@@ -10,14 +10,21 @@ GROUP = Group(
     "verification.identities": Key(
       0.0,
       DATA,
-      "share of the folder's classes left out of training and of the test split for it",
+      "share of the folder's classes held out of training and test, to be verified; 0: none",
       range=SHARE,
     ),
     # LFW's protocol, see docs/verification.md.
-    "verification.folder": Key("", FILES, "or another folder, with a list of pairs", path=True),
-    "verification.pairs": Key("", FILES, "the list of pairs", path=True),
+    "verification.folder": Key(
+      "",
+      FILES,
+      "in place of identities: folder of the images that verification.pairs names",
+      path=True,
+    ),
+    "verification.pairs": Key(
+      "", FILES, "list of pairs to verify, as LFW's pairs.txt or as CSV", path=True
+    ),
     "verification.flip": Key(
-      False, EVALUATION, "whether the embeddings of image and flipped image are added up"
+      False, EVALUATION, "add up the embeddings of each image and its horizontal flip"
     ),
   },
 )
