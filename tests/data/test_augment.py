@@ -135,7 +135,7 @@ def test_cutout_covers_a_clipped_square(images, dtype, size):
     assert center(inside, (size, size))
 
 
-def test_cutout_takes_every_pixel_for_its_centre_as_often(images):
+def test_cutout_takes_every_pixel_for_its_center_as_often(images):
   cut = jax.jit(lambda key: augment.cutout(key, jnp.asarray(images), size=1))
   covered = [(np.asarray(cut(jax.random.key(k))) == 0).all(axis=3) for k in range(60)]
   assert (np.sum(covered, axis=(2, 3)) == 1).all()
@@ -205,7 +205,7 @@ def test_cutmix_shares_of_each_image(images):
   assert len(np.unique(kept)) > 5
 
 
-def test_cutmix_takes_every_pixel_for_its_centre_as_often(images):
+def test_cutmix_takes_every_pixel_for_its_center_as_often(images):
   share = 1 - 1 / 20  # sides ⌊6 · 0.22⌋ and ⌊5 · 0.22⌋: one pixel
   partners = np.zeros_like(images)
   mix = jax.jit(lambda key: augment.cutmix(key, images, partners, share)[0])

@@ -50,7 +50,7 @@ def test_decode_palette(tmp_path, channels, expected):
   assert decoded[0, 0].tolist() == expected
 
 
-def test_decode_gray_as_colour(tmp_path):
+def test_decode_gray_as_color(tmp_path):
   path = save(tmp_path / "a.png", plain(9)[..., 0])
   np.testing.assert_array_equal(decode(str(path)), plain(9))
 
@@ -96,7 +96,7 @@ def test_decode_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 13), (13, 8), (8, 8)])
-def test_decode_cuts_the_centre_square(tmp_path, height, width):
+def test_decode_cuts_the_center_square(tmp_path, height, width):
   pixels = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
   path = save(tmp_path / "a.png", pixels)
   top, left = (height - 8) // 2, (width - 8) // 2
