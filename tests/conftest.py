@@ -20,11 +20,6 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
-# The network of most runs here, found as anybody's own is; by the processes they start too.
-MODULES = str(pathlib.Path(__file__).parent / "modules")
-sys.path.append(MODULES)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (MODULES, os.environ.get("PYTHONPATH"))))
-
 import numpy as np
 import pytest
 
@@ -35,6 +30,10 @@ from bce_jax.training import config as config_lib
 from bce_jax.training import preemption
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The network of most runs here, found as anybody's own is; by the processes they start too.
+MODULES = str(ROOT / "tests" / "modules")
+sys.path.append(MODULES)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (MODULES, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(scope="session")

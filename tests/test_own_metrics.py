@@ -53,7 +53,8 @@ def compute(split):
   return np.mean(np.argmax(split.scores - split.bias, 1) == split.labels)
 """
 SMALL = (
-  *("--config=digits", "--config.batch_size=64", "--config.steps=4", "--config.model=small_network"),
+  *("--config=digits", "--config.model=small_network"),
+  *("--config.batch_size=64", "--config.steps=4"),
   *("--config.log_every_steps=2", "--config.eval_every_epochs=0.1"),
   "--config.report=false",
 )

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 PATH = os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))
 
 CONFIG = (
-  *("--config", "digits", "--config.model=small_network", "--config.steps=12", "--config.report=false"),
+  *("--config", "digits", "--config.model=small_network"),
+  *("--config.steps=12", "--config.report=false"),
   *("--config.batch_size=32", "--config.eval_every_epochs=0.2", "--config.log_every_steps=5"),
 )
 

@@ -190,7 +190,7 @@ def test_stage_two_goes_on_without_the_folder_it_came_from(tripartite, stage1, t
 def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(tripartite, stage1, tmp_path):
   other = second(tripartite, stage1)
   other.model = "resnet14"
-  message = "has another network: model is 'resnet8' there and 'resnet14' here"
+  message = "has another network: model is 'small_network' there and 'resnet14' here"
   with pytest.raises(ValueError, match=message):
     loop.train(experiment.build(other), tmp_path / "new")
   with pytest.raises(ValueError, match=r"config.json can't be read: No such file"):
