@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from bce_jax.cli import orbax_errors
 from bce_jax.runs import checkpoint
 from bce_jax.training import config as config_lib
 from bce_jax.training import experiment
@@ -85,6 +86,7 @@ def test_any_file_of_the_newest_checkpoint(
   stopped_here, lab, like, tmp_path, capfd, monkeypatch, damage
 ):
   """It is restored as it was, or the one before is; never something else, and nothing is lost."""
+  orbax_errors.one_error_for_all()  # as the programs do
   behind = []  # what C++ threads raise and nobody catches: Python would print it
   monkeypatch.setattr(sys, "unraisablehook", behind.append)
   plain = tmp_path / "plain"

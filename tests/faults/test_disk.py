@@ -16,7 +16,7 @@ def test_too_full_for_a_checkpoint(whole, lab, tmp_path):
   """The kernel refuses files above a size: the arrays are larger, the records are not."""
   workdir = tmp_path / "run"
   lab.run(workdir, faults=[["step 12", 1, "term"]]).fails(143)
-  line = lab.run(workdir, largest_file=200_000).fails(1, "a checkpoint could not be written")
+  line = lab.run(workdir, largest_file=30_000).fails(1, "a checkpoint could not be written")
   assert "checkpoint 12 is kept" in line
   assert lab.steps(workdir) == [10, 12]
   assert not (workdir / "results.json").exists()
@@ -27,7 +27,7 @@ def test_too_full_for_a_checkpoint(whole, lab, tmp_path):
 
 
 def test_too_full_for_the_first_checkpoint(lab, tmp_path):
-  ended = lab.run(tmp_path / "run", largest_file=200_000)
+  ended = lab.run(tmp_path / "run", largest_file=30_000)
   assert "there is none before it" in ended.fails(1, "a checkpoint could not be written")
 
 
@@ -71,7 +71,7 @@ def test_too_full_for_the_next_record(whole_here, lab, here, tmp_path, monkeypat
 
 SCRIPT = """
 set -e
-mount -t tmpfs -o size=2m none {disk}
+mount -t tmpfs -o size=440k none {disk}
 echo mounted
 # Leaves room for little more than two checkpoints.
 set +e
