@@ -9,6 +9,11 @@ bias. A dotted name, "package.module:function", is a loss from outside: a functi
 of the similarities c and integer labels. Of the options it takes those it knows, and what it does
 not know is refused. One that takes neither bias nor scale gets decision scores z = scale · c − bias
 instead. Its other keyword arguments are keys of the group `config.loss_options`.
+
+An image mixed of two, λ and 1 − λ, has the loss λ · loss(c, y) + (1 − λ) · loss(c, y′) [Zhang et
+al., "mixup", ICLR 2018]. A loss that knows better has an attribute `mixed`, of the function or of
+its module: a function (z, targets, *, class_mask, …) of decision scores and shares of the classes,
+float [batch, N], with those of the same keyword arguments that it takes.
 """
 
 import functools
@@ -67,9 +72,10 @@ class LossFamily(NamedTuple):
     normalized: whether the similarities are cosines, with a scale, or wᵀx.
     bias: "unified" or "diverse".
     mixed: (z, targets, *, class_mask) → [...], its loss of decision scores and mixed targets; None:
-      there is none.
+      that of the two labels, each by its share.
     needs_all_scores: whether it has no form that looks at some of the classes at a time.
     probabilities: z → what a class' score is as a probability, [..., N] → [..., N].
+    outside: whether it is none of this package.
   """
 
   name: str
@@ -80,6 +86,7 @@ class LossFamily(NamedTuple):
   mixed: Callable[..., jax.Array] | None = None
   needs_all_scores: bool = True
   probabilities: Callable[..., jax.Array] = jax.nn.sigmoid
+  outside: bool = False
 
   def __call__(self, logits: Any, labels: Any, *, bias: Any, scale: Any, **options: Any) -> Any:
     """The losses of a batch.
@@ -228,7 +235,42 @@ def _from_outside(name: str, plugin: extensions.Plugin, given: Mapping[str, Any]
     values = extensions.calling(said, plugin.create, logits, labels, **known, **options)
     return _checked(said, values, jnp.shape(labels))
 
-  return LossFamily(name, function, frozenset(taken - {"bias", "scale"}), bool(normalized), bias)
+  return LossFamily(
+    name,
+    function,
+    frozenset(taken - {"bias", "scale"}),
+    bool(normalized),
+    bias,
+    mixed=_mixed_from_outside(name, plugin, options),
+    outside=True,
+  )
+
+
+def _mixed_from_outside(
+  name: str, plugin: extensions.Plugin, options: Mapping[str, Any]
+) -> Callable[..., jax.Array] | None:
+  """The form for mixed targets of a loss from outside; None where it has none."""
+  said = f"config.loss {name!r}"
+  module, target = extensions.load(said, name)
+  found = getattr(module if plugin.is_module else target, "mixed", None)
+  if found is None:
+    return None
+  said = f"{said}: its 'mixed'"
+  if not callable(found):
+    raise ValueError(f"{said} is {found!r:.60}: expected a function (z, targets, *, class_mask, …)")
+  usual = {"bias": 0.0, "scale": 1.0, **options}
+  taken = extensions.accepted(found, ("class_mask", *usual))
+
+  def mixed(z: jax.Array, targets: jax.Array, *, class_mask: Any) -> jax.Array:
+    given = {**usual, "class_mask": class_mask}
+    if class_mask is not None and "class_mask" not in taken:
+      raise ValueError(f"{said} has no class_mask: expected config.objective.class_share 1.0")
+    flat = (x.reshape(-1, x.shape[-1]) for x in (z, targets))
+    known = {key: value for key, value in given.items() if key in taken}
+    values = extensions.calling(said, found, *flat, **known)
+    return _checked(said, values, (z.size // z.shape[-1],)).reshape(z.shape[:-1])
+
+  return mixed
 
 
 def _checked(said: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -252,16 +294,25 @@ def check_options(config: Any) -> None:
         f"config.{option} {meaning}, but the loss is {config.loss!r}, which has none: expected"
         f" {NEUTRAL[option]}, got {config[option]}"
       )
-  share = config.objective.get("class_share", 1.0)
-  if share != 1 and "class_mask" not in family.options:
-    raise ValueError(
-      f"config.objective.class_share is {share}, but the loss {config.loss!r} has no class_mask:"
-      " expected 1.0"
-    )
+  check_class_share(config)
   if config.class_chunk is not None and family.needs_all_scores:
     raise ValueError(
       f"config.class_chunk is {config.class_chunk}, but the loss {config.loss!r} needs all scores"
       " of an example at once: expected none, or a BCE loss"
+    )
+
+
+def check_class_share(config: Any) -> None:
+  """Refuses a share of the classes for a loss that looks at all of them.
+
+  Raises:
+    ValueError: one line: the key, its value, what was expected.
+  """
+  share = config.objective.get("class_share", 1.0)
+  if share != 1 and "class_mask" not in of(config).options:
+    raise ValueError(
+      f"config.objective.class_share is {share}, but the loss {config.loss!r} has no class_mask:"
+      " expected 1.0"
     )
 
 

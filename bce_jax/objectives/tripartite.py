@@ -16,6 +16,7 @@ Source: [T] Fan et al., "BCE3S", AAAI 2026, arXiv 2511.14097, §3, and its relea
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +92,7 @@ def check(config: Any) -> None:
         f"config.{key} is {config[key]}, but the objective 'tripartite' has none: expected"
         f" {NEUTRAL[key]}"
       )
-  _check_mixed(families.of(config))
+  families.check_class_share(config)
   if config.class_chunk is not None:
     raise ValueError(
       f"config.class_chunk is {config.class_chunk}, but the objective 'tripartite' forms all"
@@ -100,14 +101,6 @@ def check(config: Any) -> None:
   size = config.objective.projection_size
   if size < 1:
     raise ValueError(f"config.objective.projection_size must be at least 1, got {size}")
-
-
-def _check_mixed(family: LossFamily) -> None:
-  if family.mixed is None:
-    raise ValueError(
-      f"the objective 'tripartite' mixes images, but the loss {family.name!r} takes no mixed"
-      f" targets: expected one of {', '.join(families.LOSSES)}"
-    )
 
 
 def create(config: Any, problem: Problem) -> Objective:
@@ -135,11 +128,15 @@ class MixedTargets(NamedTuple):
     labels: classes of the source view.
     mixed: shares of the classes in the MixUp and the CutMix view.
     class_mask: classes that the first term looks at; None for all.
+    partner_labels: classes of the images that were mixed in.
+    shares: of the source's class in the two mixed views; of the partner's it is 1 − share.
   """
 
   labels: Int[Array, " b"]
   mixed: Float[Array, "b 2 N"]
   class_mask: Bool[Array, " N"] | None
+  partner_labels: Int[Array, " b"] | None = None
+  shares: Float[Array, "b 2"] | None = None
 
 
 class _Method(NamedTuple):
@@ -175,7 +172,8 @@ def tripartite(
   """The three losses of BCE3S on mixed views; scale and bias are the head's.
 
   Args:
-    loss: of L_sc, or its name, one of `LOSSES`; a softmax one takes mixed targets, for comparison.
+    loss: of L_sc, or its name: one of `LOSSES`, of which a softmax one takes mixed targets for
+      comparison, or "package.module:function", see `families`.
     num_classes: N.
     warmup_steps: updates that only fill the memory, without L_ss: an epoch.
     contrast_weight: λ_ss ≥ 0; 0 runs without projector and memory.
@@ -197,12 +195,13 @@ def tripartite(
     ones of the classes in its image and of the others: with both near 1 the contrast has collapsed.
 
   Raises:
-    ValueError: for an unknown name; for a loss that takes no mixed targets.
+    ValueError: for an unknown name; for a share of the classes of a loss that looks at all.
 
   Source: [T] §3 and its released code, stage 1.
   """
   family = families.resolve(loss) if isinstance(loss, str) else loss
-  _check_mixed(family)
+  if class_share < 1:
+    family.refuse_unknown(class_mask="a share of the classes")
   method = _Method(
     family=family,
     num_classes=num_classes,
@@ -247,13 +246,17 @@ def _views(method: _Method, key: jax.Array, batch: Batch, memory: Any) -> Views:
   pasted, kept = augment.cutmix(box_key, batch.images, batch.partner_images, share, rows=batch.rows)
   if method.released:
     kept = jnp.full_like(kept, share)
-  shares = jnp.stack([jnp.full_like(kept, share), kept], 1)[..., None]
+  shares = jnp.stack([jnp.full_like(kept, share), kept], 1)
   own = jax.nn.one_hot(batch.labels, method.num_classes)[:, None]
   other = jax.nn.one_hot(batch.partner_labels, method.num_classes)[:, None]
   return Views(
     _interleave(batch.images, mixed, pasted),
     MixedTargets(
-      batch.labels, shares * own + (1 - shares) * other, _class_mask(method, class_key, batch)
+      batch.labels,
+      shares[..., None] * own + (1 - shares[..., None]) * other,
+      _class_mask(method, class_key, batch),
+      batch.partner_labels,
+      shares,
     ),
   )
 
@@ -307,14 +310,32 @@ def _loss(
 
 def _sample_class(method: _Method, scores: Scores, targets: MixedTargets) -> jax.Array:
   """L_sc, the mean over the three views."""
-  z = method.rebalance.adjusted(scores).decision.reshape(-1, 3, method.num_classes)
-  of_source = targets.class_mask
+  family, scores = method.family, method.rebalance.adjusted(scores)
+  z = scores.decision.reshape(-1, 3, method.num_classes)
+  c, scale, bias = z, 1.0, jnp.float32(0)
+  if family.outside:  # which may do with a similarity what it can't with a score
+    c, scale, bias = scores.similarities.reshape(z.shape), scores.scale, scores.bias
+  losses_of = functools.partial(family, scale=scale, bias=bias)
   of_mixed = None if method.released else targets.class_mask
-  assert method.family.mixed is not None
-  plain = method.family(z[:, 0], targets.labels, bias=0.0, scale=1.0, class_mask=of_source)
-  mixed = method.family.mixed(z[:, 1:], targets.mixed, class_mask=of_mixed)
+  plain = losses_of(c[:, 0], targets.labels, class_mask=targets.class_mask)
+  if family.mixed is None:
+    mixed = _by_shares(functools.partial(losses_of, class_mask=of_mixed), c[:, 1:], targets)
+  else:
+    mixed = family.mixed(z[:, 1:], targets.mixed, class_mask=of_mixed)
   mean = method.rebalance.mean
   return (mean(plain, targets.labels) + 2 * mean(mixed, targets.mixed)) / 3
+
+
+def _by_shares(
+  losses_of: Callable[[Any, Any], jax.Array], c: Float[Array, "b 2 N"], targets: MixedTargets
+) -> Float[Array, "b 2"]:
+  """Losses of mixed images that are linear in the labels: λ · loss(c, y) + (1 − λ) · loss(c, y′)."""
+  assert targets.shares is not None
+  own, other = (
+    jnp.stack([losses_of(c[:, 0], labels), losses_of(c[:, 1], labels)], 1)
+    for labels in (targets.labels, targets.partner_labels)
+  )
+  return targets.shares * own + (1 - targets.shares) * other
 
 
 def _interleave(*views: jax.Array) -> jax.Array:

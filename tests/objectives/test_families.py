@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bce_jax import config as config_lib
 from bce_jax import losses, objectives
 from bce_jax.models import ChunkedBCE, Head, Outputs, Scores
 from bce_jax.objectives import families
@@ -18,6 +19,8 @@ LABELS = np.array([0, 1, 2, 3, 0])
 OWN = '''
 import jax
 import jax.numpy as jnp
+
+from bce_jax import losses
 
 
 def focal(logits, labels, *, bias, scale, margin=0.0, power=2.0):
@@ -48,6 +51,46 @@ def wrong(logits, labels, *, bias, scale):
   raise KeyError("lost")
 
 
+def softmax(logits, labels, *, bias, scale, class_mask=None):
+  z = scale * logits - bias
+  if class_mask is not None:
+    z = jnp.where(class_mask, z, -jnp.inf)
+  return -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], -1)[:, 0]
+
+
+def of_z(z, labels):
+  return softmax(z, labels, bias=0.0, scale=1.0)
+
+
+def with_margin(logits, labels, *, bias, scale):
+  return focal(logits, labels, bias=bias, scale=scale, margin=0.1)
+
+
+def with_margin_of_scores(z, labels):
+  return focal(z, labels, bias=0.0, scale=1.0, margin=0.6)
+
+
+def binary(logits, labels, *, bias, scale, class_mask=None):
+  return losses.bce(logits, labels, bias=bias, scale=scale, class_mask=class_mask)
+
+
+def _mixed(z, targets, *, class_mask):
+  signs = jnp.where(targets > 0, -1.0, 1.0)
+  weights = jnp.where(targets > 0, targets, 1.0)
+  return jnp.sum(weights * jax.nn.softplus(signs * z), -1, where=class_mask)
+
+
+def mixed_by_number(z, labels):
+  return of_scores(z, labels)
+
+
+def mixed_to_one(z, labels):
+  return of_scores(z, labels)
+
+
+binary.mixed = _mixed
+mixed_by_number.mixed = 3
+mixed_to_one.mixed = lambda z, targets: jnp.mean(z)
 NUMBER = 3
 '''
 
@@ -173,5 +216,59 @@ def test_what_one_from_outside_does_not_know_is_refused(own):
     with pytest.raises(ValueError, match=message):
       families.check_options(config(loss=name, **{key: wrong}))
   families.check_options(config(loss=name, margin=0.1))
-  with pytest.raises(ValueError, match="takes no mixed targets: expected one of bce-u"):
-    tripartite(name, 4, warmup_steps=1)
+  with pytest.raises(ValueError, match="focal' has no class_mask"):
+    tripartite(name, 4, warmup_steps=1, class_share=0.5)
+  mixes = config_lib.default("tripartite")
+  config_lib.set_name(mixes, "loss", name)
+  config_lib.check(mixes)
+  mixes.objective.class_share = 0.5
+  with pytest.raises(
+    ValueError, match="config.objective.class_share is 0.5, but the loss .*focal'"
+  ):
+    config_lib.check(mixes)
+
+
+def views_and_loss(loss, **options):
+  """L_sc of three views under a loss, whose scores are as good as drawn."""
+  method = tripartite(loss, 4, warmup_steps=1, contrast_weight=0.0, uniform_weight=0.0, **options)
+  rng = np.random.default_rng(1)
+  images = jnp.asarray(rng.normal(size=(5, 4, 4, 1)), jnp.float32)
+  batch = objectives.Batch(images, LABELS, images[::-1], np.array([1, 1, 3, 0, 2]))
+  targets = method.views(jax.random.key(3), batch, ()).targets
+
+  def total(c, bias):
+    outputs = Outputs(jnp.zeros((15, 2)), Scores(c, 6.0, bias), {})
+    return method.loss({}, outputs, targets, (), jnp.int32(0))[0]
+
+  c = jnp.asarray(rng.uniform(-1, 1, (15, 4)), jnp.float32)
+  return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(c, jnp.float32(1.5))
+
+
+@pytest.mark.parametrize(
+  ("name", "like", "options"),
+  [
+    ("softmax", "soft-u", {}),  # linear in the targets: both ways are one
+    ("softmax", "soft-u", {"class_share": 0.5}),
+    ("binary", "bce-u", {"class_share": 0.5}),  # is not, but has a form for mixed targets
+    ("of_z", "soft-u", {}),
+  ],
+)
+def test_one_from_outside_on_mixed_views_is_what_ours_is(own, name, like, options):
+  ours = views_and_loss(like, **options)
+  theirs = views_and_loss(f"{own}:{name}", **options)
+  for a, b in zip(jax.tree.leaves(theirs), jax.tree.leaves(ours), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_a_margin_of_ones_own_is_one_of_similarities_on_mixed_views_too(own):
+  assert views_and_loss(f"{own}:focal")[0] < views_and_loss(f"{own}:with_margin")[0]
+  # 0.1 of a similarity times the scale is 0.6 of a score.
+  a, b = views_and_loss(f"{own}:with_margin"), views_and_loss(f"{own}:with_margin_of_scores")
+  np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+
+
+def test_a_form_for_mixed_targets_that_is_none_is_refused(own):
+  with pytest.raises(ValueError, match="its 'mixed' is 3: expected a function"):
+    views_and_loss(f"{own}:mixed_by_number")
+  with pytest.raises(ValueError, match=r"its 'mixed' returned float32 \(\): expected floating"):
+    views_and_loss(f"{own}:mixed_to_one")
