@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bce_jax import config as config_lib
 from bce_jax.cli import evaluate, report, sweep, train
 from bce_jax.config import metrics, names
 from bce_jax.evaluation import own_metrics, predict, split_outputs
@@ -38,6 +39,13 @@ def margins(split):
 
 def broken(split):
   return split.nothing
+
+
+def late(split):
+  import pathlib
+  if not pathlib.Path("mended").exists():
+    raise KeyError("late")
+  return {"risk": risk(split)}
 """
 OF_SCORES = """
 import numpy as np
@@ -58,6 +66,7 @@ SMALL = (
   *("--config.log_every_steps=2", "--config.eval_every_epochs=0.1"),
   "--config.report=false",
 )
+BEST = "--config.best_metric=risk"
 NAMES = "measures_of_mine:risk, measures_of_mine:margins,of_scores_of_mine"
 
 
@@ -73,7 +82,7 @@ def package(tmp_path, monkeypatch):
 
 def test_it_is_in_results_records_table_and_page(package, capsys):
   """And in bce-eval, bce-report, a resumed run, and an evaluation with other metrics."""
-  assert train.main([*SMALL, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
+  assert train.main([*SMALL, BEST, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
   table = capsys.readouterr().out
   results = json.loads((package / "run" / "results.json").read_text())
   assert results["risk"] == pytest.approx(1 - results["sample_wise_accuracy"])
@@ -89,9 +98,13 @@ def test_it_is_in_results_records_table_and_page(package, capsys):
   for record in evaluations:
     assert record["risk"] == pytest.approx(1 - record["sample_wise_accuracy"])
     assert "gap" in record
+  # The least risk, and of equals the last.
+  best = min(evaluations, key=lambda record: (record["risk"], -record["step"]))
+  assert train.main(["--evaluate-only", "--checkpoint=best", "--workdir=run"]) == 0
+  assert f"best checkpoint, step {best['step']}" in capsys.readouterr().out
   again_it_is_shown(capsys, results, shown)
   (package / "run" / "results.json").unlink()  # as if it had been killed in its last evaluation
-  assert train.main([*SMALL, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
+  assert train.main([*SMALL, BEST, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
   assert json.loads((package / "run" / "results.json").read_text())["risk"] == results["risk"]
   without_its_module(package, capsys)
 
@@ -99,7 +112,7 @@ def test_it_is_in_results_records_table_and_page(package, capsys):
 def again_it_is_shown(capsys, results, shown):
   """A run that has ended, evaluated again."""
   capsys.readouterr()
-  assert train.main([*SMALL, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
+  assert train.main([*SMALL, BEST, f"--config.metrics={NAMES}", "--workdir=run"]) == 0
   assert shown in capsys.readouterr().out
   argv = ["--evaluate-only", "--workdir=run", "--config.metrics=measures_of_mine:margins"]
   assert train.main(argv) == 0
@@ -128,7 +141,7 @@ def without_its_module(package, capsys):
   assert report.main(["run", "other", "--map", "pca", "--output", "both.html"]) == 0
   assert '<th scope="col">R, %</th>' in (package / "both.html").read_text()
   capsys.readouterr()
-  assert predict.load(package / "run").class_names  # which evaluates nothing
+  assert predict.load(package / "run", which="best").class_names  # which evaluates nothing
   assert train.main(["--evaluate-only", "--workdir=run"]) == 2
   assert "no module 'measures_of_mine'" in capsys.readouterr().err
 
@@ -158,6 +171,45 @@ def test_what_is_no_metric_is_refused_before_training(package, capsys, names, sa
   argv = ["--config=digits", f"--config.metrics={names}", "--vary=seed=0,1", "--workdir=runs"]
   assert sweep.main(argv) == 2  # and before a sweep, too
   assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("best", "said"),
+  [
+    ("rusk", "unknown config.best_metric 'rusk'; did you mean 'risk'? expected one of sample_w"),
+    ("gap", "'gap' is of config.metrics 'rows_of_mine:margins', which does not say which way"),
+  ],
+)
+def test_a_best_metric_that_can_choose_nothing_is_refused(package, best, said):
+  rows = "RESULTS = (*RESULTS, Result('gap', 'gap'))\n"
+  (package / "rows_of_mine.py").write_text(MEASURES + rows)
+  config = config_lib.default()
+  config.metrics, config.best_metric = "rows_of_mine:margins", best
+  with pytest.raises(ValueError, match=re.escape(said)):
+    config_lib.check(config)
+  config_lib.check(config, judging=True)  # which other metrics may do
+  config.best_metric = "risk"
+  config_lib.check(config)
+  assert metrics.better(config) == "down"
+  config.metrics = ""
+  with pytest.raises(ValueError, match=r"unknown config.best_metric 'risk'"):
+    config_lib.check(config)
+
+
+def test_a_metric_that_fails_costs_nothing_that_was_trained(package, capsys):
+  argv = [*SMALL, BEST, "--config.metrics=measures_of_mine:late", "--workdir=run"]
+  assert train.main(argv) == 2
+  *_, line = capsys.readouterr().err.splitlines()
+  assert line.startswith("bce-train: config.metrics 'measures_of_mine:late': KeyError: 'late'")
+  other = [*SMALL, BEST, "--config.metrics=measures_of_mine:margins", "--workdir=run"]
+  assert train.main(other) == 2
+  *_, line = capsys.readouterr().err.splitlines()
+  assert line.startswith("bce-train: config.best_metric 'risk' is no result of the evaluation")
+  (package / "mended").touch()
+  assert train.main(argv) == 0
+  assert "resumed from the checkpoint of step 2" in capsys.readouterr().err
+  results = json.loads((package / "run" / "results.json").read_text())
+  assert results["risk"] == pytest.approx(1 - results["sample_wise_accuracy"])
 
 
 def split(**options):

@@ -16,12 +16,13 @@ from bce_jax.names import nearest
 _RULES = (data.check, network.check, loss.check, optimizer.check)
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, *, judging: bool = False) -> None:
   """Refuses a config that no run could use; what depends on the data is checked with them.
 
   Args:
     config: as `default()` makes it, with values changed. Options that it lacks of what it names
       are set to their defaults.
+    judging: nothing will be trained: metrics may be other ones.
 
   Raises:
     ValueError: one line: which key, its value, what was expected.
@@ -41,6 +42,8 @@ def check(config: ConfigDict) -> None:
       plugin.check(config)
   verification.check(config)
   metrics.check(config)
+  if not judging:
+    metrics.check_best(config)
   writers.check(config)
   named["data.name"].check(config)
 
@@ -58,7 +61,7 @@ def _check_completeness(config: ConfigDict, flat: Mapping[str, Any]) -> None:
 
 def _check_choices(flat: Mapping[str, Any]) -> None:
   for key, row in KEYS.items():
-    if row.choices is None or row.outside:  # such a name has been found
+    if row.choices is None or row.outside:  # such a name is looked for elsewhere
       continue
     if flat[key] not in row.choices:
       near = nearest(flat[key], row.choices)

@@ -49,7 +49,8 @@ class Key(NamedTuple):
     range: of a real number: low, whether low itself is allowed, high.
     below: a real number that it must be less than.
     path: whether it names a file or a folder; a relative one starts from the current folder.
-    outside: whether it takes the name of code from outside too, see `bce_jax.extensions`.
+    outside: whether it takes the name of code from outside too, see `bce_jax.extensions`; or in
+      words what else it takes.
   """
 
   default: Any
@@ -61,7 +62,7 @@ class Key(NamedTuple):
   range: Range | None = None
   below: float | None = None
   path: bool = False
-  outside: bool = False
+  outside: bool | str = False
 
   def may_change(self, on: str) -> bool:
     """Whether the key may differ from the value that a run was started with; see `OCCASIONS`."""
@@ -78,7 +79,8 @@ class Key(NamedTuple):
     kind = self.kind or type(self.default)
     if self.choices is not None:
       said = f"one of {', '.join(str(x) for x in self.choices if x is not None)}"
-      said += ", or package.module:object" if self.outside else ""
+      other = "package.module:object" if self.outside is True else self.outside
+      said += f", or {other}" if other else ""
     elif kind is bool:
       said = "true or false"
     elif kind is str:

@@ -9,7 +9,7 @@ the module's) name, or a dict of numbers. Beside it the module may have:
   NEEDS     ("features",), ("scores",) or both, which are kept for it only
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -58,6 +58,35 @@ def check(config: ConfigDict) -> None:
   """Refuses metrics that can't be imported, or are named twice."""
   find(config)
   refuse_repeated(config, "metrics")
+
+
+def check_best(config: ConfigDict) -> None:
+  """Refuses to choose the best checkpoint by what is no result of an evaluation; likewise."""
+  best, found = config.best_metric, find(config)
+  choices = _selecting(found)
+  if best in choices:
+    return
+  named = next((one.name for one in found if best in (one.key, *(x.key for x in one.rows))), None)
+  if named is not None:
+    raise ValueError(
+      f"config.best_metric {best!r} is of config.metrics {named!r}, which does not say which way is"
+      f" better: expected Result({best!r}, …, better='up') or 'down' in RESULTS of its module"
+    )
+  raise ValueError(
+    f"unknown config.best_metric {best!r}; did you mean {nearest(best, choices)!r}? expected one of"
+    f" {', '.join(choices)}, or a result of config.metrics"
+  )
+
+
+def better(config: ConfigDict) -> str:
+  """Returns which way of config.best_metric is better, "up" or "down"."""
+  return _selecting(find(config)).get(config.best_metric, "up")
+
+
+def _selecting(found: Sequence[OwnMetric]) -> dict[str, str]:
+  """Returns {what may choose the best checkpoint: which way is better}."""
+  own = {row.key: row.better for metric in found for row in metric.rows if row.better}
+  return dict.fromkeys(results.BEST_METRICS, "up") | own
 
 
 def _find(name: str) -> OwnMetric:

@@ -329,7 +329,7 @@ def _sample_class(method: _Method, scores: Scores, targets: MixedTargets) -> jax
 def _by_shares(
   losses_of: Callable[[Any, Any], jax.Array], c: Float[Array, "b 2 N"], targets: MixedTargets
 ) -> Float[Array, "b 2"]:
-  """Losses of mixed images that are linear in the labels: λ · loss(c, y) + (1 − λ) · loss(c, y′)."""
+  """Losses of mixed images, linear in the labels: λ · loss(c, y) + (1 − λ) · loss(c, y′)."""
   assert targets.shares is not None
   own, other = (
     jnp.stack([losses_of(c[:, 0], labels), losses_of(c[:, 1], labels)], 1)

@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import json
+import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,9 +14,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from bce_jax.names import nearest
 from bce_jax.runs import files
 
 _FINGERPRINT, _DIGEST = "fingerprint", "digest"
+_BETTER = "better"  # beside the best metric's value, where less of it is better
 
 
 class SaveError(RuntimeError):
@@ -34,28 +37,36 @@ class Checkpoints:
   place and renamed, so that a kill in the middle of a save leaves the one before as the latest.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, best_metric: str, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    best_metric: str,
+    better: str = "up",
+    read_only: bool = False,
+  ):
     """Opens the checkpoints.
 
     Args:
       workdir: the run folder.
-      best_metric: name of the metric whose largest value makes a checkpoint the best.
+      best_metric: name of the metric that makes a checkpoint the best.
+      better: of those that are saved: "up", the largest value is the best, or "down", the least.
       read_only: nothing is written or cleaned up.
     """
     self._workdir = workdir
-    self._best_metric = best_metric
+    self._best_metric, self._better = best_metric, better
     # Two, so that there is one to go on from where the newest is damaged.
     latest = checkpoint_managers.LatestN(2)
     best = checkpoint_managers.BestN(
       n=1,
-      get_metric_fn=lambda metrics: metrics[best_metric],
+      get_metric_fn=self._rank,
       keep_checkpoints_without_metrics=False,
     )
     self._manager = ocp.CheckpointManager(
       (workdir / files.CHECKPOINTS).absolute(),
       options=ocp.CheckpointManagerOptions(
         # Without best_fn orbax does not write metrics down; what is kept is the policy's to say.
-        best_fn=lambda metrics: metrics[best_metric],
+        best_fn=self._rank,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
         cleanup_tmp_directories=not read_only,
         create=not read_only,
@@ -71,11 +82,31 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """Step of the best checkpoint on the validation split (the last of equals), or None."""
     evaluated = [
-      (self._manager.metrics(step)[self._best_metric], step)
+      (self._rank(self._manager.metrics(step)), step)
       for step in self._manager.all_steps()
       if self._manager.metrics(step)
     ]
     return max(evaluated, default=(0.0, None))[1]
+
+  def _rank(self, metrics: dict[str, Any]) -> float:
+    """What the best checkpoint has most of."""
+    value = metrics[self._best_metric]
+    return -value if metrics.get(_BETTER) == "down" else value
+
+  def _metrics(self, validation: dict[str, float] | None) -> dict[str, Any] | None:
+    """What is saved of an evaluation to choose by; None where there is nothing."""
+    value = math.nan if validation is None else validation[self._best_metric]
+    if math.isnan(value):
+      return None
+    return {self._best_metric: value} | ({_BETTER: "down"} if self._better == "down" else {})
+
+  def refuse_without_best(self, results: Mapping[str, Any]) -> None:
+    """Raises ValueError where the results of an evaluation lack what the best is chosen by."""
+    if self._best_metric not in results:
+      raise ValueError(
+        f"config.best_metric {self._best_metric!r} is no result of the evaluation; did you mean"
+        f" {nearest(self._best_metric, results)!r}?"
+      )
 
   def save(
     self,
@@ -101,7 +132,7 @@ class Checkpoints:
       if not replace:
         return
       self._manager.delete(step)
-    metrics = None if validation is None else {self._best_metric: validation[self._best_metric]}
+    metrics = self._metrics(validation)
     loop = {**loop, _FINGERPRINT: fingerprint(state), _DIGEST: _digest(loop)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
     try:

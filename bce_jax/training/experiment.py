@@ -136,7 +136,7 @@ def build(
   >>> build(config, dataset=Dataset(mine, None, mine, ("even", "odd"))).total_steps
   10
   """
-  config_lib.check(config)
+  config_lib.check(config, evaluate_only=evaluate_only)
   mesh = _make_mesh(config, evaluate_only=evaluate_only)
   config_lib.build_backbone(config, model)  # what it refuses, it refuses before the data are read
   outside = _outside(config, dataset, model)

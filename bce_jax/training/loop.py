@@ -12,7 +12,7 @@ import numpy as np
 from clu import parameter_overview
 
 from bce_jax import config as config_lib
-from bce_jax.config import writers
+from bce_jax.config import metrics, writers
 from bce_jax.evaluation.evaluator import TestResults
 from bce_jax.evaluation.summary import Results
 from bce_jax.runs import (
@@ -87,7 +87,9 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
   kept = config_lib.with_absolute_paths(config).to_dict()
   _write_down(experiment, workdir, kept, writes=writes)
   with contextlib.ExitStack() as stack:
-    checkpoints = Checkpoints(workdir, best_metric=config.best_metric)
+    checkpoints = Checkpoints(
+      workdir, best_metric=config.best_metric, better=metrics.better(config)
+    )
     stack.push(checkpoints.leave)
     state, record, said = start.state_of(experiment, checkpoints)
     first = int(state.step)

@@ -229,16 +229,17 @@ class Trainer:
 
   def _evaluate(self, state: TrainState) -> Results | None:
     """Evaluates the network of this step; returns its results where the split is held out."""
-    services = self._services
+    services, split = self._services, self._services.evaluator.monitored_split
     try:
       with services.progress.doing(EVALUATING, compiling="compiling the evaluation"):
         results = services.evaluator.monitor(state.variables)
+      if split != "test":
+        services.checkpoints.refuse_without_best(results)
     except NonFiniteError as error:
       self._stop(f"after step {self._step} {error}")
-    except DamagedError:
+    except ValueError:  # an image that can't be read, or a metric from outside
       self._keep(evaluated=False)
       raise
-    split = services.evaluator.monitored_split
     services.writer.write(self._place(split) | results)
     services.progress.say(_evaluation_line(self._step, split, results))
     return None if split == "test" else results

@@ -223,7 +223,7 @@ def test_what_one_from_outside_does_not_know_is_refused(own):
   config_lib.check(mixes)
   mixes.objective.class_share = 0.5
   with pytest.raises(
-    ValueError, match="config.objective.class_share is 0.5, but the loss .*focal'"
+    ValueError, match=r"config.objective.class_share is 0.5, but the loss .*focal'"
   ):
     config_lib.check(mixes)
 

@@ -41,6 +41,7 @@ GROUP = Group(
       BEST,
       "validation result that the best checkpoint is chosen by",
       choices=results.BEST_METRICS,
+      outside="a result of config.metrics",
     ),
     "report": Key(
       True,
