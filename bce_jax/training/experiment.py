@@ -1,5 +1,6 @@
 """Builds an experiment from a config: data, network, method, optimizer; mistakes are found here."""
 
+import functools
 import math
 import os
 import types
@@ -28,8 +29,26 @@ from bce_jax.training.state import TrainState, create_state
 from bce_jax.training.step import make_train_step
 
 
-class Experiment(NamedTuple):
-  """All that a run needs: config, data, devices, network, method and optimizer.
+class _Parts(NamedTuple):
+  """The fields of `Experiment`, which is a class of its own to compute what follows once."""
+
+  config: ConfigDict
+  dataset: Dataset
+  mesh: Mesh
+  model: Classifier
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  preprocess: Preprocess
+  train_counts: np.ndarray
+  key: jax.Array
+  steps_per_epoch: int
+  total_steps: int
+  outside: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
+
+
+class Experiment(_Parts):
+  """All that a run needs, and what follows from it; `_replace` returns one with other parts.
 
   Attributes:
     config: checked.
@@ -47,21 +66,7 @@ class Experiment(NamedTuple):
     outside: what is none of this package, {key of the config: what a run records of it}.
   """
 
-  config: ConfigDict
-  dataset: Dataset
-  mesh: Mesh
-  model: Classifier
-  objective: Objective
-  optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  preprocess: Preprocess
-  train_counts: np.ndarray
-  key: jax.Array
-  steps_per_epoch: int
-  total_steps: int
-  outside: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
-
-  @property
+  @functools.cached_property
   def init_state(self) -> Callable[..., TrainState]:
     """The pure function that returns the state before the first step.
 
@@ -77,14 +82,14 @@ class Experiment(NamedTuple):
       network,
     )
 
-  @property
+  @functools.cached_property
   def state_sharding(self) -> sharding.StateSharding:
     """Where the train state lies on the devices."""
     return sharding.StateSharding(self.mesh, jax.eval_shape(self.init_state))
 
-  @property
+  @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """The evaluator of the network on the data; a new one compiles its programs anew."""
+    """What evaluates the network, compiled when it is first used."""
     return Evaluator(
       self.config, self.dataset, self.mesh, self.model, self.preprocess, self.train_counts
     )

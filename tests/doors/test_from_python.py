@@ -75,3 +75,13 @@ def test_what_is_given_is_checked():
     experiment.build(config_of(), 3)
   with pytest.raises(ValueError, match="the dataset: test is None: expected a Source"):
     experiment.build(config_of(), mine()._replace(test=None))
+
+
+def test_what_follows_from_the_parts_is_made_once():
+  parts = experiment.build(config_of(), mine(), Mean())
+  assert parts.evaluator is parts.evaluator
+  assert parts.state_sharding is parts.state_sharding
+  other = parts._replace(train_counts=parts.train_counts * 2)
+  assert isinstance(other, experiment.Experiment)
+  assert other.evaluator is not parts.evaluator
+  assert other.evaluator._train_counts.tolist() == [16, 16]
