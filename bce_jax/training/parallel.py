@@ -94,7 +94,15 @@ class PmapExecution:
 
   def state(self, carried: TrainState) -> TrainState:
     """Returns one of the copies, which are equal, on the mesh."""
-    return self._sharding.put(pmap.unreplicate(carried))
+    state = pmap.unreplicate(carried)
+    if jax.process_count() == 1:
+      return self._sharding.put(state)
+    # A device can't hand it to another process': each has it from its own host.
+    return jax.tree.map(
+      lambda x, where: jax.make_array_from_callback(x.shape, where, x.__getitem__),
+      jax.device_get(state),
+      self._sharding.shardings(),
+    )
 
   def fetch(self, logs: Sequence[Logs]) -> list[dict[str, np.ndarray]]:
     """Returns the first device's logs, which are those of all, on the host."""

@@ -108,12 +108,13 @@ def test_the_first_is_killed_in_a_save_then_they_go_on(whole_two, lab, pair, tmp
 
 
 def test_a_damaged_image_ends_both(lab, pair, image_folder, tmp_path):
-  """Found by one of them; neither waits for the other."""
+  """Found by one of them; neither waits for the other. Under pmap, which saves its state too."""
   images, workdir = tmp_path / "images", tmp_path / "run"
   shutil.copytree(image_folder, images)
   spoilt = sorted((images / "train").rglob("*.png"))
   faults = [[["save 6", 1, f"spoil {path}"] for path in spoilt], ()]
-  ends = pair(workdir, *FOLDER, f"--config.data.folder={images}", faults=faults)
+  argv = (*FOLDER, "--config.parallel=pmap", f"--config.data.folder={images}")
+  ends = pair(workdir, *argv, faults=faults)
   assert all(ended.code in (1, 2, -signal.SIGABRT) for ended in ends), ends
   named = [ended for ended in ends if ended.code == 2]
   assert named
