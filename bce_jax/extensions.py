@@ -276,14 +276,20 @@ def calling(said: str, function: Callable[..., Any], *args: Any, **options: Any)
     function: called with the rest.
 
   Raises:
-    ValueError: its own; for any other error too, in one line that says where it is from.
+    ValueError: its own, where that names a key of the config; else, and for any other error, one
+      line that says what it is and where it is from.
   """
   try:
     return function(*args, **options)
-  except ValueError:
-    raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
+    if isinstance(error, ValueError) and (type(error) is not ValueError or _names(error, said)):
+      raise
     raise ValueError(f"{said}: {_in_one_line(error)}") from error
+
+
+def _names(error: ValueError, said: str) -> bool:
+  """Whether an error says itself what is wrong of what."""
+  return "config." in str(error) or str(error).startswith(said)
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -299,7 +305,8 @@ def _in_one_line(error: BaseException) -> str:
     and f.filename != os.__file__ and "importlib" not in f.filename
   ]  # fmt: skip
   where = f" ({os.path.basename(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""
-  return f"{type(error).__name__}: {words}{where}"
+  kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+  return f"{kind}{words}{where}"
 
 
 def make(

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from bce_jax import extensions
 from bce_jax.data import listed, longtail, reading, sources, splits
+from bce_jax.data.checked_source import CheckedSource
 from bce_jax.data.sources import Dataset, Source
 
 
@@ -33,8 +34,7 @@ def load_dataset(
   dataset = given if given is not None else _named(found, config, progress)
   if given is not None or found.outside:
     what = "the dataset" if given is not None else f"config.data.name {found.name!r}"
-    _check_dataset(dataset, what)
-    dataset = _with_validation(dataset, data.validation_fraction)
+    dataset = _with_validation(_checked(dataset, what), data.validation_fraction)
   if data.imbalance is not None and not evaluate_only:
     dataset = _long_tailed(dataset, data)
   if config.verification.folder:
@@ -47,10 +47,19 @@ def _named(found: extensions.Plugin, config: ConfigDict, progress: Any) -> Datas
   return extensions.make("data.name", found, config, given={"progress": progress}, options=options)
 
 
-def _check_dataset(dataset: Any, what: str) -> None:
-  """Refuses what is no data, as of a source from outside."""
+def _checked(dataset: Any, what: str) -> Dataset:
+  """The data, as of a source from outside, with splits that are looked at when they are read.
+
+  Raises:
+    ValueError: for what is no data.
+  """
   if not isinstance(dataset, Dataset):
     raise ValueError(f"{what} is {dataset!r:.80}: expected a bce_jax.data.sources.Dataset")
+  names = dataset.class_names
+  texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+  if not texts or len(set(names)) < len(names) or not names:
+    raise ValueError(f"{what}: class_names is {names!r:.80}: expected different names, a tuple")
+  dataset = dataset._replace(class_names=tuple(names))
   for split in ("train", "validation", "test", "unseen"):
     source = getattr(dataset, split)
     if source is None and split in ("validation", "unseen"):
@@ -60,32 +69,27 @@ def _check_dataset(dataset: Any, what: str) -> None:
         f"{what}: {split} is {source!r:.80}: expected a Source, with labels, image_shape, images,"
         " take and a length"
       )
-    classes = None if split == "unseen" else len(dataset.class_names)
-    _check_source(source, f"{what}: {split}", dataset.train.image_shape, classes)
+    source = CheckedSource(source, f"{what}: {split}")
+    classes = None if split == "unseen" else len(names)
+    _check_source(source, f"{what}: {split}", tuple(dataset.train.image_shape), classes)
+    if not isinstance(getattr(dataset, split), sources.ArraySource | sources.FolderSource):
+      dataset = dataset._replace(**{split: source})
+  return dataset
 
 
 def _check_source(
-  source: Source, what: str, shape: tuple[int, int, int], classes: int | None
+  source: CheckedSource, what: str, shape: tuple[int, ...], classes: int | None
 ) -> None:
-  labels = np.asarray(source.labels)
-  if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or not len(source):
-    raise ValueError(
-      f"{what} has labels {labels.dtype} {labels.shape}: expected one integer for each of its"
-      f" {len(source)} images, of which there must be one"
-    )
+  labels = source.labels
   if labels.min() < 0 or (classes is not None and labels.max() >= classes):
     wrong = labels.min() if labels.min() < 0 else labels.max()
     raise ValueError(f"{what} has the label {wrong}: expected 0 … {(classes or wrong) - 1}")
-  if len(source.image_shape) != 3 or tuple(source.image_shape) != tuple(shape):
+  if source.image_shape != shape:
     raise ValueError(
-      f"{what} has images of {tuple(source.image_shape)}: expected (height, width, channels), as"
-      f" those of train, {tuple(shape)}"
+      f"{what} has images of {source.image_shape}: expected (height, width, channels), as"
+      f" those of train, {shape}"
     )
-  images = source.images(np.zeros(1, np.int64))
-  if images.dtype != np.uint8 or images.shape != (1, *shape):
-    raise ValueError(
-      f"{what} gives images {images.dtype} {images.shape}: expected uint8 {(1, *shape)}"
-    )
+  source.images(np.zeros(1, np.int64))
 
 
 def _with_validation(dataset: Dataset, fraction: float) -> Dataset:

@@ -36,7 +36,7 @@ class Preprocess(NamedTuple):
   def train(self, key: jax.Array, images: jax.Array, rows: jax.Array | None = None) -> jax.Array:
     """Augments and normalizes; `rows` are the images' numbers in the step's batch, if a part."""
     if self.augmentation is not None:
-      return augment.normalize(self.augmentation(key, images, rows), self.mean, self.std)
+      return augment.normalize(self._augmented(key, images, rows), self.mean, self.std)
     crop_key, flip_key, policy_key, cutout_key = jax.random.split(key, 4)
     varied: Any = augment.random_crop(crop_key, images, padding=self.crop_padding, rows=rows)
     if self.flip:
@@ -45,6 +45,17 @@ class Preprocess(NamedTuple):
       varied = autoaugment.auto_augment(policy_key, varied, rows=rows)
     varied = augment.cutout(cutout_key, varied, size=self.cutout, rows=rows)
     return augment.normalize(varied, self.mean, self.std)
+
+  def _augmented(self, key: jax.Array, images: jax.Array, rows: jax.Array | None) -> jax.Array:
+    assert self.augmentation is not None
+    found = self.augmentation(key, images, rows)
+    dtype, shape = getattr(found, "dtype", type(found).__name__), getattr(found, "shape", "")
+    if dtype != images.dtype or shape != images.shape:
+      raise ValueError(
+        f"config.data.augmentation returned images {dtype} {shape}: expected {images.dtype}"
+        f" {images.shape}, as it was given"
+      )
+    return found
 
   def evaluate(self, images: jax.Array) -> jax.Array:
     """Normalizes."""

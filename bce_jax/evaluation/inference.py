@@ -33,7 +33,8 @@ def variables_sharding(
   def init() -> Any:
     return model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
 
-  like: Variables = {"params": {}, "batch_stats": {}, **jax.eval_shape(init)}
+  found = jax.eval_shape(init)
+  like: Variables = {"batch_stats": {}, **found, "params": {"backbone": {}, **found["params"]}}
   return StateSharding(mesh, like)
 
 

@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bce_jax import extensions, results
@@ -23,9 +24,10 @@ def measure(metrics: Sequence[OwnMetric], split: SplitOutputs) -> dict[str, floa
   """
   out: dict[str, float] = {}
   for metric in metrics:
-    given = split._replace(
-      features=split.features if "features" in metric.needs else None,
-      scores=split.scores if "scores" in metric.needs else None,
+    given = _read_only(split)
+    given = given._replace(
+      features=given.features if "features" in metric.needs else None,
+      scores=given.scores if "scores" in metric.needs else None,
     )
     returned = extensions.calling(metric.said, metric.compute, given)
     found = returned if isinstance(returned, Mapping) else {metric.key: returned}
@@ -35,6 +37,19 @@ def measure(metrics: Sequence[OwnMetric], split: SplitOutputs) -> dict[str, floa
         raise ValueError(f"{metric.said} returned a result called {key!r}: {why}")
       out[key] = _number(metric.said, key, value)
   return out
+
+
+def _read_only(split: SplitOutputs) -> SplitOutputs:
+  """The same arrays, which nobody can change in place: others are measured by them too."""
+
+  def view(x: Any) -> Any:
+    if not isinstance(x, np.ndarray):
+      return x
+    seen = x.view()
+    seen.flags.writeable = False
+    return seen
+
+  return jax.tree.map(view, split)
 
 
 def _number(said: str, key: str, value: Any) -> float:

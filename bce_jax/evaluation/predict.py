@@ -135,7 +135,7 @@ def _restored(
   with checkpoint.existing(workdir, which, config.best_metric) as (checkpoints, step):
     params, batch_stats = checkpoints.network(step, state_sharding.abstract)
   variables = {
-    "params": {name: params[name] for name in like["params"]},
+    "params": {name: params.get(name, {}) for name in like["params"]},
     "batch_stats": batch_stats or {},
   }
   if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, like):

@@ -112,7 +112,7 @@ def _from_network(experiment: Experiment) -> tuple[TrainState, list[str]]:
   with _source_checkpoint(config, there) as (others, step):
     params, batch_stats = others.network(step, experiment.state_sharding.abstract)
   if differs:
-    params = {"backbone": params["backbone"]}
+    params = {"backbone": params.get("backbone", {})}
     _refuse_other_shapes(experiment, params["backbone"])
   state = _init(experiment)((params, batch_stats))
   what = "backbone" if differs else "network"

@@ -64,7 +64,7 @@ def create_state(
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
     if network is None:
       batch_stats = variables.get("batch_stats", {})
-    params = variables["params"] | params
+    params = {"backbone": {}} | variables["params"] | params  # one of no parameters, perhaps
   params = {name: params[name] for name in ("backbone", "head")}
   if objective.parameters is not None:
     num_features = params["head"]["weights"].shape[-1]

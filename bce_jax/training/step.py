@@ -1,6 +1,6 @@
 """One training step for every objective: a pure function, compiled here for a mesh of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,11 @@ from bce_jax.sharding import StateSharding
 from bce_jax.training import microbatch
 from bce_jax.training.microbatch import Arrays, Microbatch, StepOutputs
 from bce_jax.training.state import TrainState, trained
+
+# What a record of training holds besides what the method logs.
+_OF_RECORDS = (
+  "step", "epoch", "split", "loss", "grad_norm", "learning_rate", "bias", "images_per_second",
+)  # fmt: skip
 
 
 def make_train_step(
@@ -110,6 +115,9 @@ def _make_gradients(
       )
     views = objective.views(views_key, batch, memory)
 
+    # Another one for each micro-batch and each device, by their first image.
+    dropout_key = jax.random.fold_in(keys[0], 0 if rows is None else rows[0])
+
     def loss_fn(params: Any):
       params = state.params | params
       outputs, updated = model.apply(
@@ -117,8 +125,10 @@ def _make_gradients(
         views.images,
         train=objective.batch_statistics,
         mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
       )
       loss, new_memory, logs = objective.loss(params, outputs, views.targets, memory, state.step)
+      _refuse_logged(logs)
       return loss, (new_memory, updated.get("batch_stats", {}), logs)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -126,6 +136,16 @@ def _make_gradients(
     return StepOutputs(grads, batch_stats, {"loss": loss, **logs}, memory)
 
   return run
+
+
+def _refuse_logged(logs: Mapping[str, Any]) -> None:
+  """Raises ValueError for a scalar of a method that is called like another word of a record."""
+  for name in logs:
+    if name in _OF_RECORDS:
+      raise ValueError(
+        f"config.objective.name: it logs {name!r}, which every record has already: expected another"
+        " name"
+      )
 
 
 def jit_train_step(train_step: Callable, state_sharding: StateSharding) -> Callable:

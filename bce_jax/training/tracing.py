@@ -28,11 +28,18 @@ def check(experiment: Experiment, *, trains: bool) -> None:
   said = ", ".join(f"config.{key} {x['name']!r}" for key, x in experiment.outside.items())
   train_step = experiment.train_step()
 
-  def traced() -> Any:
-    state = jax.eval_shape(experiment.init_state)
-    return jax.eval_shape(train_step, state, _batch(experiment))
-
-  logs = extensions.calling(f"a training step with {said}", traced)[1]
+  _check_schedule(experiment)
+  state = jax.eval_shape(experiment.init_state)
+  after, logs = extensions.calling(
+    f"a training step with {said}", jax.eval_shape, train_step, state, _batch(experiment)
+  )
+  for part, value in vars(state).items():
+    now = getattr(after, part)
+    if _layout(now) != _layout(value):
+      raise ValueError(
+        f"a training step with {said} makes of the state's {part} {_layout(now)!r:.100}: expected"
+        f" what it was, {_layout(value)!r:.100}"
+      )
   for name, value in logs.items():
     if value.shape or not jnp.issubdtype(value.dtype, jnp.number):
       raise ValueError(
@@ -49,16 +56,39 @@ def _check_network(experiment: Experiment) -> None:
 
   def run() -> Any:
     backbone = experiment.model.backbone
-    call = lambda key: backbone.init_with_output(key, images, train=False)[0]  # noqa: E731
+    call = lambda key: backbone.init_with_output(key, images, train=False)  # noqa: E731
     return jax.eval_shape(call, jax.random.key(0))
 
-  out = extensions.calling(said, run)
+  out, variables = extensions.calling(said, run)
+  others = set(variables) - {"params", "batch_stats"}
+  if others:
+    raise ValueError(
+      f"{said} keeps variables {min(others)!r}: expected 'params' and 'batch_stats' only"
+    )
   two = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)
   if not two or getattr(out[0], "ndim", 0) != 2 or len(out[0]) != 2:
     raise ValueError(
       f"{said} returns {jax.tree.map(lambda x: x.shape, out)!r:.100} for two images: expected"
       " (features [2, D], a dict of intermediates)"
     )
+  if not jnp.issubdtype(out[0].dtype, jnp.floating):
+    raise ValueError(f"{said} returns features {out[0].dtype}: expected floating point")
+
+
+def _check_schedule(experiment: Experiment) -> None:
+  """Refuses a learning rate that is no number."""
+  if "optimizer.schedule" not in experiment.outside:
+    return
+  said = f"config.optimizer.schedule {experiment.config.optimizer.schedule!r}"
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  rate = extensions.calling(f"{said}: its function", jax.eval_shape, experiment.schedule, step)
+  if getattr(rate, "shape", None) != () or not jnp.issubdtype(rate.dtype, jnp.floating):
+    raise ValueError(f"{said} makes of a step {_layout(rate)}: expected a number")
+
+
+def _layout(tree: Any) -> Any:
+  """A tree with the dtype and the shape of each array, as text."""
+  return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
 
 
 def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
