@@ -29,6 +29,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from bce_jax.names import nearest
 
 Range = tuple[float, bool, float]
@@ -148,18 +150,16 @@ def _plugin(key: str, name: str, positional: int, given: Sequence[str]) -> Plugi
     options = getattr(module, "OPTIONS", None)
     if options is None:
       options = _options_of(create, positional, given)
-    if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
-      raise ValueError(f"{said}: OPTIONS is {options!r}: expected a dict of keys and defaults")
   else:
     if not callable(target):
       raise ValueError(f"{said} is {target!r}: expected a function, a class or a module")
     source, create, options = None, target, _options_of(target, positional, given)
   ranges, meanings = getattr(source, "RANGES", {}), getattr(source, "MEANINGS", {})
-  unknown = next((k for k in (*ranges, *meanings) if k not in options), None)
-  if unknown is not None:
-    near = f"; did you mean {nearest(unknown, options)!r}?" if options else ""
-    raise ValueError(f"{said}: RANGES or MEANINGS has {unknown!r}, which OPTIONS lacks{near}")
+  _check_options(said, options)
+  _check_of_options(said, options, ranges, meanings)
   check = getattr(source, "check", _allowed)
+  if not callable(check):
+    raise ValueError(f"{said}: its 'check' is {check!r}: expected a function of a config")
   return Plugin(
     name,
     dict(options),
@@ -170,6 +170,46 @@ def _plugin(key: str, name: str, positional: int, given: Sequence[str]) -> Plugi
     outside=True,
     is_module=source is not None,
   )
+
+
+def _check_options(said: str, options: Any) -> None:
+  """Refuses options that a config can't hold."""
+  if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
+    raise ValueError(f"{said}: OPTIONS is {options!r}: expected a dict of keys and defaults")
+  for key, value in options.items():
+    if not key.isidentifier() or hasattr(ConfigDict, key):
+      raise ValueError(f"{said}: OPTIONS has the key {key!r}: expected another name")
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(x is None or isinstance(x, bool | int | float | str) for x in parts):
+      raise ValueError(
+        f"{said}: OPTIONS has {key!r} as {value!r:.60}: expected a bool, a number, text, none or a"
+        " tuple of such"
+      )
+
+
+def _check_of_options(said: str, options: Mapping[str, Any], ranges: Any, meanings: Any) -> None:
+  """Refuses ranges and meanings that are none."""
+  for what, values in (("RANGES", ranges), ("MEANINGS", meanings)):
+    if not isinstance(values, Mapping):
+      raise ValueError(f"{said}: {what} is {values!r:.60}: expected a dict by the keys of OPTIONS")
+  unknown = next((k for k in (*ranges, *meanings) if k not in options), None)
+  if unknown is not None:
+    near = f"; did you mean {nearest(unknown, options)!r}?" if options else ""
+    raise ValueError(f"{said}: RANGES or MEANINGS has {unknown!r}, which OPTIONS lacks{near}")
+  for key, bounds in ranges.items():
+    three = isinstance(bounds, list | tuple) and len(bounds) == 3
+    if not three or not all(isinstance(x, int | float) for x in bounds):
+      raise ValueError(
+        f"{said}: RANGES has {bounds!r:.60} for {key!r}: expected (low, whether low is allowed,"
+        " high)"
+      )
+    if not (options[key] is None or isinstance(options[key], int | float)):
+      raise ValueError(
+        f"{said}: RANGES has {key!r}, whose default is {options[key]!r:.60}: no number"
+      )
+  for key, meaning in meanings.items():
+    if not isinstance(meaning, str):
+      raise ValueError(f"{said}: MEANINGS has {meaning!r:.60} for {key!r}: expected text")
 
 
 def load(said: str, name: str) -> tuple[ModuleType, Any]:

@@ -142,12 +142,13 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     or (kind is float and isinstance(value, int | float) and not isinstance(value, bool))
     or (kind is int and isinstance(value, int) and not isinstance(value, bool))
     or (kind in (bool, str) and isinstance(value, kind))
+    or (kind in (list, tuple) and isinstance(value, list | tuple))  # an option from outside
   )
   if not fits:
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    wanted = names[kind] + (" or none" if optional else "")
+    wanted = names.get(kind, "values with commas between them") + (" or none" if optional else "")
     raise ValueError(f"--config.{key}={text}: expected {wanted}")
-  target[name] = float(value) if kind is float and value is not None else value
+  target[name] = kind(value) if kind in (float, list, tuple) and value is not None else value
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:

@@ -32,7 +32,13 @@ def module(name: str) -> extensions.Plugin:
   Raises:
     ValueError: for an unknown name, with the nearest one; for a module that is missing.
   """
-  return extensions.find("objective.name", name, names(), _own, positional=2)
+  found = extensions.find("objective.name", name, names(), _own, positional=2)
+  if "name" in found.OPTIONS:
+    raise ValueError(
+      f"config.objective.name {name!r} has an option 'name', which is a key of config.objective"
+      " already: expected another name"
+    )
+  return found
 
 
 def _own(name: str) -> extensions.Plugin:

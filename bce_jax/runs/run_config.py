@@ -95,7 +95,11 @@ def written_config(workdir: pathlib.Path) -> ConfigDict:
   Raises:
     ValueError: when there is none, or it is damaged.
   """
-  return config_lib.from_dict(records.read_json(workdir / files.CONFIG))
+  values = records.read_json(workdir / files.CONFIG)
+  try:
+    return config_lib.from_dict(values)
+  except ValueError as error:
+    raise ValueError(f"{workdir / files.CONFIG}: {error}") from None
 
 
 def _trained_config(workdir: pathlib.Path) -> ConfigDict | None:

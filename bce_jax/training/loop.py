@@ -91,7 +91,12 @@ def _train(experiment: Experiment, workdir: pathlib.Path, preemption: Preemption
       workdir, best_metric=config.best_metric, better=metrics.better(config)
     )
     stack.push(checkpoints.leave)
-    state, record, said = start.state_of(experiment, checkpoints)
+    try:
+      state, record, said = start.state_of(experiment, checkpoints)
+    except ValueError as error:
+      if not changed:
+        raise
+      raise ValueError("; ".join([str(error), *changed])) from error  # which may be why
     first = int(state.step)
     # Checkpoints of version 0.1 hold no records.
     lines = record.pop("records", None) or records.lines_until(workdir, first)

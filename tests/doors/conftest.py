@@ -27,6 +27,32 @@ class Tiny(nn.Module):
     return features.astype(jnp.float32), {}
 
 
+class Dropping(nn.Module):
+  """Dropout, and no parameters of its own but for the head's."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    pixels = images.reshape(len(images), -1)
+    return nn.Dropout(0.5, deterministic=not train)(pixels), {}
+
+
+class Counting(nn.Module):
+  @nn.compact
+  def __call__(self, images, *, train):
+    self.variable("counters", "calls", lambda: jnp.zeros(()))
+    return nn.Dense(3)(images.mean((1, 2))), {}
+
+
+class Whole(nn.Module):
+  @nn.compact
+  def __call__(self, images, *, train):
+    return jnp.int32(nn.Dense(3)(images.mean((1, 2)))), {}
+
+
+def leaves():
+  raise SystemExit(3)
+
+
 class Bare(nn.Module):
   @nn.compact
   def __call__(self, images, *, train):
@@ -46,7 +72,7 @@ A_NUMBER = 3
   "data.py": '''
 import numpy as np
 
-from bce_jax.data.sources import Dataset
+from bce_jax.data.sources import ArraySource, Dataset
 
 OPTIONS = {"images": 16, "grays": 100}
 MEANINGS = {"images": "how many there are"}
@@ -96,6 +122,37 @@ def floats(config):
   return Dataset(split, None, split, ("plain", "striped"))
 
 
+class Faulty(Stripes):
+  """Gives one image as it should, more in another way."""
+
+  def images(self, indices):
+    images = np.arange(len(indices) * 64, dtype=np.uint8).reshape(-1, 8, 8, 1)
+    if len(indices) == 1:
+      return images
+    if self.grays == 1:
+      raise OSError("the disk is gone")
+    return {2: images / 255, 3: images[:-1], 4: list(images)}[self.grays]
+
+  def take(self, indices):
+    return Faulty(self.indices[indices], self.grays)
+
+
+def faulty(config, *, way=1):
+  split = Faulty(np.arange(8), way)
+  split.labels, split.image_shape = split.labels.tolist(), [8, 8, 1]
+  return Dataset(split, None, split, ["plain", "striped"])
+
+
+def of_floats(config):
+  split = ArraySource(np.zeros((4, 8, 8, 1), np.float32), np.arange(4) % 2)
+  return Dataset(split, None, split, ("plain", "striped"))
+
+
+def named_twice(config):
+  split = Stripes(np.arange(4), 9)
+  return Dataset(split, None, split, ("plain", "plain"))
+
+
 def more_labels(config):
   split = Stripes(np.arange(4), 9)
   return Dataset(split, None, split, ("plain",))
@@ -106,6 +163,10 @@ import jax.numpy as jnp
 
 def brighter(key, images, rows, *, by=1):
   return images + jnp.uint8(by)
+
+
+def floats(key, images, rows):
+  return images / 255
 
 
 def larger(key, images, rows):
@@ -119,6 +180,7 @@ def create(config):
 OPTIONS = {"divisor": 2}
 """,
   "update.py": """
+import jax.numpy as jnp
 import optax
 
 
@@ -140,6 +202,10 @@ def fails(config, steps):
 
 def number(config, schedule):
   return 3
+
+
+def several(config, steps):
+  return lambda step: jnp.ones(3)
 
 
 def no_schedule(config, steps):
@@ -176,6 +242,24 @@ def untraceable(config, problem, *, logged="scalar"):
 
   views = lambda key, batch, memory: Views(batch.images, batch.labels)
   return Objective(views=views, loss=loss)
+
+
+def _of(mean, **parts):
+  views = lambda key, batch, memory: Views(batch.images, batch.labels)
+  loss = lambda params, outputs, *rest: mean(outputs.scores.decision.mean(), *rest)
+  return Objective(views=views, loss=loss, **parts)
+
+
+def of_two(config, problem):
+  return _of(lambda z, labels, memory, step: (z, memory))
+
+
+def growing(config, problem):
+  return _of(lambda z, labels, m, step: (z, (m, m), {}), memory=lambda params: jnp.zeros(3))
+
+
+def clashing(config, problem):
+  return _of(lambda z, labels, memory, step: (z, memory, {"learning_rate": z}))
 
 
 def no_objective(config, problem):
@@ -226,6 +310,7 @@ def nothing(workdir, config):
   "failing.py": "values = {}\nvalues['missing']\n",
   "unreadable.py": "def create(:\n",
   "odd.py": "OPTIONS = ['width']\ndef create(): pass\n",
+  "options.py": "OPTIONS, RANGES, MEANINGS, check = {}, {}, {}, print\ndef create(config): pass\n",
   "mismatched.py": "OPTIONS = {'width': 3}\nRANGES = {'wdith': (0, True, 1)}\ndef create(): pass\n",
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import jax
@@ -226,6 +227,30 @@ def test_with_a_changed_file_it_goes_on_and_says_so(copy, moved, monkeypatch, ca
     assert err.count("has changed") == 1
   assert cli.main(["--evaluate-only", "--workdir", str(copy)]) == 0
   assert "has changed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("before", "after", "said"),
+  [
+    ("nn.Conv(self.width", "nn.Conv(2 * self.width", "can't be restored: .*house.net has changed"),
+    ("width: int = 4", "breadth: int = 4", "unknown config key 'model_options.width'; did you"),
+    ("import flax.linen", "import flax,linen", "importing house.net failed: .* named 'linen'"),
+  ],
+)
+def test_with_a_file_that_fits_no_more_nothing_is_damaged(
+  copy, moved, monkeypatch, capsys, tmp_path, before, after, said
+):
+  other = tmp_path / "other"
+  shutil.copytree(moved / "house", other / "house")
+  net = other / "house" / "net.py"
+  net.write_text(net.read_text().replace(before, after))
+  monkeypatch.chdir(other)
+  kept = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+  assert cli.main([*ARGS, "--workdir", str(copy)]) == 2
+  *_, line = capsys.readouterr().err.splitlines()
+  assert re.search(said, line)
+  now = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+  assert {k for k in kept.keys() | now.keys() if kept.get(k) != now.get(k)} <= {copy / "run.log"}
 
 
 def test_an_installed_one_is_recorded_by_its_version(copy, moved, monkeypatch, tmp_path):

@@ -1,14 +1,21 @@
 """What is wrong with code from outside is told in one line."""
 
+import importlib
+import json
+
+import jax
+import numpy as np
 import pytest
 
 from bce_jax import config as config_lib
 from bce_jax import optim
 from bce_jax.cli import configs
 from bce_jax.cli import train as cli
+from bce_jax.data import sources
 from bce_jax.training import experiment
 
 DATA = {"data.name": "house.data", "batch_size": "8", "eval_batch_size": "8", "steps": "1"}
+FAULTY = DATA | {"data.name": "house.data:faulty", "model": "house.net:Tiny"}
 SMALL = DATA | {"model": "house.net:Tiny"}
 
 
@@ -66,15 +73,55 @@ def test_before_data_are_read(place, changes, message):
   [
     (SMALL | {"model": "house.net:nothing"}, "'house.net:nothing' made None: expected a flax.lin"),
     (SMALL | {"model": "house.net:Bare"}, r"'house.net:Bare' returns \(2, 1\) for two images: exp"),
+    (SMALL | {"model": "house.net:Whole"}, "net:Whole' returns features int32: expected floating"),
+    (
+      SMALL | {"model": "house.net:Counting"},
+      "keeps variables 'counters': expected 'params' and '",
+    ),
+    (SMALL | {"model": "house.net:leaves"}, "house.net:leaves': SystemExit: 3 .net.py, line"),
     (SMALL | {"model": "house.net:broken"}, "config.model 'house.net:broken': TypeError"),
     (
       SMALL | {"data.name": "house.data:no_dataset"},
       "house.data:no_dataset' is 3: expected a bce",
     ),
     (SMALL | {"data.name": "house.data:floats"}, r"train gives images float32 \(1, 8, 8, 1\): exp"),
+    (
+      SMALL | {"data.name": "house.data:of_floats"},
+      r"house.data:of_floats': images are float32 .* \(data.py, line",
+    ),
+    (
+      SMALL | {"data.name": "house.data:named_twice"},
+      r"class_names is \('plain', 'plain'\): expec",
+    ),
+    (FAULTY | {"data_options.way": "1"}, "house.data:faulty': train: OSError: the disk is gone"),
+    (FAULTY | {"data_options.way": "2"}, r"train gives images float64 \(8, 8, 8, 1\): expected ui"),
+    (FAULTY | {"data_options.way": "3"}, r"train gives images uint8 \(7, 8, 8, 1\): expected uint"),
     (SMALL | {"data.name": "house.data:more_labels"}, "train has the label 1: expected 0 … 0"),
-    (SMALL | {"data.augmentation": "house.augmentation:larger"}, "a training step with .*larger"),
-    (SMALL | {"optimizer.schedule": "house.update:fails"}, "NameError: .* .update.py, line 18"),
+    (
+      SMALL | {"data.augmentation": "house.augmentation:larger"},
+      r"config.data.augmentation returned images uint8 \(8, 8, 8, 2\): expected uint8 \(8, 8, 8, ",
+    ),
+    (
+      SMALL | {"data.augmentation": "house.augmentation:floats"},
+      r"config.data.augmentation returned images float32 \(8, 8, 8, 1\): expected uint8",
+    ),
+    (
+      SMALL | {"optimizer.schedule": "house.update:several"},
+      r"makes of a step float32\[3\]: expec",
+    ),
+    (
+      SMALL | {"objective.name": "house.method:of_two"},
+      "a training step with .*method:of_two.* not",
+    ),
+    (
+      SMALL | {"objective.name": "house.method:growing"},
+      r"makes of the state's memory .*: expected what it was, 'float32\[3\]'",
+    ),
+    (
+      SMALL | {"objective.name": "house.method:clashing"},
+      "it logs 'learning_rate', which every re",
+    ),
+    (SMALL | {"optimizer.schedule": "house.update:fails"}, "NameError: .* .update.py, line 19"),
     (SMALL | {"optimizer.schedule": "house.update:no_schedule"}, "made 0.1: expected a function"),
     (SMALL | {"optimizer.name": "house.update:number"}, "made 3: expected an optax transformation"),
     (SMALL | {"objective.name": "house.method:no_objective"}, "made 'joint': expected an Objecti"),
@@ -92,6 +139,63 @@ def test_before_anything_is_written(place, changes, message):
   with pytest.raises(ValueError, match=message) as caught:
     experiment.build(chosen(changes))
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"OPTIONS": {"a": {"b": 1}}}, "OPTIONS has 'a' as {'b': 1}: expected a bool, a number, text"),
+    ({"OPTIONS": {"a.b": 1}}, "OPTIONS has the key 'a.b': expected another name"),
+    ({"OPTIONS": {"items": 1}}, "OPTIONS has the key 'items': expected another name"),
+    ({"OPTIONS": {"a": 1}, "RANGES": {"a": (0, 1)}}, r"RANGES has \(0, 1\) for 'a': expected \(lo"),
+    (
+      {"OPTIONS": {"a": "x"}, "RANGES": {"a": (0, True, 1)}},
+      "has 'a', whose default is 'x': no nu",
+    ),
+    ({"RANGES": ["a"]}, r"RANGES is \['a'\]: expected a dict by the keys of OPTIONS"),
+    ({"OPTIONS": {"a": 1}, "MEANINGS": {"a": 3}}, "MEANINGS has 3 for 'a': expected text"),
+    ({"check": None}, "its 'check' is None: expected a function of a config"),
+  ],
+)
+def test_names_of_a_module_that_are_of_another_kind(place, monkeypatch, values, message):
+  module = importlib.import_module("house.options")
+  for name, value in values.items():
+    monkeypatch.setattr(module, name, value)
+  with pytest.raises(ValueError, match=f"config.data.name 'house.options': .*{message}"):
+    sources.module("house.options")
+
+
+def test_an_option_that_is_a_tuple_is_set_by_a_command_line(place, monkeypatch):
+  module = importlib.import_module("house.options")
+  monkeypatch.setattr(module, "OPTIONS", {"widths": (3, 4)})
+  config = chosen({"data.name": "house.options", "data_options.widths": "5,6"})
+  assert config.data_options.widths == (5, 6)
+  again = config_lib.from_dict(json.loads(json.dumps(config.to_dict())))
+  assert again.data_options.widths == (5, 6)  # of config.json, which knows lists only
+  with pytest.raises(ValueError, match=r"widths=5: expected values with commas between them"):
+    chosen({"data.name": "house.options", "data_options.widths": "5"})
+
+
+def test_a_source_of_lists_is_one(place):
+  parts = experiment.build(chosen(FAULTY | {"data_options.way": "4"}))
+  batch = parts.dataset.train.images(np.arange(3))
+  assert batch.dtype == np.uint8
+  assert batch.shape == (3, 8, 8, 1)
+  assert parts.dataset.class_names == ("plain", "striped")
+  assert len(parts.dataset.train.take(np.array([2, 5]))) == 2
+
+
+def test_dropout_of_a_backbone_without_parameters_draws_anew_in_each_step(place):
+  parts = experiment.build(chosen(SMALL | {"model": "house.net:Dropping"}))
+  state = parts.init_state()
+  batch = {"images": np.full((8, 8, 8, 1), 99, np.uint8), "labels": np.zeros(8, np.int32)}
+  batch["images"][:, ::2] = 3
+  step = jax.jit(parts.train_step())
+  first, logs = step(state, batch)
+  assert step(state, batch)[1]["loss"] == logs["loss"]
+  assert step(state.replace(step=state.step + 1), batch)[1]["loss"] != logs["loss"]
+  assert first.params["backbone"] == {}
+  assert parts.evaluator.monitor(first.variables)["images"] == 16
 
 
 def test_one_line_and_exit_code_2(place, tmp_path, capsys):
