@@ -187,7 +187,7 @@ def test_a_best_metric_that_can_choose_nothing_is_refused(package, best, said):
   config.metrics, config.best_metric = "rows_of_mine:margins", best
   with pytest.raises(ValueError, match=re.escape(said)):
     config_lib.check(config)
-  config_lib.check(config, judging=True)  # which other metrics may do
+  config_lib.check(config, evaluate_only=True)  # which other metrics may do
   config.best_metric = "risk"
   config_lib.check(config)
   assert metrics.better(config) == "down"

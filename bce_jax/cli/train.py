@@ -150,7 +150,7 @@ def _run(
   else:
     config = configs.load_config(args.config or "digits")
   configs.apply_overrides(config, overrides)
-  config_lib.check(config, judging=args.evaluate_only)
+  config_lib.check(config, evaluate_only=args.evaluate_only)
   said = run_config.find_paths(workdir, config)
   if run_config.begun(workdir) and (line := run_config.edited(workdir)):
     said.append(line)

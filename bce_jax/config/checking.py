@@ -16,13 +16,13 @@ from bce_jax.names import nearest
 _RULES = (data.check, network.check, loss.check, optimizer.check)
 
 
-def check(config: ConfigDict, *, judging: bool = False) -> None:
+def check(config: ConfigDict, *, evaluate_only: bool = False) -> None:
   """Refuses a config that no run could use; what depends on the data is checked with them.
 
   Args:
     config: as `default()` makes it, with values changed. Options that it lacks of what it names
       are set to their defaults.
-    judging: nothing will be trained: metrics may be other ones.
+    evaluate_only: nothing will be trained: metrics may be other ones.
 
   Raises:
     ValueError: one line: which key, its value, what was expected.
@@ -42,7 +42,7 @@ def check(config: ConfigDict, *, judging: bool = False) -> None:
       plugin.check(config)
   verification.check(config)
   metrics.check(config)
-  if not judging:
+  if not evaluate_only:
     metrics.check_best(config)
   writers.check(config)
   named["data.name"].check(config)

@@ -87,7 +87,7 @@ def load(workdir: pathlib.Path, *, which: str = "latest") -> TrainedNetwork:
   """
   config = run_config.written_config(workdir)
   config.metrics = ""  # nothing is evaluated: they need not be here
-  config_lib.check(config, judging=True)
+  config_lib.check(config, evaluate_only=True)
   notes = outside.changes(workdir, config_lib.from_outside(config), only=["model"])
   data = records.read_json(workdir / files.DATASET, "class_names", "image_shape", "mean", "std")
   height, width, channels = data["image_shape"]

@@ -1,11 +1,12 @@
 """A trained run, loaded from its folder for use from Python: `bce_jax.load`."""
 
 import itertools
+import numbers
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -93,7 +94,7 @@ class TrainedRun:
         another shape, or a reject label that is a class.
     """
     count = len(self.class_names)
-    if not 1 <= top_k <= count:
+    if not isinstance(top_k, numbers.Integral) or not 1 <= top_k <= count:
       raise ValueError(f"top_k is {top_k}: expected 1 … {count}, the number of classes")
     if reject in self.class_names:
       raise ValueError(f"reject is {reject!r}, which is a class: expected a name that no class has")
@@ -128,7 +129,10 @@ class TrainedRun:
   def _thresholds(self, given: float | np.ndarray | None) -> np.ndarray:
     if given is None:
       return self.threshold
-    thresholds = np.asarray(given, np.float64)
+    try:
+      thresholds = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+      raise ValueError(f"threshold is {given!r:.80}: expected a number, or one per class") from None
     if thresholds.shape not in ((), (len(self.class_names),)):
       raise ValueError(
         f"threshold has shape {thresholds.shape}: expected a number or"
@@ -149,11 +153,14 @@ class TrainedRun:
     if isinstance(images, np.ndarray | jax.Array):
       checked = _checked(np.asarray(images), self.image_shape)
       return self._run_array(checked, features=features), (), {}
-    paths = [images] if isinstance(images, str | os.PathLike) else list(images)
+    given: Any = [images] if isinstance(images, str | os.PathLike) else images
+    paths: list[Any] = list(given) if isinstance(given, Iterable) else [None]
     if not all(isinstance(path, str | os.PathLike) for path in paths):
+      arrays = all(hasattr(one, "__array_interface__") for one in paths)
+      hint = "; np.stack(images) is one" if arrays else ""
       raise ValueError(
         f"images are a {type(images).__name__}: expected an array"
-        f" uint8 {_shape(self.image_shape)}, a folder, an image file, or a list of paths"
+        f" uint8 {_shape(self.image_shape)}, a folder, an image file, or a list of paths{hint}"
       )
     listed = (predict.files_of(os.fspath(path))[0] for path in paths)
     found = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
@@ -198,7 +205,11 @@ def _checked(images: np.ndarray, image_shape: tuple[int, int, int]) -> UInt8[np.
       hint = "; they seem to lie in 0 … 1: np.rint(255 * images).astype(np.uint8)"
     raise ValueError(f"images are {images.dtype} {images.shape}: {expected}{hint}")
   if images.shape[1:] != image_shape or images.ndim != 4:
-    raise ValueError(f"images are uint8 {images.shape}: {expected}")
+    height, width, channels = image_shape
+    hint = "; a single one is images[None]" if images.shape == image_shape else ""
+    if images.shape[1:] == (channels, height, width):
+      hint = "; with the channels last: images.transpose(0, 2, 3, 1)"
+    raise ValueError(f"images are uint8 {images.shape}: {expected}{hint}")
   if images.size and images.max() == 1:
     raise ValueError(f"images have no value but 0 and 1: {expected}")
   return images
@@ -224,6 +235,8 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str = "latest") -> Trai
   Raises:
     ValueError: when it is no run folder, has no such checkpoint, or a file is corrupted.
   """
+  if not isinstance(workdir, str | os.PathLike):
+    raise ValueError(f"workdir is {workdir!r:.80}: expected a run folder")
   folder = pathlib.Path(workdir)
   if checkpoint not in ("latest", "best"):
     raise ValueError(f"checkpoint is {checkpoint!r}: expected 'latest' or 'best'")

@@ -315,11 +315,14 @@ def _sample_class(method: _Method, scores: Scores, targets: MixedTargets) -> jax
   c, scale, bias = z, 1.0, jnp.float32(0)
   if family.outside:  # which may do with a similarity what it can't with a score
     c, scale, bias = scores.similarities.reshape(z.shape), scores.scale, scores.bias
-  losses_of = functools.partial(family, scale=scale, bias=bias)
   of_mixed = None if method.released else targets.class_mask
-  plain = losses_of(c[:, 0], targets.labels, class_mask=targets.class_mask)
+
+  def losses_of(c: jax.Array, labels: Any, class_mask: Any = of_mixed) -> jax.Array:
+    return family(c, labels, scale=scale, bias=bias, class_mask=class_mask)
+
+  plain = losses_of(c[:, 0], targets.labels, targets.class_mask)
   if family.mixed is None:
-    mixed = _by_shares(functools.partial(losses_of, class_mask=of_mixed), c[:, 1:], targets)
+    mixed = _by_shares(losses_of, c[:, 1:], targets)
   else:
     mixed = family.mixed(z[:, 1:], targets.mixed, class_mask=of_mixed)
   mean = method.rebalance.mean

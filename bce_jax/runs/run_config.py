@@ -167,7 +167,7 @@ def refuse_other_config(
 def _how_to_train_on(workdir: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> str:
   """What to do where the run was to be made longer; empty where it was not."""
   longer = [key for key in ("epochs", "steps") if before.get(key) != now[key]]
-  if not longer:
+  if not longer or not (now["steps"] or now["epochs"] > before.get("epochs", 0)):
     return ""
   return (
     f". To train on from its network: --config.start_from={workdir} --workdir NEW_FOLDER, where"

@@ -47,6 +47,9 @@ def with_source(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
   if checkpoint.any_in(workdir):
     return with_statistics_of(workdir, experiment)
   source = pathlib.Path(config.start_from)
+  if not (source / files.CONFIG).is_file():
+    reason = f"it has no {files.CONFIG}" if source.is_dir() else "there is no such folder"
+    raise ValueError(f"config.start_from {config.start_from} is not a run folder: {reason}")
   there = run_config.config_of(source)
   _refuse_other_backbone(there, config)
   differs = _other_head(experiment, there)

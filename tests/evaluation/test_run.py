@@ -98,8 +98,15 @@ def test_features_give_the_scores(trained, run):
     (lambda x: (x > 99).astype(np.uint8), "no value but 0 and 1"),
     (lambda x: x[..., 0], r"images are uint8 \(4, 8, 8\): expected uint8 \[n, 8, 8, 1\]"),
     (lambda x: x[:, :7], r"images are uint8 \(4, 7, 8, 1\): expected"),
-    (lambda x: x[0], r"images are uint8 \(8, 8, 1\): expected"),
+    (lambda x: x[0], r"images are uint8 \(8, 8, 1\): expected .*a single one is images\[None\]"),
+    (lambda x: np.moveaxis(x, 3, 1), r"\(4, 1, 8, 8\): .*images\.transpose\(0, 2, 3, 1\)"),
     (lambda x: [1, 2], "images are a list: expected an array"),
+    (
+      lambda x: [Image.fromarray(y[..., 0]) for y in x],
+      r"images are a list: .*np\.stack\(images\)",
+    ),
+    (lambda x: Image.fromarray(x[0, ..., 0]), "images are a Image: expected an array"),
+    (lambda x: None, "images are a NoneType: expected an array"),
     (lambda x: "/no/such", "/no/such does not exist"),
     (lambda x: [], "no images in an empty list"),
   ],
@@ -113,6 +120,8 @@ def test_what_is_no_such_image_is_refused(trained, run, change, message):
   ("options", "message"),
   [
     ({"top_k": 11}, r"top_k is 11: expected 1 … 10"),
+    ({"top_k": 2.0}, r"top_k is 2.0: expected 1 … 10"),
+    ({"threshold": "high"}, "threshold is 'high': expected a number, or one per class"),
     ({"reject": "3"}, "which is a class"),
     ({"threshold": float("nan")}, "threshold is nan: expected finite numbers"),
     ({"threshold": np.zeros(3)}, r"threshold has shape \(3,\): expected a number or \(10,\)"),
@@ -146,5 +155,7 @@ def test_a_run_that_has_not_ended_has_no_results(trained, tmp_path):
 def test_what_is_no_run_folder_is_refused(tmp_path, name, message):
   with pytest.raises(ValueError, match=message):
     bce_jax.load(tmp_path / name)
+  with pytest.raises(ValueError, match="workdir is None: expected a run folder"):
+    bce_jax.load(None)
   with pytest.raises(ValueError, match="expected 'latest' or 'best'"):
     bce_jax.load(tmp_path, checkpoint="last")

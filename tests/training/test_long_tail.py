@@ -193,7 +193,7 @@ def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(tripartite, s
   message = "has another network: model is 'small_network' there and 'resnet14' here"
   with pytest.raises(ValueError, match=message):
     loop.train(experiment.build(other), tmp_path / "new")
-  with pytest.raises(ValueError, match=r"config.json can't be read: No such file"):
+  with pytest.raises(ValueError, match=r"is not a run folder: there is no such folder"):
     loop.train(experiment.build(second(tripartite, tmp_path / "none")), tmp_path / "new")
   best = second(tripartite, stage1)
   best.start_from_checkpoint = "best"

@@ -123,6 +123,8 @@ def test_more_epochs_of_a_finished_run_say_how(tiny, source):
     run_config.refuse_other_config(source, tiny, except_keys=run_config.may_change(source))
   assert f"--config.start_from={source} --workdir NEW_FOLDER" in str(refused.value)
   assert "12 steps more are trained" in str(refused.value)
+  shorter = {"steps": None, "epochs": 0.5}
+  assert not run_config._how_to_train_on(source, shorter | {"epochs": 2.0}, shorter)
   tiny.steps, tiny.seed = 6, 5
   with pytest.raises(ValueError, match="seed was 0 and is 5") as refused:
     run_config.refuse_other_config(source, tiny, except_keys=run_config.may_change(source))
