@@ -363,12 +363,10 @@ def make(
   """
   keywords = {**given, **options}
   taken = accepted(plugin.create, keywords)
-  return calling(
-    f"config.{key} {plugin.name!r}",
-    plugin.create,
-    *args,
-    **{name: value for name, value in keywords.items() if name in taken},
-  )
+  keywords = {name: value for name, value in keywords.items() if name in taken}
+  if not plugin.outside:  # whose errors name what is wrong themselves
+    return plugin.create(*args, **keywords)
+  return calling(f"config.{key} {plugin.name!r}", plugin.create, *args, **keywords)
 
 
 def accepted(function: Callable[..., Any], names: Collection[str]) -> set[str]:
