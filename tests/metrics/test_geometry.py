@@ -42,7 +42,7 @@ def off_simplex(a, h):
 
 def by_definition(x, labels, weights):
   """All results in float64, by loops over samples and pairs and with NumPy's pseudo-inverse."""
-  x, weights = np.float64(x), np.float64(weights)
+  x, weights = np.asarray(x, np.float64), np.asarray(weights, np.float64)
   num_classes = len(weights)
   classes = [x[labels == i] for i in range(num_classes)]
   compactness = []
@@ -126,7 +126,7 @@ def test_by_definition_and_in_any_split(case):
 
 
 def class_means(x, labels):
-  means = np.stack([np.float64(x[labels == i]).mean(0) for i in np.unique(labels)])
+  means = np.stack([x[labels == i].astype(np.float64).mean(0) for i in np.unique(labels)])
   return means - means.mean(0)
 
 
@@ -166,7 +166,7 @@ def test_many_samples_against_scikit_learn_and_scipy():
 @pytest.mark.parametrize("batch", [4000, 128])
 def test_tight_clusters_far_from_the_origin(batch):
   x, labels, weights = clusters(8, 16, 4000, offset=1e3, radius=1e-2, dtype=np.float32)
-  exact = np.float64(x)
+  exact = np.asarray(x, np.float64)
   expected = sum(
     (exact[labels == i] - exact[labels == i].mean(0)).T
     @ (exact[labels == i] - exact[labels == i].mean(0))
