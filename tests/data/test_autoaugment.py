@@ -15,7 +15,7 @@ GRAY = (128, 128, 128)
 SIGNED = ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 SIGNED += ["color", "contrast", "brightness", "sharpness"]
 UNSIGNED = ["posterize", "solarize", "autocontrast", "equalize", "invert"]
-SIZES = [(32, 32), (7, 5), (5, 8), (33, 21), (2, 9), (1, 1), (64, 48)]
+SIZES = [(32, 32), (5, 8), (33, 21), (2, 9), (1, 1)]  # even and odd sides, in all ways
 
 
 def by_pillow(pixels, operation, magnitude):
@@ -48,20 +48,23 @@ def by_pillow(pixels, operation, magnitude):
 
 
 def magnitudes(operation):
-  """All that a policy can choose, with both signs where it draws one."""
+  """All that a policy can choose, with its sign where it draws one: both for what is in POLICY."""
   values = autoaugment.MAGNITUDES[operation]
-  return sorted({*values, *(-m for m in values if operation in SIGNED)})
+  if operation not in SIGNED:
+    return sorted(set(values))
+  chosen = {m for name, m in autoaugment.VARIANTS if name == operation}
+  return sorted(chosen | {(-1) ** k * m for k, m in enumerate(values)} | {values[-1], -values[-1]})
 
 
 @pytest.fixture(scope="module")
 def pictures():
-  """Of each size photographs, noise, one gray, two grays apart and two together."""
+  """Of each size a photograph, noise, one gray, two grays apart and two together."""
   rng = np.random.default_rng(0)
-  photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
+  photograph = Image.fromarray(load_sample_images().images[1])
   found = []
   for height, width in SIZES:
     shape = (height, width, 3)
-    found += [np.asarray(photograph.resize((width, height))) for photograph in photographs]
+    found.append(np.asarray(photograph.resize((width, height))))
     found.append(rng.integers(0, 256, shape, np.uint8))
     found.append(np.clip(rng.normal(120, 40, shape), 0, 255).astype(np.uint8))
     found.append(np.full(shape, 77, np.uint8))
@@ -84,15 +87,19 @@ def vary():
   return jax.jit(autoaugment.auto_augment)
 
 
-def farthest(operation, magnitude, pictures):
-  """The largest difference from Pillow on any pixel."""
-  differences = [0]
+def differences(operation, magnitude, pictures):
+  """From Pillow, in levels, of every number in the pictures."""
+  found = []
   for picture in pictures:
     ours = np.asarray(autoaugment.apply(picture, operation, magnitude))
     theirs = by_pillow(picture, operation, magnitude)
     assert (ours.shape, ours.dtype) == (picture.shape, np.uint8)
-    differences.append(np.abs(ours.astype(int) - theirs.astype(int)).max())
-  return max(differences)
+    found.append(np.abs(ours.astype(int) - theirs.astype(int)).ravel())
+  return np.concatenate(found)
+
+
+def farthest(operation, magnitude, pictures):
+  return differences(operation, magnitude, pictures).max()
 
 
 # A blend, or an autocontrast, may differ by a level where Pillow's floats are just below a whole
@@ -105,7 +112,10 @@ def farthest(operation, magnitude, pictures):
 ])  # fmt: skip
 def test_operation_is_pillows(pictures, operation, levels):
   for magnitude in magnitudes(operation):
-    assert farthest(operation, magnitude, pictures) <= levels, magnitude
+    off = differences(operation, magnitude, pictures)
+    assert off.max() <= levels, magnitude
+    # Within a level would let a rounding pass where Pillow cuts off: half of all pixels.
+    assert operation == "autocontrast" or (off > 0).mean() < 0.03, magnitude
 
 
 @pytest.mark.parametrize(
@@ -122,16 +132,6 @@ def test_magnitudes_of_no_policy(pictures, operation, magnitude):
 def test_factors_of_no_policy(pictures, magnitude):
   for operation in ["color", "contrast", "brightness", "sharpness"]:
     assert farthest(operation, magnitude, pictures) <= 1
-
-
-@pytest.mark.parametrize("operation", ["color", "contrast", "brightness", "sharpness"])
-def test_blends_are_seldom_a_level_off(pictures, operation):
-  """Within a level would let a rounding pass where Pillow cuts off: half of all pixels."""
-  for magnitude in magnitudes(operation):
-    ours = [np.asarray(autoaugment.apply(x, operation, magnitude)) for x in pictures]
-    theirs = [by_pillow(x, operation, magnitude) for x in pictures]
-    off = [(a != b).ravel() for a, b in zip(ours, theirs, strict=True)]
-    assert np.concatenate(off).mean() < 0.03, magnitude
 
 
 def test_what_should_be_whole_is_whole():
@@ -219,12 +219,13 @@ def test_images_go_through_what_is_drawn(vary, photographs):
 
 def test_image_and_key_decide_alone(vary, photographs):
   whole = np.asarray(vary(jax.random.key(5), photographs))
-  np.testing.assert_array_equal(vary(jax.random.key(5), photographs[:7]), whole[:7])
   rows = np.arange(1, len(photographs), 3)  # in a part of a batch, its number in the whole
   part = vary(jax.random.key(5), photographs[rows], rows=rows)
   np.testing.assert_array_equal(part, whole[rows])
   assert (np.asarray(vary(jax.random.key(6), photographs)) != whole).any()
-  np.testing.assert_array_equal(vary(jax.random.PRNGKey(5), photographs), whole)  # old keys too
+  draw = jax.jit(autoaugment.draw, static_argnums=1)
+  old_key = jax.random.PRNGKey(5)
+  np.testing.assert_array_equal(draw(old_key, 9), draw(jax.random.key(5), 9))
 
 
 def test_eight_devices_give_what_one_gives(vary, photographs):

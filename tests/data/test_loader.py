@@ -142,7 +142,7 @@ def test_worker_processes_change_nothing(folder_source):
     for step in range(3, 16)
     for chosen in [loader.batch_indices(step, seed=1, n=N, batch_size=4)]
   ]
-  for workers in (0, 1, 2, 3):
+  for workers in (0, 3):
     assert_equal(loader.train_batches(folder_source, workers=workers, **options), expected)
   assert not multiprocessing.active_children()
 
@@ -259,7 +259,7 @@ def test_indices_refuse_negative_numbers():
     loader.order(0, -1, 4)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_named(files, folder_source, workers):
   with open(files[11], "wb") as file:
     file.write(b"no image")
@@ -289,10 +289,12 @@ from bce_jax.data import loader, sources
 
 def main():
   signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have turned it off
-  source = sources.FolderSource(sys.argv[1:], np.zeros(len(sys.argv) - 1, int))
+  workers, paths = int(sys.argv[1]), sys.argv[2:]
+  source = sources.FolderSource(paths, np.zeros(len(paths), int))
   batches = loader.train_batches(
-    source, seed=0, batch_size=4, first_step=0, last_step=int(10**6), workers=2)
-  next(batches), next(batches)  # one from each worker: both have started
+    source, seed=0, batch_size=4, first_step=0, last_step=int(10**6), workers=workers)
+  for _ in range(workers):
+    next(batches)  # one from each worker: all have started
   print(*[child.pid for child in multiprocessing.active_children()], flush=True)
   sys.stdin.readline()
 
@@ -311,14 +313,14 @@ def is_alive(pid):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks at processes as Linux shows them")
-@pytest.mark.parametrize("how", ["exit", "interrupt", "kill"])
-def test_a_program_leaves_nothing_behind(files, tmp_path, how):
+@pytest.mark.parametrize(("how", "workers"), [("exit", 2), ("interrupt", 1), ("kill", 1)])
+def test_a_program_leaves_nothing_behind(files, tmp_path, how, workers):
   """A plain program, like a console script: absl has parsed no flags, and it may be killed."""
   program = tmp_path / "program.py"
   program.write_text(textwrap.dedent(PROGRAM))
   root = os.path.dirname(os.path.dirname(os.path.dirname(loader.__file__)))
   process = subprocess.Popen(
-    [sys.executable, program, *files],
+    [sys.executable, program, str(workers), *files],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -327,7 +329,7 @@ def test_a_program_leaves_nothing_behind(files, tmp_path, how):
     start_new_session=True,
   )
   children = [int(pid) for pid in process.stdout.readline().split()]
-  assert len(children) == 2
+  assert len(children) == workers
   if how == "kill":
     process.kill()
   if how == "interrupt":  # as a terminal does it, to all of them

@@ -1,19 +1,16 @@
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
+import linear_by_hand
 import numpy as np
 import pytest
-import scipy.special
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 from bce_jax import losses
 from bce_jax.losses import _chunks
 
 B, D, N = 6, 5, 13
-OPTIONS = ("bias", "scale", "margin", "negative_weight", "smoothing")
 
 
 def close(actual, expected, rtol=1e-5):
@@ -30,26 +27,16 @@ def draw(seed=0, *, soft=False, diverse=True):
     "weights": rng.normal(size=(N, D)),
     "bias": rng.normal(size=N) if diverse else rng.normal(),
     "scale": 1.7,
-    "margin": 0.0 if soft else 0.3,
+    "margin": 0.3,
     "negative_weight": 0.7,
     "smoothing": 0.1,
     "example_weights": rng.uniform(size=B),
   }
-  operands = {name: jnp.asarray(x, jnp.float32) for name, x in operands.items()}
-  labels = rng.integers(0, N, B).astype(np.int32)
-  if soft:
-    labels = jnp.asarray(rng.uniform(size=(B, N)), jnp.float32)
-  return operands, labels
-
-
-def full(operands, labels, *, normalize=False, class_mask=None):
-  """[B] losses by way of all scores."""
-  x, w = operands["features"], operands["weights"]
-  x = losses.l2_normalize(x) if normalize in (True, "features") else x
-  w = losses.l2_normalize(w) if normalize in (True, "weights") else w
-  scores = jnp.matmul(x, w.T, precision="highest")
-  options = {name: operands[name] for name in OPTIONS if name in operands}
-  return losses.bce(scores, labels, class_mask=class_mask, **options)
+  operands = {name: np.asarray(x, np.float32) for name, x in operands.items()}
+  if soft:  # which take no margin
+    del operands["margin"]
+    return operands, rng.uniform(size=(B, N)).astype(np.float32)
+  return operands, rng.integers(0, N, B).astype(np.int32)
 
 
 def chunked(operands, labels, **options):
@@ -65,122 +52,149 @@ def chunked_mean(operands, labels, **options):
   return losses.linear_bce_mean(x, w, labels, **operands, **options)
 
 
-def same(operands, labels, *, jit=True, chunk_size=None, normalize=False, class_mask=None):
-  """Both forms against all scores, in value and in the gradient of every operand."""
-  soft = jnp.ndim(labels) == 2
-  if soft:  # soft targets have a gradient too, and take no margin
-    operands = {name: x for name, x in operands.items() if name != "margin"} | {"labels": labels}
-  options = {"normalize": normalize, "class_mask": class_mask}
-  cotangent = jnp.linspace(0.5, 2.0, operands["features"].shape[0])
+# One program for several tests: the labels and the mask are arguments.
+@jax.jit
+def each_step(operands, labels, class_mask):
+  values, pull_back = jax.vjp(
+    lambda operands: chunked(operands, labels, chunk_size=5, class_mask=class_mask), operands
+  )
+  return values, pull_back(jnp.ones_like(values))[0]
 
-  def everything(each, mean):
-    def of(operands):
-      values, pull_back = jax.vjp(each, operands)
-      return values, pull_back(cotangent)[0], jax.value_and_grad(mean)(operands)
 
-    return of
+@jax.jit
+def mean_step(operands, labels, class_mask):
+  return jax.value_and_grad(
+    lambda operands: chunked_mean(operands, labels, chunk_size=5, class_mask=class_mask)
+  )(operands)
 
-  def taken(operands):
-    operands = dict(operands)
-    return operands, operands.pop("labels", labels)
 
-  def expected_each(operands):
-    return full(*taken(operands), **options)
+COTANGENT = np.linspace(0.5, 2.0, B)
 
-  def expected_mean(operands):
-    return 3.0 * jnp.mean(operands["example_weights"] * expected_each(operands))
+
+def everything(operands, **options):
+  """Values and all gradients of both forms; the labels are an operand."""
 
   def each(operands):
-    return chunked(*taken(operands), chunk_size=chunk_size, **options)
+    operands = dict(operands)
+    return chunked(operands, operands.pop("labels"), **options)
 
   def mean(operands):
-    return 3.0 * chunked_mean(*taken(operands), chunk_size=chunk_size, **options)
+    operands = dict(operands)
+    return 3.0 * chunked_mean(operands, operands.pop("labels"), **options)
 
-  expected = jax.jit(everything(expected_each, expected_mean))(operands)
-  actual = everything(each, mean)
-  actual = (jax.jit(actual) if jit else actual)(operands)
-  jax.tree.map(close, actual, expected)
-  jax.tree.map(lambda grad, x: np.testing.assert_equal(grad.dtype, x.dtype), actual[1], operands)
+  labels = operands["labels"]
+  fixed = {} if labels.ndim == 2 else {"labels": labels}
+  operands = {name: x for name, x in operands.items() if name not in fixed}
+  values, pull_back = jax.vjp(lambda x: each(x | fixed), operands)
+  cotangent = jnp.asarray(COTANGENT, values.dtype)
+  return values, pull_back(cotangent)[0], jax.value_and_grad(lambda x: mean(x | fixed))(operands)
+
+
+def same(operands, labels, *, rtol=1e-5, chunk_size=None, **options):
+  """Both forms against all scores in float64, in value and in the gradient of every operand."""
+  step = jax.jit(functools.partial(everything, chunk_size=chunk_size, **options))
+  values, by_each, (mean, by_mean) = step(operands | {"labels": labels})
+  expected, gradients = linear_by_hand.each_and_gradients(operands, labels, COTANGENT, **options)
+  close(values, expected, rtol)
+  expected_mean, mean_gradients = linear_by_hand.mean_and_gradients(operands, labels, **options)
+  close(mean, 3 * expected_mean, rtol)
+  assert np.all(by_each.pop("example_weights") == 0.0)
+  assert by_each.keys() == gradients.keys()
+  assert by_mean.keys() == mean_gradients.keys()
+  for name, grad in by_each.items():
+    close(grad, gradients[name], rtol)
+    assert grad.dtype == operands.get(name, labels).dtype
+  for name, grad in by_mean.items():
+    close(grad, 3 * mean_gradients[name], rtol)
+    assert grad.dtype == operands.get(name, labels).dtype
 
 
 MASK = np.arange(N) % 3 != 1
 MASKS = {"none": None, "classes": MASK, "each": np.random.default_rng(1).uniform(size=(B, N)) < 0.6}
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("chunk_size", [1, 3, 50])
-def test_equal_to_all_scores(chunk_size, soft, mask):
-  operands, labels = draw(chunk_size, soft=soft, diverse=chunk_size != 3)
-  same(operands, labels, chunk_size=chunk_size, class_mask=MASKS[mask])
+# Every two of the chunk (one class, with a rest, all at once), the mask, what is normalized and the
+# kind of labels stand together somewhere; None and 50 are one chunk, as N is.
+@pytest.mark.parametrize(
+  ("chunk_size", "mask", "normalize", "soft", "diverse"),
+  [
+    (1, "none", False, False, True),
+    (1, "classes", True, True, False),
+    (1, "each", "weights", False, True),
+    (3, "none", "features", True, False),
+    (3, "classes", False, False, False),
+    (3, "each", True, False, True),
+    (7, "none", "weights", False, False),
+    (7, "classes", "features", False, True),
+    (7, "each", False, True, True),
+    (None, "none", True, False, False),
+    (50, "classes", "weights", True, True),
+    (N, "each", "features", False, False),
+    (None, "classes", False, True, True),
+    (5, "none", True, True, True),
+  ],
+)
+def test_equal_to_all_scores(chunk_size, mask, normalize, soft, diverse):
+  operands, labels = draw(chunk_size or 0, soft=soft, diverse=diverse)
+  same(operands, labels, chunk_size=chunk_size, normalize=normalize, class_mask=MASKS[mask])
 
 
-@pytest.mark.parametrize("mask", ["none", "classes"])
-@pytest.mark.parametrize("chunk_size", [7, N, None])
-def test_other_chunks(chunk_size, mask):
-  same(*draw(9, diverse=chunk_size == 7), chunk_size=chunk_size, class_mask=MASKS[mask])
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("normalize", [True, "features", "weights"])
-def test_normalized(normalize, mask):
-  operands, labels = draw(2, diverse=mask != "none")
-  same(operands, labels, chunk_size=5, normalize=normalize, class_mask=MASKS[mask])
+def test_in_float64():
+  """As closely as float64 gives it, so that no derivative is a little off."""
+  with jax.enable_x64(True):
+    operands, labels = draw(5)
+    operands = {name: x.astype(np.float64) for name, x in operands.items()}
+    same(operands, labels, rtol=1e-12, chunk_size=4, normalize=True, class_mask=MASK)
 
 
 def test_without_jit():
-  same(*draw(3), jit=False, chunk_size=4, class_mask=MASK)
+  operands, labels = draw(3)
+
+  def mean(x, w):
+    mine = operands | {"features": x, "weights": w}
+    return chunked_mean(mine, labels, chunk_size=4, class_mask=MASK)
+
+  value, grads = jax.value_and_grad(mean, (0, 1))(operands["features"], operands["weights"])
+  wanted, gradients = linear_by_hand.mean_and_gradients(operands, labels, class_mask=MASK)
+  close(value, wanted)
+  close(grads[0], gradients["features"])
+  close(grads[1], gradients["weights"])
+  expected, _ = linear_by_hand.each_and_gradients(operands, labels, class_mask=MASK)
+  close(chunked(operands, labels, chunk_size=4, class_mask=MASK), expected)
 
 
-def test_normalize_true_is_the_cosine():
-  operands, labels = draw(4)
-  options = {name: operands[name] for name in OPTIONS}
-  cosine = losses.cosine(operands["features"], operands["weights"])
-  close(chunked(operands, labels, normalize=True), losses.bce(cosine, labels, **options))
-
-
-@settings(deadline=None, max_examples=12)
-@given(
-  st.integers(0, 2**31 - 1),
-  st.integers(1, 9),
-  st.integers(1, 12),
-  st.integers(1, 4),
-  st.sampled_from([None, "classes", "each"]),
+@pytest.mark.parametrize(
+  ("batch", "rows", "chunk_size", "mask"),
+  [
+    (1, 1, 1, None),
+    (4, 1, 12, "classes"),
+    (1, 8, 4, "classes"),
+    (3, 2, 3, "each"),
+    (2, 9, 8, "classes"),
+    (4, 9, 4, "each"),
+  ],
 )
-def test_any_shape_against_float64(seed, rows, chunk_size, batch, mask):
-  """The formula in float64, by numpy, with its derivative written out."""
-  rng = np.random.default_rng(seed)
-  x, w, bias = rng.normal(size=(batch, 3)), rng.normal(size=(rows, 3)), rng.normal(size=rows)
+def test_any_shape_without_margin_and_smoothing(batch, rows, chunk_size, mask):
+  rng = np.random.default_rng(rows)
+  shapes = {"features": (batch, 3), "weights": (rows, 3), "bias": (rows,)}
+  operands = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
   labels = rng.integers(0, rows, batch)
   kept = rng.uniform(size=(batch, rows) if mask == "each" else rows) < (0.5 if mask else 2.0)
-  hot = np.eye(rows)[labels]
-  z = 2.0 * (x @ w.T - 0.2 * hot) - bias
-  positive, negative = -scipy.special.log_expit(z), -scipy.special.log_expit(-z)
-  expected = (kept * (hot * positive + 0.6 * (1 - hot) * negative)).sum(-1)
-  slope = kept * (0.6 * (1 - hot) * scipy.special.expit(z) - hot * scipy.special.expit(-z))
-
-  def loss(x, w, bias):
-    return losses.linear_bce(
-      x,
-      w,
-      labels,
-      bias=bias,
-      scale=2.0,
-      margin=0.2,
-      negative_weight=0.6,
-      chunk_size=chunk_size,
-      class_mask=kept if mask else None,
-    )
 
   @jax.jit
-  def both(*args):
-    value, pull_back = jax.vjp(loss, *args)
-    return value, pull_back(jnp.ones(batch))
+  def both(operands, kept):
+    options = {"scale": 2.0, "negative_weight": 0.6, "chunk_size": chunk_size}
+    options["class_mask"] = kept if mask else None
+    value, pull_back = jax.vjp(lambda x: chunked(x, labels, **options), operands)
+    return value, pull_back(jnp.ones(batch))[0]
 
-  value, grads = both(*(jnp.asarray(a, jnp.float32) for a in (x, w, bias)))
-  np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
-  for actual, wanted in zip(grads, (2 * slope @ w, 2 * slope.T @ x, -slope.sum(0)), strict=True):
-    np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=2e-5)
+  fixed = {"scale": 2.0, "negative_weight": 0.6}
+  for drawn in (kept, ~kept) if mask else (kept,):
+    value, grads = both(operands, drawn)
+    expected, wanted = linear_by_hand.each_and_gradients(operands | fixed, labels, class_mask=drawn)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    for name, grad in grads.items():
+      np.testing.assert_allclose(grad, wanted[name], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["bce_diverse", "bce_unified"])
@@ -209,20 +223,6 @@ def test_equal_to_the_released_code(official, name):
   close(grads[1], official[prefix + "grad_weights"])
   grad_bias = official[prefix + "grad_bias"]
   close(grads[2], grad_bias.reshape(np.shape(grads[2])))
-
-
-@pytest.mark.parametrize("form", [chunked, chunked_mean])
-def test_gradients_by_differences_in_float64(form):
-  with jax.enable_x64(True):
-    operands, labels = draw(5)
-    operands = {name: x.astype(jnp.float64) for name, x in operands.items()}
-
-    @jax.jit
-    def f(operands):
-      return jnp.sum(form(operands, labels, chunk_size=4, normalize=True, class_mask=MASK))
-
-    assert f(operands).dtype == jnp.float64
-    check_grads(f, (operands,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
 def jaxprs_in(x):
@@ -291,11 +291,8 @@ FORMS = [losses.linear_bce, losses.linear_bce_mean]
 @pytest.mark.parametrize(
   "options",
   [
-    {},
-    {"normalize": True},
+    {"mask": "each", "soft": True, "normalize": True},
     {"mask": "classes", "normalize": True},
-    {"mask": "each"},
-    {"soft": True},
     {"dtype": jnp.bfloat16},
     {"dtype": jnp.bfloat16, "mask": "classes"},
   ],
@@ -333,48 +330,41 @@ def test_a_mask_of_classes_saves_work(monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_finite_at_extreme_scores(form):
-  features = jnp.array([[1e9, 0.0], [-1e9, 0.0], [1.0, 1.0], [0.0, 1e9]])
-  weights = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+  features = np.array([[1e9, 0.0], [-1e9, 0.0], [1.0, 1.0], [0.0, 1e9]], np.float32)
+  weights = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], np.float32)
   labels = np.array([0, 0, 1, 2])
 
-  def total(features, weights, bias, scale):
-    options = {"bias": bias, "scale": scale, "smoothing": 0.1, "chunk_size": 2}
-    return jnp.sum(form(features, weights, labels, **options))
+  def total(features, weights, bias, scale, smoothing):
+    options = {"bias": bias, "scale": scale, "smoothing": smoothing, "chunk_size": 2}
+    losses = form(features, weights, labels, **options)
+    return jnp.sum(losses), losses
 
-  step = jax.jit(jax.value_and_grad(total, (0, 1, 2, 3)))
-  value, grads = step(features, weights, 0.5, 64.0)
+  step = jax.jit(jax.value_and_grad(total, (0, 1, 2, 3, 4), has_aux=True))
+  (value, _), grads = step(features, weights, 0.5, 64.0, 0.1)
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in grads)
-  each = losses.linear_bce(features, weights, labels, chunk_size=2)
-  np.testing.assert_allclose(each, losses.bce(features @ weights.T, labels), rtol=1e-6)
-  np.testing.assert_allclose(each[:2], [np.log(2), 2e9], rtol=1e-6)  # by hand
+  (_, each), _ = step(features, weights, 0.0, 1.0, 0.0)
+  expected = [np.log(2), 2e9, 3 * np.log1p(np.e), 2 * np.log(2)]  # by hand
+  np.testing.assert_allclose(each, np.mean(expected) if np.ndim(each) == 0 else expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("normalize", [True, "features", "weights", False])
-def test_zero_vectors_have_finite_gradients(normalize):
+def test_zero_vectors_have_finite_gradients():
   def total(x, w):
-    return losses.linear_bce_mean(x, w, np.array([0, 1]), normalize=normalize, scale=64.0)
+    return losses.linear_bce_mean(x, w, np.array([0, 1]), normalize=True, scale=64.0)
 
-  step = jax.jit(jax.value_and_grad(total, (0, 1)))
-  value, grads = step(jnp.zeros((2, 4)), jnp.zeros((3, 4)))
+  value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(np.zeros((2, 4)), np.zeros((3, 4)))
   np.testing.assert_allclose(value, 3 * np.log(2), rtol=1e-6)
   assert all(np.isfinite(g).all() for g in grads)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, 50])
-@pytest.mark.parametrize("form", [chunked, chunked_mean])
-def test_removed_classes_may_hold_anything(form, chunk_size):
+@pytest.mark.parametrize("step", [each_step, mean_step])
+def test_removed_classes_may_hold_anything(step):
   operands, labels = draw(8)
   poisoned = dict(operands)
   for name in ("weights", "bias"):
-    poisoned[name] = poisoned[name].at[~MASK].set(jnp.nan)
-  options = {"chunk_size": chunk_size, "class_mask": MASK}
-
-  def total(operands):
-    return jnp.sum(form(operands, labels, **options))
-
-  step = jax.jit(jax.value_and_grad(total))
-  clean, dirty = step(operands), step(poisoned)
+    poisoned[name] = poisoned[name].copy()
+    poisoned[name][~MASK] = np.nan
+  clean, dirty = step(operands, labels, MASK), step(poisoned, labels, MASK)
   jax.tree.map(np.testing.assert_array_equal, dirty, clean)
   assert np.all(dirty[1]["weights"][~MASK] == 0.0)
   assert np.all(dirty[1]["weights"][MASK] != 0.0)
@@ -382,17 +372,14 @@ def test_removed_classes_may_hold_anything(form, chunk_size):
 
 def test_no_class_left():
   operands, labels = draw(8)
-
-  def total(operands):
-    return jnp.sum(chunked_mean(operands, labels, class_mask=np.zeros(N, bool)))
-
-  value, grads = jax.jit(jax.value_and_grad(total))(operands)
+  value, grads = mean_step(operands, labels, np.zeros(N, bool))
   assert value == 0.0
   assert all(np.all(g == 0.0) for g in grads.values())
 
 
-@pytest.mark.parametrize("class_mask", [None, MASK])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+  ("dtype", "class_mask"), [(jnp.bfloat16, MASK), (jnp.bfloat16, None), (jnp.float16, None)]
+)
 def test_narrow_floats_are_computed_in_float32(dtype, class_mask):
   operands, labels = draw(10)
   narrow = {name: operands[name].astype(dtype) for name in ("features", "weights", "bias")}
@@ -400,31 +387,35 @@ def test_narrow_floats_are_computed_in_float32(dtype, class_mask):
   def total(operands):
     return chunked_mean(operands, labels, chunk_size=4, class_mask=class_mask, normalize="weights")
 
-  step = jax.jit(jax.value_and_grad(total))
-  value, grads = step(narrow)
-  wide, wide_grads = step({name: x.astype(jnp.float32) for name, x in narrow.items()})
+  value, grads = jax.jit(jax.value_and_grad(total))(narrow)
+  wide, wide_grads = linear_by_hand.mean_and_gradients(
+    narrow, labels, class_mask=class_mask, normalize="weights"
+  )
   assert value.dtype == jnp.float32
   np.testing.assert_allclose(value, wide, rtol=1e-6)
   for name, grad in grads.items():
     assert grad.dtype == dtype
-    close(grad.astype(jnp.float32), wide_grads[name], rtol=2**-7)
+    close(np.float32(grad), wide_grads[name], rtol=2**-7)
 
 
 def test_rows_beyond_the_classes_are_padding():
   operands, labels = draw(11)
   padded = dict(operands)
-  padded["weights"] = jnp.pad(operands["weights"], ((0, 4), (0, 0)), constant_values=jnp.nan)
-  padded["bias"] = jnp.pad(operands["bias"], (0, 4), constant_values=jnp.inf)
+  padded["weights"] = np.pad(operands["weights"], ((0, 4), (0, 0)), constant_values=np.nan)
+  padded["bias"] = np.pad(operands["bias"], (0, 4), constant_values=np.inf)
 
-  def total(operands):
-    return chunked_mean(operands, labels, chunk_size=3, num_classes=N)
+  @jax.jit
+  def step(operands):
+    return jax.value_and_grad(
+      lambda operands: chunked_mean(operands, labels, chunk_size=3, num_classes=N)
+    )(operands)
 
-  step = jax.jit(jax.value_and_grad(total))
-  expected, actual = step(operands), step(padded)
-  close(actual[0], expected[0])
-  assert np.all(actual[1]["weights"][N:] == 0.0)
-  close(actual[1]["weights"][:N], expected[1]["weights"])
-  close(actual[1]["features"], expected[1]["features"])
+  value, grads = step(padded)
+  expected, wanted = linear_by_hand.mean_and_gradients(operands, labels)
+  close(value, expected)
+  assert np.all(grads["weights"][N:] == 0.0)
+  close(grads["weights"][:N], wanted["weights"])
+  close(grads["features"], wanted["features"])
   with pytest.raises(ValueError, match=r"labels must lie in \[0, 12\)"):
     chunked(padded, np.full(B, 12), num_classes=12)
 
@@ -434,43 +425,33 @@ def test_label_out_of_range_is_nan_for_that_example_only():
   wrong = labels.copy()
   wrong[[1, 4]] = N, -1
   right = np.isin(np.arange(B), (1, 4), invert=True)
-  value = jax.jit(chunked)(operands, wrong)
+  value, _ = each_step(operands, wrong, MASK)
   np.testing.assert_array_equal(np.isnan(value), ~right)
-  close(value[right], chunked(operands, labels)[right])
+  each, _ = linear_by_hand.each_and_gradients(operands, labels, class_mask=MASK)
+  close(value[right], each[right])
   with pytest.raises(ValueError, match=r"labels must lie in \[0, 13\)"):
     chunked(operands, wrong)
-
-  def expected(operands, labels):
-    return jnp.mean(operands["example_weights"] * full(operands, labels))
-
-  value, grads = jax.jit(jax.value_and_grad(chunked_mean))(operands, wrong)
-  wanted, wanted_grads = jax.jit(jax.value_and_grad(expected))(operands, wrong)
+  value, grads = mean_step(operands, wrong, MASK)
   assert np.isnan(value)
-  assert np.isnan(wanted)
+  counted = operands | {"example_weights": operands["example_weights"] * right}
+  _, wanted = linear_by_hand.mean_and_gradients(counted, labels, class_mask=MASK)
   for name in ("features", "weights", "bias", "scale"):
-    close(grads[name], wanted_grads[name])
-
-
-def test_the_mean_divides_by_the_batch():
-  operands, labels = draw(13)
-  each = chunked(operands, labels)
-  weights = operands.pop("example_weights")
-  close(chunked_mean(operands, labels), np.mean(each))
-  close(chunked_mean(operands | {"example_weights": weights}, labels), np.sum(weights * each) / B)
+    close(grads[name], wanted[name])
 
 
 def test_under_vmap_and_checkpoint():
   operands, labels = draw(14)
-  tables = jnp.stack([operands["weights"], 2 * operands["weights"]])
+  operands = {"features": operands["features"], "weights": operands["weights"]}
+  tables = np.stack([operands["weights"], 2 * operands["weights"]])
 
   def loss(weights):
     return losses.linear_bce_mean(operands["features"], weights, labels, chunk_size=5)
 
   values, grads = jax.jit(jax.vmap(jax.value_and_grad(jax.checkpoint(loss))))(tables)
-  for i in range(2):
-    value, grad = jax.jit(jax.value_and_grad(loss))(tables[i])
-    close(values[i], value)
-    close(grads[i], grad)
+  for value, grad, table in zip(values, grads, tables, strict=True):
+    expected, wanted = linear_by_hand.mean_and_gradients(operands | {"weights": table}, labels)
+    close(value, expected)
+    close(grad, wanted["weights"])
 
 
 @pytest.mark.parametrize(
