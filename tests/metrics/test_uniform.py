@@ -96,7 +96,7 @@ def test_golden_cases(brute_force, case):
 
 def scores(elements):
   # A few shapes only: each is compiled once.
-  shapes = st.sampled_from([(1, 1), (1, 4), (6, 1), (6, 2), (9, 5), (25, 9)])
+  shapes = st.sampled_from([(1, 4), (6, 1), (6, 2), (25, 9)])
   return shapes.flatmap(
     lambda shape: st.tuples(
       hnp.arrays(np.float32, shape, elements=elements),
