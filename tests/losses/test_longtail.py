@@ -24,44 +24,57 @@ def projector(params, features):
   return matmul(hidden, params["proj1/kernel"]) + params["proj1/bias"][None]
 
 
-def test_tripartite_loss_and_gradients_equal_the_released_code(tripartite):
-  case = tripartite
-  labels, batch = case["labels"], len(case["labels"])
-  one_hot = np.eye(len(case["weights"]), dtype=np.float32)[labels]
-  targets = np.concatenate([one_hot, case["mixed_targets"], case["mixed_targets"]])
-  names = (
-    "features",
-    "weights",
-    "bias",
-    "proj0/kernel",
-    "proj0/bias",
-    "proj1/kernel",
-    "proj1/bias",
-  )
+TRAINED = (
+  "features",
+  "weights",
+  "bias",
+  "proj0/kernel",
+  "proj0/bias",
+  "proj1/kernel",
+  "proj1/bias",
+)
 
-  def total(params, with_contrast=True):
+
+@jax.jit
+def tripartite_loss(params, case):
+  """The released objective of the three losses, and what it is made of."""
+  labels, weights = case["labels"], params["weights"]
+  one_hot = jax.nn.one_hot(labels, len(weights))
+  targets = jnp.concatenate([one_hot, case["mixed_targets"], case["mixed_targets"]])
+
+  def total(params):
     features, weights = params["features"], params["weights"]
     scores = jnp.matmul(features, losses.l2_normalize(weights).T, precision="highest")
     joint = jnp.mean(losses.mixed_bce(scores + params["bias"][None], targets))
     uniform = jnp.mean(losses.classifier_uniformity(weights))
-    mixed = projector(params, features)[batch:]
+    projected = projector(params, features)
     contrast = losses.contrast(
-      mixed, case["memory"], targets[batch:], temperature=case["temperature"]
+      projected[len(labels) :],
+      case["memory"],
+      targets[len(labels) :],
+      temperature=case["temperature"],
     )
-    per_view = jnp.sum(jnp.mean(contrast.reshape(2, batch), -1))
+    per_view = jnp.sum(jnp.mean(contrast.reshape(2, -1), -1))
     loss = joint + case["cc_weight"] * uniform
-    return loss + case["ss_weight"] * per_view if with_contrast else loss
+    return loss + case["ss_weight"] * per_view, (loss, uniform, projected)
 
-  params = {name: jnp.asarray(case[name]) for name in names}
-  value, grads = jax.value_and_grad(total)(params)
+  return jax.value_and_grad(total, has_aux=True)(params)
+
+
+def test_tripartite_loss_and_gradients_equal_the_released_code(tripartite):
+  case = tripartite
+  given = ("labels", "mixed_targets", "memory", "temperature", "cc_weight", "ss_weight")
+  (value, parts), grads = tripartite_loss(
+    {name: case[name] for name in TRAINED}, {name: case[name] for name in given}
+  )
   close(value, case["loss"])
-  close(total(params, with_contrast=False), case["loss_without_contrast"])
-  close(jnp.mean(losses.classifier_uniformity(params["weights"])), case["uniform_loss"])
-  for name in names:
+  close(parts[0], case["loss_without_contrast"])
+  close(parts[1], case["uniform_loss"])
+  for name in TRAINED:
     close(grads[name], case[f"grad_{name}"])
   # The memory after the update: the last projection of each class in the source view.
   memory = case["memory"].copy()
-  memory[labels] = np.asarray(projector(params, params["features"])[:batch])
+  memory[case["labels"]] = np.asarray(parts[2][: len(case["labels"])])
   close(memory, case["memory_after"])
 
 
@@ -77,7 +90,7 @@ def test_balanced_bce_equals_the_released_code(official, beta):
     return jnp.mean(weights_of_classes[labels] * losses.bce(scores, labels))
 
   args = (official["face/features"], official[prefix + "weights"], official[prefix + "bias"])
-  value, grads = jax.value_and_grad(mean, (0, 1, 2))(*args)
+  value, grads = jax.jit(jax.value_and_grad(mean, (0, 1, 2)))(*args)
   close(value, official[prefix + "loss"])
   for grad, name in zip(grads, ("features", "weights", "bias"), strict=True):
     close(grad, official[f"{prefix}grad_{name}"])
@@ -98,11 +111,16 @@ def test_max_norm_equals_the_released_code(official):
 
 def test_max_norm_at_zero_and_far_out():
   weights = np.array([[0.0, 0.0], [1e9, 0.0], [3.0, 4.0]], np.float32)
-  projected = losses.max_norm(weights, limit=1.0)
+
+  @jax.jit
+  def project(weights, limit):
+    projected, pull_back = jax.vjp(lambda w: losses.max_norm(w, limit=limit), weights)
+    return projected, pull_back(jnp.ones_like(projected))[0]
+
+  projected, grad = project(weights, 1.0)
   np.testing.assert_allclose(projected, [[0, 0], [1, 0], [0.6, 0.8]], rtol=1e-6)
-  np.testing.assert_array_equal(losses.max_norm(weights, limit=0.0), np.zeros((3, 2)))
-  grad = jax.grad(lambda w: losses.max_norm(w, limit=1.0).sum())(jnp.asarray(weights))
   assert np.isfinite(grad).all()
+  np.testing.assert_array_equal(project(weights, 0.0)[0], np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999, 0.99999, 0.9999999])
@@ -135,13 +153,21 @@ def test_contrast_takes_labels_and_reaches_both_sides():
   memory = rng.normal(size=(4, 3)).astype(np.float32)
   labels = np.array([0, 1, 2, 3, 3])
   unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (projections, memory)]
-  expected = losses.bce((unit[0] @ unit[1].T) / 0.2, labels)
-  actual = losses.contrast(projections, memory, labels, temperature=0.2)
-  np.testing.assert_allclose(actual, expected, rtol=1e-5)
-  one_hot = np.eye(4, dtype=np.float32)[labels]
-  soft = losses.contrast(projections, memory, one_hot, temperature=0.2)
+  z, one_hot = np.float64(unit[0] @ unit[1].T) / 0.2, np.eye(4, dtype=np.float32)[labels]
+  log_sigmoid = scipy.special.log_expit
+  expected = -(one_hot * log_sigmoid(z) + (1 - one_hot) * log_sigmoid(-z)).sum(-1)
+
+  @jax.jit
+  def both(projections, memory):
+    soft = losses.contrast(projections, memory, one_hot, temperature=0.2)
+    hard, pull_back = jax.vjp(
+      lambda g, m: losses.contrast(g, m, labels, temperature=0.2), projections, memory
+    )
+    return hard, soft, pull_back(jnp.ones_like(hard))
+
+  hard, soft, grads = both(projections, memory)
+  np.testing.assert_allclose(hard, expected, rtol=1e-5)
   np.testing.assert_allclose(soft, expected, rtol=1e-5)
-  grads = jax.grad(lambda g, m: losses.contrast(g, m, labels).sum(), (0, 1))(projections, memory)
   assert all(np.abs(g).max() > 0.01 for g in grads)
 
 
@@ -154,10 +180,8 @@ def test_uniformity_is_least_when_the_classes_are_a_simplex():
   assert all(losses.classifier_uniformity(w).mean() >= best.mean() for w in others)
 
 
-@pytest.mark.parametrize("size", [0.0, 1e9])
-def test_finite_at_the_edges(size):
-  x = jnp.full((2, 3), size)
-  targets = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+def test_finite_at_the_edges():
+  targets = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], np.float32)
 
   def total(x, w):
     return (
@@ -166,18 +190,20 @@ def test_finite_at_the_edges(size):
       + losses.classifier_uniformity(w).sum()
     )
 
-  value, grads = jax.value_and_grad(total, (0, 1))(x, -jnp.full((3, 3), size))
-  assert np.isfinite(value)
-  assert all(np.isfinite(g).all() for g in grads)
+  step = jax.jit(jax.value_and_grad(total, (0, 1)))
+  for size in (0.0, 1e9):
+    value, grads = step(np.full((2, 3), size, np.float32), -np.full((3, 3), size, np.float32))
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in grads)
 
 
 def test_bfloat16_gives_float32():
-  x = jnp.ones((2, 3), jnp.bfloat16)
-  targets = jnp.eye(3, dtype=jnp.bfloat16)[:2]
-  assert losses.mixed_bce(x, targets).dtype == jnp.float32
-  assert losses.contrast(x, x, jnp.array([0, 1])).dtype == jnp.float32
-  assert losses.classifier_uniformity(x).dtype == jnp.float32
-  assert losses.max_norm(x, limit=0.5).dtype == jnp.float32
+  x, targets = (jax.ShapeDtypeStruct((2, 3), jnp.bfloat16) for _ in range(2))
+  labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+  assert jax.eval_shape(losses.mixed_bce, x, targets).dtype == jnp.float32
+  assert jax.eval_shape(losses.contrast, x, x, labels).dtype == jnp.float32
+  assert jax.eval_shape(losses.classifier_uniformity, x).dtype == jnp.float32
+  assert jax.eval_shape(lambda x: losses.max_norm(x, limit=0.5), x).dtype == jnp.float32
 
 
 X, M = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
@@ -220,8 +246,14 @@ def test_balanced_softmax_is_its_published_formula_and_its_gradient():
   weighted = COUNTS * np.exp(z)
   expected = -np.log(weighted[np.arange(6), labels] / weighted.sum(1))
   z32 = z.astype(np.float32)
-  np.testing.assert_allclose(losses.balanced_softmax(z32, labels, COUNTS), expected, rtol=1e-5)
-  gradient = jax.grad(lambda z: losses.balanced_softmax(z, labels, COUNTS).sum())(jnp.asarray(z32))
+
+  @jax.jit
+  def step(z):
+    values, pull_back = jax.vjp(lambda z: losses.balanced_softmax(z, labels, COUNTS), z)
+    return values, pull_back(jnp.ones_like(values))[0]
+
+  values, gradient = step(z32)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
   by_hand = weighted / weighted.sum(1, keepdims=True) - np.eye(3)[labels]
   np.testing.assert_allclose(gradient, by_hand, rtol=1e-4, atol=1e-6)
 
@@ -231,12 +263,18 @@ def test_mixed_bce_of_some_classes_is_that_of_the_columns_left():
   z = rng.normal(size=(4, 5)).astype(np.float32)
   t = rng.dirichlet(np.ones(5), 4).astype(np.float32) * (rng.random((4, 5)) < 0.5)
   mask = np.array([True, False, True, True, False])
-  expected = losses.mixed_bce(z[:, mask], t[:, mask])
-  np.testing.assert_allclose(losses.mixed_bce(z, t, class_mask=mask), expected, rtol=1e-6)
   each = np.broadcast_to(mask, z.shape)
-  np.testing.assert_allclose(losses.mixed_bce(z, t, class_mask=each), expected, rtol=1e-6)
-  broken = np.where(mask, z, np.nan)
-  gradient = jax.grad(lambda z: losses.mixed_bce(z, t, class_mask=mask).sum())(jnp.asarray(broken))
+
+  @jax.jit
+  def by_mask(z):
+    values, pull_back = jax.vjp(lambda z: losses.mixed_bce(z, t, class_mask=mask), z)
+    return values, losses.mixed_bce(z, t, class_mask=each), pull_back(jnp.ones_like(values))[0]
+
+  expected = jax.jit(losses.mixed_bce)(z[:, mask], t[:, mask])
+  values, by_each, _ = by_mask(z)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  np.testing.assert_allclose(by_each, expected, rtol=1e-6)
+  _, _, gradient = by_mask(np.where(mask, z, np.nan))
   assert np.isfinite(gradient).all()
   assert not np.any(gradient[:, ~mask])
 
