@@ -91,17 +91,20 @@ def test_the_first_epoch_fills_the_memory_without_contrast(official, name):
   features = jnp.asarray(interleaved(case["features"]))
   memory = jnp.zeros((N, 16))
 
+  @jax.jit
   def total(params, step):
-    return value(objective, case, params, features, memory, step)
+    def of(params):
+      return value(objective, case, params, features, memory, step)
 
-  loss, (after, _) = total(parameters(case), 9)
+    return jax.value_and_grad(of, has_aux=True)(params)
+
+  (loss, (after, _)), grads = total(parameters(case), 9)
   np.testing.assert_allclose(loss, case["loss_without_contrast"], rtol=1e-5)
-  grads = jax.grad(lambda p: total(p, 9)[0])(parameters(case))
   assert all(not np.any(x) for x in jax.tree.leaves(grads["objective"]))
   present = np.isin(np.arange(N), case["labels"])
   np.testing.assert_allclose(after[present], case["memory_after"][present], rtol=1e-5, atol=1e-6)
   assert not np.any(after[~present])
-  assert total(parameters(case), 10)[0] != loss
+  assert total(parameters(case), 10)[0][0] != loss
 
 
 def test_gradients_reach_both_sides_of_a_pair_unless_released(official):
@@ -115,7 +118,8 @@ def test_gradients_reach_both_sides_of_a_pair_unless_released(official):
     return logs["sample_sample"]
 
   for released in (False, True):
-    grads = jax.grad(contrast_only)(features, released).reshape(-1, 3, features.shape[-1])
+    grads = jax.jit(jax.grad(contrast_only), static_argnums=1)(features, released)
+    grads = np.asarray(grads).reshape(-1, 3, features.shape[-1])
     source, mixed = grads[:, 0], grads[:, 1:]
     assert np.any(mixed)
     assert np.any(source) == (not released)
@@ -127,7 +131,9 @@ def test_mended_contrast_compares_with_the_newest_projections(official):
   objective = method(case)
   features = jnp.asarray(interleaved(case["features"]))
   params = parameters(case)
-  _, (after, logs) = value(objective, case, params, features, jnp.asarray(case["memory"]))
+  _, (after, logs) = jax.jit(lambda x, memory: value(objective, case, params, x, memory))(
+    features, case["memory"]
+  )
   hidden = np.maximum(features @ case["proj0/kernel"] + case["proj0/bias"], 0)
   g = (hidden @ case["proj1/kernel"] + case["proj1/bias"]).reshape(-1, 3, 16)
   table = case["memory"].copy()
@@ -151,8 +157,9 @@ def test_cosines_leave_out_classes_that_the_memory_does_not_hold(official):
   memory = np.zeros((N, 16), np.float32)
   held = [3, int(case["labels"][0])]
   memory[held] = case["memory"][held]
-  _, (_, logs) = value(
-    method(case, released=True), case, parameters(case), features, jnp.asarray(memory)
+  released = method(case, released=True)
+  _, (_, logs) = jax.jit(lambda x, memory: value(released, case, parameters(case), x, memory))(
+    features, memory
   )
   hidden = np.maximum(features @ case["proj0/kernel"] + case["proj0/bias"], 0)
   g = np.asarray(hidden @ case["proj1/kernel"] + case["proj1/bias"], np.float64)
@@ -180,13 +187,17 @@ def batch(size=8, classes=N):
   images, partners = rng.normal(size=(2, size, 6, 6, 3)).astype(np.float32)
   labels = np.arange(size) % classes
   partner_labels = (np.arange(size) + 1) % classes
-  return Batch(*(jnp.asarray(x) for x in (images, labels, partners, partner_labels)))
+  return Batch(images, np.int32(labels), partners, np.int32(partner_labels))
+
+
+def views_of(objective):
+  return jax.jit(lambda key, data: objective.views(key, data, ()))
 
 
 def test_views_are_source_mixup_and_cutmix_side_by_side():
   data = batch()
   objective = tripartite("bce-d", N, warmup_steps=1)
-  views = objective.views(jax.random.key(3), data, ())
+  views = views_of(objective)(jax.random.key(3), data)
   images = np.asarray(views.images).reshape(8, 3, 6, 6, 3)
   np.testing.assert_array_equal(images[:, 0], data.images)
   mixed = np.asarray(views.targets.mixed)
@@ -210,13 +221,14 @@ def test_views_are_source_mixup_and_cutmix_side_by_side():
 
 def test_released_labels_go_by_lambda():
   data = batch()
-  objective = tripartite("bce-d", N, warmup_steps=1, released=True)
+  released = views_of(tripartite("bce-d", N, warmup_steps=1, released=True))
+  mended = views_of(tripartite("bce-d", N, warmup_steps=1))
   differ = 0
   for number in range(8):
     key = jax.random.key(number)
-    mixed = np.asarray(objective.views(key, data, ()).targets.mixed)
+    mixed = np.asarray(released(key, data).targets.mixed)
     np.testing.assert_array_equal(mixed[:, 0], mixed[:, 1])
-    area = np.asarray(tripartite("bce-d", N, warmup_steps=1).views(key, data, ()).targets.mixed)
+    area = np.asarray(mended(key, data).targets.mixed)
     differ += not np.allclose(area[:, 0], area[:, 1])
   assert differ == 8
 
@@ -231,9 +243,9 @@ def test_lambda_is_uniform_and_every_step_draws_anew():
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_share_of_the_classes_never_drops_a_positive(share):
   data = batch(size=16)  # 17 classes with the partners', more than r · N
-  objective = tripartite("bce-d", N, warmup_steps=1, class_share=share)
+  views = views_of(tripartite("bce-d", N, warmup_steps=1, class_share=share))
   for number in range(5):
-    mask = np.asarray(objective.views(jax.random.key(number), data, ()).targets.class_mask)
+    mask = np.asarray(views(jax.random.key(number), data).targets.class_mask)
     assert mask[np.asarray(data.labels)].all()
     assert mask[np.asarray(data.partner_labels)].all()
     assert mask.sum() == max(int(share * N), 17)
@@ -241,14 +253,12 @@ def test_a_share_of_the_classes_never_drops_a_positive(share):
 
 def test_the_released_share_has_a_fixed_size_and_is_for_the_source_view():
   data = batch(size=16)
-  objective = tripartite("bce-d", N, warmup_steps=1, class_share=0.4, released=True)
-  masks = [
-    np.asarray(objective.views(jax.random.key(k), data, ()).targets.class_mask) for k in range(20)
-  ]
+  views = views_of(tripartite("bce-d", N, warmup_steps=1, class_share=0.4, released=True))
+  masks = [np.asarray(views(jax.random.key(k), data).targets.class_mask) for k in range(20)]
   assert {int(mask.sum()) for mask in masks} == {8}
   assert all(np.isin(np.flatnonzero(mask), data.labels).all() for mask in masks)
   few = batch(size=4)
-  mask = np.asarray(objective.views(jax.random.key(0), few, ()).targets.class_mask)
+  mask = np.asarray(views(jax.random.key(0), few).targets.class_mask)
   assert mask.sum() == 8
   assert mask[np.asarray(few.labels)].all()
 
@@ -271,12 +281,8 @@ def test_the_share_masks_the_first_term_only(official):
   mixed = [t * sp(-z[:, k]) + (t == 0) * sp(z[:, k]) for k in (1, 2)]
   for released in (False, True):
     objective = method(case, released=released, class_share=0.5)
-    targets = MixedTargets(
-      jnp.asarray(labels, jnp.int32), jnp.stack([t, t], 1), jnp.asarray(mask, bool)
-    )
-    _, _, logs = objective.loss(
-      params, outputs, targets, jnp.asarray(case["memory"]), jnp.int32(10)
-    )
+    targets = MixedTargets(np.int32(labels), np.stack([t, t], 1), mask)
+    _, _, logs = jax.jit(objective.loss)(params, outputs, targets, case["memory"], np.int32(10))
     of_mixed = np.ones(N) if released else mask
     parts = [source * mask, mixed[0] * of_mixed, mixed[1] * of_mixed]
     expected = np.mean([part.sum(-1).mean() for part in parts])
@@ -320,7 +326,7 @@ def test_softmax_with_soft_targets_is_its_twin(official):
   case = golden(official, "a")
   objective = tripartite("soft-d", N, warmup_steps=1, contrast_weight=0.0, uniform_weight=0.0)
   features = jnp.asarray(interleaved(case["features"]))
-  loss, _ = value(objective, case, parameters(case), features, ())
+  loss, _ = jax.jit(lambda x: value(objective, case, parameters(case), x, ()))(features)
   z = (
     interleaved(case["features"])
     @ (case["weights"] / np.linalg.norm(case["weights"], axis=1, keepdims=True)).T
@@ -339,23 +345,24 @@ def test_rebalancing_combines_with_the_three_losses(official):
   counts = np.arange(1, N + 1)[::-1] * 5
   offsets = losses.logit_adjustment(counts)
   weights = losses.class_weights(counts, beta=0.99)
-  features = jnp.asarray(interleaved(case["features"]))
-  memory = jnp.asarray(case["memory"])
-  plain, _ = value(method(case), case, parameters(case), features, memory)
+  features = interleaved(case["features"])
+
+  def loss_of(**options):
+    return jax.jit(
+      lambda params: value(method(case, **options), case, params, features, case["memory"])[0]
+    )
+
+  as_it_is = loss_of()
+  plain = as_it_is(parameters(case))
   moved = parameters(case)
   moved["head"]["bias"] = moved["head"]["bias"] - offsets
-  expected, _ = value(method(case), case, moved, features, memory)
-  adjusted, _ = value(
-    method(case, rebalance=Rebalance(offsets)), case, parameters(case), features, memory
-  )
+  expected = as_it_is(moved)
+  adjusted = loss_of(rebalance=Rebalance(offsets))(parameters(case))
   np.testing.assert_allclose(adjusted, expected, rtol=1e-6)
   assert adjusted != plain
-  equal = Rebalance(weights=jnp.ones(N))
-  same, _ = value(method(case, rebalance=equal), case, parameters(case), features, memory)
+  same = loss_of(rebalance=Rebalance(weights=jnp.ones(N)))(parameters(case))
   np.testing.assert_allclose(same, plain, rtol=1e-6)
-  weighed, _ = value(
-    method(case, rebalance=Rebalance(weights=weights)), case, parameters(case), features, memory
-  )
+  weighed = loss_of(rebalance=Rebalance(weights=weights))(parameters(case))
   assert abs(float(weighed) - float(plain)) > 1e-3
 
 
