@@ -25,13 +25,7 @@ _IMAGENET_COUNTS = {
   "resnet101": 44_549_160,
   "resnet152": 60_192_808,
 }
-_CIFAR_STEM_COUNTS = {
-  "resnet18": 11_173_962,
-  "resnet34": 21_282_122,
-  "resnet50": 23_520_842,
-  "resnet101": 42_512_970,
-  "resnet152": 58_156_618,
-}
+_CIFAR_STEM_COUNTS = {"resnet18": 11_173_962, "resnet50": 23_520_842}
 
 
 def _shapes(model, image_shape):
@@ -48,19 +42,33 @@ def _small(**options):
 
 
 def _images(shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def _randomized(variables, seed=1):
-  """Positive values everywhere in place of the ones and zeros of a fresh norm."""
-  rng = np.random.default_rng(seed)
+def _init(model, images):
+  """Variables; compiled at once, in place of each operation by itself."""
+  return jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(images)
+
+
+def _apply(model, variables, images, **options):
+  return jax.jit(lambda variables, x: model.apply(variables, x, **options))(variables, images)
+
+
+def _drawn(model, images, *, norms=False):
+  """Variables, no initializer compiled: kernels by numpy, and a fresh norm's ones and zeros.
+
+  norms: positive values everywhere in place of these ones and zeros.
+  """
+  rng = np.random.default_rng(1)
 
   def draw(path, leaf):
     if path[-1].key == "kernel":
-      return leaf
-    return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+      return rng.normal(0, math.prod(leaf.shape[:3]) ** -0.5, leaf.shape).astype(np.float32)
+    if norms:
+      return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
 
-  return jax.tree.map_with_path(draw, variables)
+  return jax.tree.map_with_path(draw, _shapes(model, images.shape)[1])
 
 
 class TestParameterCounts:
@@ -98,10 +106,15 @@ class TestShapes:
       "features": (2, 64),
     }
 
-  @pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet50", 4)])
   @pytest.mark.parametrize(
-    ("stem", "size", "stem_size"),
-    [(None, 224, 56), ("imagenet", 32, 8), ("imagenet", 8, 2), ("cifar", 32, 32), ("cifar", 8, 8)],
+    ("name", "expansion", "stem", "size", "stem_size"),
+    [
+      ("resnet18", 1, None, 224, 56),
+      ("resnet18", 1, "imagenet", 8, 2),
+      ("resnet18", 1, "cifar", 32, 32),
+      ("resnet50", 4, "imagenet", 32, 8),
+      ("resnet50", 4, "cifar", 8, 8),
+    ],
   )
   def test_imagenet_family(self, name, expansion, stem, size, stem_size):
     (features, intermediates), _ = _shapes(models.create(name, stem=stem), (2, size, size, 3))
@@ -133,9 +146,7 @@ class TestShapes:
 
   def test_features_are_the_average_of_the_last_stage(self):
     model, images = _small(), _images((2, 8, 8, 3))
-    features, intermediates = model.apply(
-      model.init(jax.random.key(0), images, train=False), images, train=False
-    )
+    features, intermediates = _apply(model, _drawn(model, images), images, train=False)
     np.testing.assert_array_equal(features, intermediates["features"])
     np.testing.assert_allclose(
       features, np.mean(intermediates["stage2"], axis=(1, 2)), rtol=1e-6, atol=1e-6
@@ -147,8 +158,8 @@ class TestLayers:
     # An even size: 'SAME' padding would have the same shape here and other values.
     images = _images((2, 16, 12, 3))
     model = _small(stage_sizes=(), imagenet_stem=True)
-    variables = model.init(jax.random.key(0), images, train=False)
-    _, intermediates = model.apply(variables, images, train=False)
+    variables = _drawn(model, images)
+    _, intermediates = _apply(model, variables, images, train=False)
 
     kernel = np.asarray(variables["params"]["stem_conv"]["kernel"])
     padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -163,10 +174,12 @@ class TestLayers:
     ("block", "sizes"), [(resnet.BasicBlock, [4, 4]), (resnet.BottleneckBlock, [8, 4, 4])]
   )
   def test_the_first_3x3_convolution_carries_the_stride(self, block, sizes):
-    images = _images((2, 8, 8, 3))
     module = block(width=4, stride=2)
-    variables = module.init(jax.random.key(0), images, train=False)
-    _, captured = module.apply(variables, images, train=False, capture_intermediates=True)
+    _, captured = jax.eval_shape(
+      lambda key, x: module.init_with_output(key, x, train=False, capture_intermediates=True),
+      jax.random.key(0),
+      jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32),
+    )
     layers = captured["intermediates"]
     convs = [layers[f"conv{k}"]["__call__"][0] for k in range(1, len(sizes) + 1)]
     assert [outputs.shape[1:3] for outputs in convs] == [(size, size) for size in sizes]
@@ -207,18 +220,14 @@ class TestDtypes:
     # bfloat16 has 8 bits: a sum of 1024 terms in it, or its rounding alone, is off by 1e-3.
     model = _small(stage_sizes=(), dtype=jnp.bfloat16)
     images = _images((2, 32, 32, 3))
-    features, intermediates = model.apply(
-      model.init(jax.random.key(0), images, train=False), images, train=False
-    )
+    features, intermediates = _apply(model, _drawn(model, images), images, train=False)
     exact = np.mean(np.asarray(intermediates["stem"], np.float64), axis=(1, 2))
     np.testing.assert_allclose(features, exact, rtol=1e-5)
 
 
 class TestInitialization:
   def test_convolutions_are_kaiming_normal_over_the_fan_out(self):
-    variables = resnet.BasicBlock(width=64, stride=2).init(
-      jax.random.key(0), jnp.zeros((1, 4, 4, 32)), train=False
-    )
+    variables = _init(resnet.BasicBlock(width=64, stride=2), np.zeros((1, 4, 4, 32), np.float32))
     for name, fan_out in [("conv1", 9 * 64), ("conv2", 9 * 64), ("shortcut_conv", 64)]:
       kernel = np.asarray(variables["params"][name]["kernel"])
       expected = math.sqrt(2 / fan_out)
@@ -229,27 +238,23 @@ class TestInitialization:
   @pytest.mark.parametrize("train", [False, True])
   @pytest.mark.parametrize("block", [resnet.BasicBlock, resnet.BottleneckBlock])
   def test_zero_init_makes_a_block_with_identity_shortcut_the_identity(self, block, train):
-    inputs = jnp.abs(_images((2, 4, 4, 4 * block.expansion)))
+    inputs = np.abs(_images((2, 4, 4, 4 * block.expansion)))
     module = block(width=4, zero_init_last_norm=True)
-    variables = module.init(jax.random.key(0), inputs, train=False)
-    outputs, _ = module.apply(variables, inputs, train=train, mutable=["batch_stats"])
+    variables = _init(module, inputs)
+    outputs, _ = _apply(module, variables, inputs, train=train, mutable=["batch_stats"])
     np.testing.assert_array_equal(outputs, inputs)
 
     module = block(width=4)
-    outputs, _ = module.apply(
-      module.init(jax.random.key(0), inputs, train=False),
-      inputs,
-      train=train,
-      mutable=["batch_stats"],
-    )
+    variables = _init(module, inputs)
+    outputs, _ = _apply(module, variables, inputs, train=train, mutable=["batch_stats"])
     assert np.abs(outputs - inputs).max() > 0.1
 
   @pytest.mark.parametrize("block", [resnet.BasicBlock, resnet.BottleneckBlock])
   def test_zero_init_leaves_a_projection_shortcut_alone(self, block):
     inputs = _images((2, 4, 4, 4))
     module = block(width=4, stride=2, zero_init_last_norm=True)
-    variables = module.init(jax.random.key(0), inputs, train=False)
-    outputs = module.apply(variables, inputs, train=False)
+    variables = _init(module, inputs)
+    outputs = _apply(module, variables, inputs, train=False)
     kernel = variables["params"]["shortcut_conv"]["kernel"][0, 0]
     shortcut = inputs[:, ::2, ::2] @ kernel / jnp.sqrt(1.0 + 1e-5)
     np.testing.assert_allclose(outputs, nn.relu(shortcut), rtol=1e-5, atol=1e-6)
@@ -258,8 +263,8 @@ class TestInitialization:
   def test_zero_init_makes_a_cifar_network_its_subsampled_stem(self):
     images = _images((2, 8, 8, 1))
     model = models.create("resnet14", zero_init_last_norm=True)
-    variables = model.init(jax.random.key(0), images, train=False)
-    features, intermediates = model.apply(variables, images, train=False)
+    variables = _init(model, images)
+    features, intermediates = _apply(model, variables, images, train=False)
     # 16 channels among 64: 8 zeros on each side in stage 2, 16 more on each side in stage 3.
     expected = np.zeros((2, 64))
     expected[:, 24:40] = np.mean(intermediates["stem"][:, ::4, ::4], axis=(1, 2))
@@ -270,7 +275,7 @@ class TestInitialization:
   )
   def test_zero_init_concerns_the_last_norm_of_each_block_only(self, block, last):
     model = _small(block=block, zero_init_last_norm=True)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)["params"]
+    params = _init(model, np.zeros((1, 8, 8, 3), np.float32))["params"]
     scales = {
       (name, layer): float(weights["scale"].max())
       for name, layers in params.items()
@@ -304,8 +309,8 @@ class TestBatchStatistics:
   def test_training_moves_them_by_a_tenth_of_the_way(self):
     images = 2.0 + _images((4, 8, 8, 3))
     model = _small()
-    variables = _randomized(model.init(jax.random.key(0), images, train=False))
-    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    variables = _drawn(model, images, norms=True)
+    _, updated = _apply(model, variables, images, train=True, mutable=["batch_stats"])
     old, new = variables["batch_stats"]["stem_norm"], updated["batch_stats"]["stem_norm"]
 
     kernel = variables["params"]["stem_conv"]["kernel"]
@@ -321,8 +326,8 @@ class TestBatchStatistics:
   def test_training_moves_those_of_every_norm(self):
     images = _images((4, 8, 8, 3))
     model = _small(block=resnet.BottleneckBlock)
-    variables = model.init(jax.random.key(0), images, train=False)
-    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    variables = _drawn(model, images)
+    _, updated = _apply(model, variables, images, train=True, mutable=["batch_stats"])
     moved = jax.tree.map(
       lambda a, b: bool(np.any(a != b)), variables["batch_stats"], updated["batch_stats"]
     )
@@ -331,30 +336,29 @@ class TestBatchStatistics:
   def test_evaluation_neither_moves_them_nor_mixes_images(self):
     images = _images((4, 8, 8, 3))
     model = _small()
-    variables = _randomized(model.init(jax.random.key(0), images, train=False))
-    (together, _), updated = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    variables = _drawn(model, images, norms=True)
+    (together, _), updated = _apply(model, variables, images, train=False, mutable=["batch_stats"])
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
-    others = images.at[1:].set(100.0)
-    beside_others, _ = model.apply(variables, others, train=False)
+    others = np.concatenate([images[:1], np.full_like(images[1:], 100.0)])
+    beside_others, _ = _apply(model, variables, others, train=False)
     np.testing.assert_allclose(together[0], beside_others[0], rtol=1e-5, atol=1e-6)
 
   def test_training_does_mix_images(self):
     images = _images((4, 8, 8, 3))
     model = _small()
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = _drawn(model, images)
 
-    def first(x):
-      (features, _), _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
-      return features[0]
-
-    assert np.abs(first(images) - first(images.at[1:].set(100.0))).max() > 0.1
+    others = np.concatenate([images[:1], np.full_like(images[1:], 100.0)])
+    (alone, _), _ = _apply(model, variables, images, train=True, mutable=["batch_stats"])
+    (beside, _), _ = _apply(model, variables, others, train=True, mutable=["batch_stats"])
+    assert np.abs(alone[0] - beside[0]).max() > 0.1
 
   def test_training_without_mutable_statistics_is_an_error(self):
     images = _images((2, 8, 8, 3))
     model = _small(stage_sizes=())
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = _drawn(model, images)
     with pytest.raises(Exception, match="batch_stats"):
-      model.apply(variables, images, train=True)
+      _apply(model, variables, images, train=True)
 
 
 class TestErrors:
