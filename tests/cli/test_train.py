@@ -382,6 +382,7 @@ def copy(uninterrupted, tmp_path):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_made_does_not_fail_the_run(copy, capsys):
   argv = [*SMALL, "--config.report=true", "--workdir", str(copy)]
   kept, page = copy / "test_outputs.npz", copy / "report.html"
@@ -405,6 +406,7 @@ def outcome(capsys, argv):
   return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_not_evaluated_as_what_it_is_not(copy, capsys):
   evaluate = ["--evaluate-only", "--workdir", str(copy)]
   assert "scale was 16.0 and is 3.0" in fails(capsys, [*evaluate, "--config.scale=3"])
@@ -421,6 +423,7 @@ def test_a_run_is_not_evaluated_as_what_it_is_not(copy, capsys):
   assert cli.main([*evaluate, "--config.eval_batch_size=64"]) == 0
 
 
+@pytest.mark.slow
 def test_damaged_run_folders_are_reported_in_one_line(copy, capsys):
   again = [*SMALL, "--workdir", str(copy)]
   evaluate = ["--evaluate-only", "--workdir", str(copy)]

@@ -35,6 +35,7 @@ def mine():
   return Dataset(source, None, source, ("even", "odd"))
 
 
+@pytest.mark.slow
 def test_a_run_on_given_parts_says_so_and_wants_them_again(tmp_path, capsys):
   folder = tmp_path / "run"
   results = loop.train(experiment.build(config_of(), mine(), Mean()), folder)

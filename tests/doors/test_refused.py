@@ -185,6 +185,7 @@ def test_a_source_of_lists_is_one(place):
   assert len(parts.dataset.train.take(np.array([2, 5]))) == 2
 
 
+@pytest.mark.slow
 def test_dropout_of_a_backbone_without_parameters_draws_anew_in_each_step(place):
   parts = experiment.build(chosen(SMALL | {"model": "house.net:Dropping"}))
   state = parts.init_state()

@@ -28,6 +28,7 @@ def run(trained):
   return bce_jax.load(str(trained[0]))
 
 
+@pytest.mark.slow
 def test_predictions_are_those_that_the_run_was_evaluated_by(trained, run):
   workdir, images, labels = trained
   found = run.predict(images, top_k=3)

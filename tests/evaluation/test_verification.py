@@ -50,6 +50,7 @@ def cosines(embeddings):
   return unit @ unit.T
 
 
+@pytest.mark.slow
 def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   faces.verification.identities = 0.5
   faces.verification.flip = True
@@ -118,6 +119,7 @@ def test_a_run_verifies_the_classes_it_never_saw(faces, people, tmp_path):
   assert json.loads((tmp_path / "run" / "dataset.json").read_text())["class_names"] == sorted(seen)
 
 
+@pytest.mark.slow
 def test_listed_pairs_of_another_folder(faces, people, tmp_path):
   """LFW's protocol: two folds of pairs, each measured at the other's best threshold."""
   rng = np.random.default_rng(0)

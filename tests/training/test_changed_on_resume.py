@@ -18,6 +18,7 @@ def training_records(folder):
   }
 
 
+@pytest.mark.slow
 def test_what_changes_no_update_may_change_when_a_run_goes_on(make_tiny, tmp_path, stops_after):
   def changed(config):
     config.log_every_steps, config.eval_every_epochs, config.checkpoint_every_steps = 1, 0.05, 2

@@ -43,6 +43,7 @@ def first_run(tmp_path_factory, make_tiny):
   return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", objectives.names())
 def test_every_key_is_read(tmp_path, tiny, first_run, image_folder, method):
   seen = set()
