@@ -91,7 +91,8 @@ def test_any_split_trains_like_one_device(wide, loss, method, changes):
   plain = wide.copy_and_resolve_references()
   plain.class_chunk = None  # the scores of all classes: losses.bce itself
   _, one, losses_one = train(plain)
-  for devices in (1, 4) if wide.class_chunk is not None else (8,):
+  numbers = (8,) if wide.class_chunk is None else (1, 4) if wide.class_chunk == 2 else (4,)
+  for devices in numbers:
     wide.class_devices = devices
     built, split, losses_split = train(wide)
     np.testing.assert_allclose(losses_split, losses_one, rtol=1e-5)
@@ -150,10 +151,10 @@ def test_a_chunk_leaves_no_scores_behind(tmp_path, image_folder, wide):
   assert "f32[4,10]" in texts[1]
 
 
-@pytest.mark.parametrize("saved_on", [1, 8])
-@pytest.mark.parametrize("restored_on", [1, 2, 4, 8])
+@pytest.mark.parametrize(("saved_on", "restored_on"), [(1, 4), (1, 8), (8, 1), (8, 2)])
 def test_a_checkpoint_holds_one_logical_array(tmp_path, wide, saved_on, restored_on):
   wide.loss = "bce-nd"
+  built = experiment.build(wide)
 
   def parts_on(devices):
     mesh = jax.make_mesh(
@@ -162,7 +163,7 @@ def test_a_checkpoint_holds_one_logical_array(tmp_path, wide, saved_on, restored
       axis_types=(AxisType.Auto,) * 2,
       devices=jax.devices()[:devices],
     )
-    return experiment.build(wide)._replace(mesh=mesh)
+    return built._replace(mesh=mesh)
 
   before, after = parts_on(saved_on), parts_on(restored_on)
   state = before.state_sharding.put(jax.jit(before.init_state)())

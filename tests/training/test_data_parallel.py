@@ -33,7 +33,7 @@ def changed(config, method="joint", changes=()):
 
 
 def build(config, devices=1, *, frozen=False, noise=True):
-  """A small network as built for a run, on noise.
+  """As built for a run, on noise.
 
   Digits have flat backgrounds, so that many activations are equal and meet the kink of a ReLU at
   once, where rounding decides on their gradient: see the test of digits.
@@ -44,12 +44,7 @@ def build(config, devices=1, *, frozen=False, noise=True):
     axis_types=(AxisType.Auto,) * 2,
     devices=jax.devices()[:devices],
   )
-  built = experiment.build(config)
-  group = built.model.backbone.batch_norm_group
-  backbone = resnet.ResNet(
-    block=resnet.BasicBlock, stage_sizes=(1,), width=8, batch_norm_group=group
-  )
-  built = built._replace(mesh=mesh, model=built.model.clone(backbone=backbone))
+  built = experiment.build(config)._replace(mesh=mesh)
   train = built.dataset.train
   shape = (len(train), *train.image_shape)
   if noise:
@@ -121,7 +116,7 @@ def assert_alike(actual, expected):
 @pytest.mark.parametrize(
   ("method", "changes", "numbers"),
   [
-    ("joint", {"loss": "bce-nu", **AUGMENTED}, (2, 8)),
+    ("joint", {"loss": "bce-nu", **AUGMENTED}, (8,)),
     (
       "joint",
       {
@@ -130,10 +125,10 @@ def assert_alike(actual, expected):
         "rebalance.class_weight_beta": 0.99,
         "batch_norm_group": 4,  # within the images of each device
       },
-      (2, 8),
+      (8,),
     ),
     ("joint", {"batch_norm_group": 8}, (8,)),  # of two devices
-    ("joint", {"micro_batches": 2, **AUGMENTED}, (2, 8)),
+    ("joint", {"micro_batches": 2, **AUGMENTED}, (2, 8)),  # of 16 and 4 images
     ("joint", {"loss": "bce-nd", "micro_batches": 2, "batch_norm_group": 2}, (8,)),
     ("tripartite", {"loss": "bce-d", "data.cutout": 3, "objective.class_share": 0.5}, (8,)),
     (
@@ -193,7 +188,7 @@ def test_on_digits_devices_differ_as_one_rounding_of_the_learning_rate_does(tiny
 @pytest.mark.parametrize(
   ("method", "changes", "cuts"),
   [
-    ("joint", {"loss": "bce-nd"}, [(4, False), (2, True), (2, None)]),
+    ("joint", {"loss": "bce-nd"}, [(4, False), (2, True)]),
     ("balanced", {"loss": "bce-u", "objective.class_share": 0.3}, [(4, False)]),
     # Without contrast no memory is handed on.
     ("tripartite", {"objective.contrast_weight": 0.0, "objective.class_share": 0.3}, [(2, True)]),
@@ -242,18 +237,19 @@ def test_a_memory_is_handed_from_micro_batch_to_micro_batch(tiny, unrolled):
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_micro_batches_take_less_memory(tiny, unrolled):
   tiny.batch_size = 256
+  backbone = resnet.ResNet(block=resnet.BasicBlock, stage_sizes=(1,), width=8)
 
   def bytes_taken(count):
     tiny.micro_batches = count
     built = build(tiny)
+    built = built._replace(model=built.model.clone(backbone=backbone))
     [batch] = batches(built, 1)
     lowered = jitted(built, unrolled=unrolled).lower(jax.eval_shape(built.init_state), batch)
     compiled = lowered.compile(UNOPTIMIZED)
     return compiled.memory_analysis().temp_size_in_bytes
 
-  whole, *less = (bytes_taken(count) for count in (1, 2, 4))
-  assert less[0] < 0.6 * whole
-  assert less[1] < 0.35 * whole
+  whole, less = bytes_taken(1), bytes_taken(4)
+  assert less < 0.35 * whole
 
 
 def collectives(compiled):
