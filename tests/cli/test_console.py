@@ -81,6 +81,7 @@ def test_ctrl_c_while_another_is_sent_again(monkeypatch, capsys):
   assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_ctrl_c_within_a_callback_that_cannot_raise(capsys):
   """As JAX has one of the garbage collector: Python prints what it raises, and goes on."""

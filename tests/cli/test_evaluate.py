@@ -291,6 +291,7 @@ def test_a_run_folder_tells_of_its_verification(tmp_path, capsys, monkeypatch):
   assert capsys.readouterr().err == "bce-eval: 3 of 6 images have a score that is nan\n"
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path, model):
   """It starts without what trains networks."""
   np.save(tmp_path / "z.npy", model["logits"])

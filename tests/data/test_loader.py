@@ -147,6 +147,7 @@ def test_worker_processes_change_nothing(folder_source):
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_worker_processes_leave_jax_alone():
   assert jax.devices()  # initialized here, as in training
 
@@ -259,7 +260,7 @@ def test_indices_refuse_negative_numbers():
     loader.order(0, -1, 4)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_unreadable_image_is_named(files, folder_source, workers):
   with open(files[11], "wb") as file:
     file.write(b"no image")
@@ -271,6 +272,7 @@ def test_an_unreadable_image_is_named(files, folder_source, workers):
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported(folder_source):
   batches = loader.train_batches(
     folder_source, seed=0, batch_size=4, first_step=0, last_step=10**6, workers=1
@@ -312,6 +314,7 @@ def is_alive(pid):
     return file.read().split()[2] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks at processes as Linux shows them")
 @pytest.mark.parametrize(("how", "workers"), [("exit", 2), ("interrupt", 1), ("kill", 1)])
 def test_a_program_leaves_nothing_behind(files, tmp_path, how, workers):
@@ -399,7 +402,7 @@ def test_partners_leave_the_order_as_it_is_and_fit_their_labels():
     assert other["partner_labels"].dtype == np.int32
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_drawn_batches_are_a_function_of_seed_and_step(folder_source, workers):
   options = {"sampling_exponent": 0.5, "partner_exponent": 1.0, "batch_size": 4}
   whole = weighted(source=folder_source, last_step=6, **options)

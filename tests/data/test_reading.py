@@ -101,6 +101,7 @@ def test_what_means_nothing_is_not_skipped(root):
       sources.folder(root, in_memory=in_memory, skip_damaged=9, full_scale=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_name_the_damaged_images(root, workers):
   cut(root / "train" / "a" / "1.png")

@@ -156,6 +156,7 @@ def test_listed_pairs_of_another_folder(faces, people, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_same_on_any_devices(faces):
   faces.verification.identities = 0.5
   found = []

@@ -129,6 +129,7 @@ def test_one_that_fails_ends_the_others(start):
   assert "[2] told 15" in out.stdout
 
 
+@pytest.mark.slow
 def test_one_that_does_not_listen_is_killed(start):
   before = time.monotonic()
   out = start("deaf,4", "--grace-seconds", "1")
@@ -170,6 +171,7 @@ def running(command, options, does, *argv):
   return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on(command, options, number):
   process = running(command, options, "wait")

@@ -133,6 +133,7 @@ def test_runs_that_differ_by_their_seed_are_one_setting(two_settings, four):
   assert not any(row[:1] == ["model"] for row in cells)  # it is the same in all
 
 
+@pytest.mark.slow
 def test_a_scale_that_was_varied_is_drawn_on_a_logarithmic_axis(make_run):
   runs = [
     make_run(
@@ -235,6 +236,7 @@ def test_the_accuracy_at_the_validation_threshold_stands_beside_that_at_the_bias
   assert "A_Uni at val. threshold, %" in text
 
 
+@pytest.mark.slow
 def test_runs_of_other_classes_are_said_to_be_left_out(make_run):
   runs = [
     make_run(num_classes=5, points=60)._replace(name="five"),
@@ -246,6 +248,7 @@ def test_runs_of_other_classes_are_said_to_be_left_out(make_run):
   assert "1 setting has other classes and is not drawn" in words
 
 
+@pytest.mark.slow
 def test_runs_verified_in_other_ways_share_a_table(make_run):
   first, second = (
     make_run(pairs=True, points=60, config={"loss": loss}) for loss in ("bce-u", "soft-u")
@@ -317,6 +320,7 @@ def test_what_a_run_lacks_is_left_out(make_run, lacking):
   Checked(page.build([run], title="x", map_method="pca"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 60, 300])
 def test_few_and_many_classes(make_run, num_classes):
   run = make_run(num_classes=num_classes, points=900)._replace(records=[])
